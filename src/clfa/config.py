@@ -1,0 +1,216 @@
+"""Configuration of one run: frozen dataclasses, a docstring under each field, nothing else."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the posts are and which of them this run uses."""
+
+    path: str
+    """Dataset directory written by `clfa import`."""
+    train_rows: int | None = None
+    """Train on a stratified sample of this many rows, drawn with the run's seed (for learning curves); all by default."""
+    folds: int = 0
+    """Pool all splits and cross-validate: number of folds; 0 uses the splits as they are."""
+    fold: int = 0
+    """Which fold is held out as `test`, 0 … folds-1."""
+
+
+@dataclass(frozen=True)
+class ModalityConfig:
+    """One entry of the mapping of modalities: where its tokens come from and whether the teacher pulls on it."""
+
+    kind: Literal["text", "image"]
+    """How the column is read."""
+    encoder: str = ""
+    """Local folder, hub name, or `package:NAME/FOLDER` for a folder inside an installed Python package."""
+    shares: str | None = None
+    """Use the encoder and the projection of this other modality (the knowledge text shares those of the text)."""
+    column: str = ""
+    """Column of the dataset directory; the modality's own name by default."""
+    pretrained: bool = True
+    """False builds the architecture in the folder's config.json with fresh weights."""
+    frozen: bool = False
+    """Keep the encoder as it is and read its states from a cache computed once per post."""
+    align: bool = True
+    """Add this modality's term to the alignment loss."""
+    max_length: int = 77
+    """Longest text in tokens, special tokens included; longer ones are cut."""
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """How the query modality reads the contexts."""
+
+    name: str = "cross_attention"
+    """A key of `clfa.fusion.FUSIONS`."""
+    layers: int = 3
+    """Number of fusion layers."""
+    heads: int = 8
+    """Attention heads; divides `dim`."""
+    feedforward: int = 2048
+    """Width of the feed-forward part of a fusion layer."""
+    dropout: float = 0.1
+    """Dropout inside the fusion layers."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The classifier. The first modality is the query, the others are its contexts, in this order."""
+
+    modalities: dict[str, ModalityConfig]
+    """Name -> modality. An entry set to null is left out, which makes ablations one line."""
+    dim: int = 512
+    """Width of the shared space; must be the teacher's width when the alignment weight is above 0."""
+    projection_hidden: int = 1536
+    """Hidden width of the projection MLPs."""
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    """The fusion."""
+    pooling: Literal["mean", "cls", "max"] = "mean"
+    """How fused tokens become one vector."""
+    dropout: float = 0.1
+    """Dropout before the classifier."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """L = alignment_weight * alignment_loss + classification_loss."""
+
+    alignment_weight: float = 1.0
+    """The paper's alpha; 0 trains without a teacher."""
+    temperature: float = 0.1
+    """The paper's tau; divides the cosine similarities."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced` weighs each class by the inverse of its frequency in train."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the classification loss."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimisation."""
+
+    epochs: int = 30
+    """Longest run in epochs."""
+    batch_size: int = 8
+    """Posts per forward pass (and so the number of InfoNCE candidates)."""
+    accumulation: int = 1
+    """Forward passes per optimizer step."""
+    encoder_learning_rate: float = 1e-5
+    """Peak learning rate of encoders that are not frozen."""
+    head_learning_rate: float = 1e-5
+    """Peak learning rate of projections, fusion and classifier."""
+    weight_decay: float = 0.01
+    """AdamW weight decay; never on biases and norms."""
+    warmup: float = 0.05
+    """Share of all steps with a linearly rising learning rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the learning rate after warm-up."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward pass in training; losses and evaluation are always fp32."""
+    monitor: str = "macro_f1"
+    """Validation metric that chooses the epoch (higher is better)."""
+    patience: int = 5
+    """Stop after this many epochs without a better validation metric."""
+    workers: int = 0
+    """Data loader processes."""
+    tensorboard: bool = False
+    """Also write TensorBoard files (needs `pip install clfa[track]`)."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: posts -> trained model in a run directory."""
+
+    data: DataConfig
+    """The posts."""
+    model: ModelConfig
+    """The classifier."""
+    output: str
+    """Run directory to write."""
+    teacher: str | None = None
+    """Frozen dual encoder (local folder, hub name or `package:`); needed when the alignment weight is above 0."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The losses."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The optimisation."""
+    seed: int = 0
+    """Seed of initialisation, order and dropout."""
+
+
+@dataclass(frozen=True)
+class CaptionSource:
+    """Captioned images for a teacher: a folder with a captions file, or a dataset directory (texts as captions)."""
+
+    images: str | None = None
+    """Folder of images."""
+    captions: str | None = None
+    """Lines `image.jpg#k<TAB>caption` or `image.jpg<TAB>caption`; also CSV with the columns image and caption."""
+    dataset: str | None = None
+    """Dataset directory; its labels are not read."""
+    split: str = "train"
+    """Split of the dataset directory."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """A dual encoder trained from captioned images."""
+
+    sources: list[CaptionSource]
+    """Where the pairs come from; held-out images are drawn from the first."""
+    text_encoder: str
+    """Local folder, hub name or `package:`."""
+    image_encoder: str
+    """Local folder, hub name or `package:`."""
+    output: str
+    """Folder to write."""
+    pretrained: bool = True
+    """False trains both encoders from fresh weights."""
+    frozen: bool = True
+    """True trains projections on features computed once; False fine-tunes both encoders."""
+    dim: int = 512
+    """Width of the shared space."""
+    projection_hidden: int = 1024
+    """Hidden width of the projection MLPs."""
+    dropout: float = 0.1
+    """Dropout inside the projection MLPs."""
+    temperature: float = 0.05
+    """Temperature of the symmetric InfoNCE loss."""
+    epochs: int = 10
+    """Passes over the captions."""
+    batch_size: int = 256
+    """Pairs per step, all with different images."""
+    learning_rate: float = 1e-3
+    """Peak learning rate (AdamW, 5 % warm-up, cosine)."""
+    weight_decay: float = 0.01
+    """AdamW weight decay."""
+    held_out: int = 1000
+    """Images kept for the retrieval report."""
+    max_length: int = 64
+    """Longest caption in tokens."""
+    seed: int = 0
+    """Seed of everything."""
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Several systems, the same trainer: seeds or folds of each, one table."""
+
+    run: RunConfig
+    """What all systems share."""
+    systems: dict[str, dict]
+    """System name -> overrides of `run` by dotted name, e.g. `{loss.alignment_weight: 0, model.modalities.image: null}`."""
+    output: str
+    """Sweep directory."""
+    seeds: int = 5
+    """Seeds 0 … seeds-1 of every system."""
+    folds: int = 0
+    """Cross-validate over all rows with this many folds instead of the splits as they are."""
+    split: Literal["validation", "test"] = "test"
+    """Split that the table shows; `validation` for tuning, so that test stays closed."""
+    jobs: int = 1
+    """Runs trained at the same time, each in its own process with its share of the cores."""

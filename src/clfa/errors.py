@@ -1,0 +1,5 @@
+"""The one exception that a user is meant to read."""
+
+
+class UserError(Exception):
+    """Bad usage or bad input. The message says what, where, why and how to fix; the command line prints it and exits 2."""
