@@ -181,13 +181,15 @@ class TeacherConfig:
     temperature: float = 0.05
     """Temperature of the symmetric InfoNCE loss."""
     epochs: int = 10
-    """Passes over the captions."""
+    """Passes over the images; each pass draws one caption of every image."""
     batch_size: int = 256
     """Pairs per step, all with different images."""
     learning_rate: float = 1e-3
     """Peak learning rate (AdamW, 5 % warm-up, cosine)."""
     weight_decay: float = 0.01
     """AdamW weight decay."""
+    features: str | None = None
+    """Folder that keeps the features of frozen encoders, so that the next teacher on the same images starts at once."""
     held_out: int = 1000
     """Images kept for the retrieval report."""
     max_length: int = 64

