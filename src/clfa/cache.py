@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -68,6 +69,15 @@ def fill(
         The number of contents computed.
     """
     wanted = {content_key(value): value for value in values}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # of two runs that start at once, the second waits and then finds everything there
+    with FileLock(f"{path}.lock"):
+        return _fill(path, wanted, compute, batch_size, known)
+
+
+def _fill(
+    path: Path, wanted: dict[bytes, str | bytes], compute: Callable, batch_size: int, known: Cache | None
+) -> int:
     old = _read_old(path)
     if wanted.keys() <= old.keys():
         return 0
@@ -83,7 +93,6 @@ def fill(
             batch = group[start : start + batch_size]
             found |= dict(zip(batch, compute([wanted[key] for key in batch])))
     ordered = [found[key] for key in wanted]
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     save_file(
         {

@@ -214,5 +214,7 @@ class SweepConfig:
     """Cross-validate over all rows with this many folds instead of the splits as they are."""
     split: Literal["validation", "test"] = "test"
     """Split that the table shows; `validation` for tuning, so that test stays closed."""
+    compare_to: str | None = None
+    """System that the others are compared with, paired over the same rows and seeds."""
     jobs: int = 1
     """Runs trained at the same time, each in its own process with its share of the cores."""

@@ -82,11 +82,12 @@ class Predictor:
         Raises:
             UserError: an image is missing on disk or unreadable.
         """
-        rows = [self._row(post) for post in posts]
+        rows = [self.prepare(post) for post in posts]
         probabilities = compute_logits(self.model, rows, self.collator, self.batch_size).softmax(1) if rows else []
         return [self._prediction(row) for row in probabilities]
 
-    def _row(self, post: dict[str, Any]) -> dict[str, Any]:
+    def prepare(self, post: dict[str, Any]) -> dict[str, Any]:
+        """A post as a row: text cleaned as in training, image as checked bytes."""
         clean = normalise_text if self.model.text == "normalised" else str
         row = {**post, "text": clean(post.get("text") or ""), "image": _image_bytes(post.get("image"))}
         if post.get("knowledge") is not None:

@@ -1,0 +1,403 @@
+"""The command line: one function per command, its signature the options, its docstring the help.
+
+Nothing heavy is imported here: `clfa --help` answers at once. Progress goes to stderr, results to stdout.
+"""
+
+import argparse
+import inspect
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+from clfa.errors import UserError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def import_(
+    kind: Literal["mmsd", "mmsd2", "mvsa", "table"],
+    source: str,
+    *,
+    out: str,
+    images: str | None = None,
+    split_dir: str | None = None,
+    split: Literal["stratified", "file-order"] = "stratified",
+    seed: int = 0,
+    text: Literal["normalised", "raw"] = "normalised",
+    on_bad: Literal["fail", "skip"] = "fail",
+    filter: Literal["tokens", "substrings", "none"] = "tokens",
+    id_column: str = "id",
+    text_column: str = "text",
+    image_column: str = "image",
+    label_column: str = "label",
+    split_column: str = "split",
+    knowledge_column: str = "knowledge",
+) -> dict[str, Any]:
+    """Turn files of the wild into a dataset directory (Parquet with the images inside, dataset.json, dropped.jsonl).
+
+    Args:
+        kind: Format of the source.
+        source: Folder of mmsd, mmsd2 or mvsa; for table a CSV, TSV, JSONL or Parquet file, a folder, or a hub name.
+        out: Dataset directory to write.
+        images: Folder of pictures; `none` for texts alone. Default: SOURCE/images, for mvsa SOURCE/data, for a table the
+            folder of the file.
+        split_dir: mvsa: folder with train, dev and test lists.
+        split: mvsa without --split-dir: how to split 8:1:1.
+        seed: Seed of a stratified split.
+        text: `normalised` (NFC, white space collapsed) or `raw`.
+        on_bad: Missing or unreadable pictures: `fail`, or `skip` and list them in dropped.jsonl.
+        filter: mmsd: drop posts that hold a label-giving word as a token, as a substring, or not at all.
+        id_column: table: column of the id.
+        text_column: table: column of the text.
+        image_column: table: column of the picture's path.
+        label_column: table: column of the label.
+        split_column: table: column with train, validation, test.
+        knowledge_column: table: column with further text (caption, OCR).
+
+    Examples:
+        clfa import table posts.csv --out data/posts
+        clfa import table posts.csv --out data/posts --label-column sentiment --images pictures
+        clfa import mmsd MMSD --images none --out data/mmsd
+        clfa import mvsa MVSA_Single --split-dir folds/fold1 --out data/mvsa_single
+    """
+    from clfa.data.readers import read_mmsd, read_mmsd2, read_mvsa, read_table
+    from clfa.data.records import write_dataset
+
+    folder: Path | None = None
+    if images != "none":
+        default = {"mvsa": "data", "table": ""}.get(kind, "images")
+        folder = Path(images) if images else (Path(source) / default if default else None)
+    if kind == "mmsd":
+        rows, labels, description = read_mmsd(Path(source), folder, filter)
+    elif kind == "mmsd2":
+        rows, labels, description = read_mmsd2(Path(source), folder)
+    elif kind == "mvsa":
+        rows, labels, description = read_mvsa(
+            Path(source), folder, Path(split_dir) if split_dir else None, split, seed
+        )
+    else:
+        columns = {"id": id_column, "text": text_column, "image": image_column, "label": label_column,
+                   "split": split_column, "knowledge": knowledge_column}
+        rows, labels, description = read_table(source, folder, columns, seed, embed=images != "none")
+    stored = "none" if images == "none" else "embedded"
+    return write_dataset(rows, out, labels, {"reader": kind, **description}, text, stored, on_bad)
+
+
+def teacher_embed(dataset: str, *, teacher: str, splits: str = "all") -> dict[str, Any]:
+    """Cache a teacher's embeddings next to a dataset directory, keyed by the teacher and by each post's content.
+
+    Args:
+        dataset: Dataset directory.
+        teacher: Folder or hub name of a CLIP-like dual encoder.
+        splits: `all`, or some of train,validation,test with commas.
+
+    Examples:
+        clfa teacher embed data/posts --teacher openai/clip-vit-base-patch32
+        clfa teacher embed data/posts --teacher runs/teachers/flickr8k --splits train,validation
+    """
+    from clfa.data.records import load_manifest
+    from clfa.teacher import embed_dataset, teacher_key
+
+    found = list(load_manifest(dataset)["splits"])
+    wanted = found if splits == "all" else splits.split(",")
+    _, computed = embed_dataset(Path(dataset), teacher, wanted)
+    return {"teacher": teacher, "key": teacher_key(teacher), "computed": computed}
+
+
+def evaluate(run: str, *, split: str = "test", dataset: str | None = None) -> dict[str, Any]:
+    """Evaluate a trained run: predictions table, metrics with intervals, floors, report.html.
+
+    Args:
+        run: Run directory.
+        split: Split to evaluate.
+        dataset: Another dataset directory with the same labels.
+
+    Examples:
+        clfa evaluate runs/posts --split test
+        clfa evaluate runs/posts --split validation --json
+    """
+    from clfa.evaluate import evaluate as run_evaluation
+
+    return run_evaluation(run, split, dataset, say=_say)
+
+
+def predict(
+    run: str,
+    *,
+    text: str | None = None,
+    image: str | None = None,
+    input: str | None = None,
+    output: str | None = None,
+    image_dir: str | None = None,
+    on_bad: Literal["fail", "skip", "mask"] = "fail",
+    text_column: str = "text",
+    image_column: str = "image",
+    knowledge_column: str = "knowledge",
+) -> dict[str, Any]:
+    """Predict one post, or each post of a file.
+
+    Args:
+        run: Run directory.
+        text: Text of one post.
+        image: Picture of one post.
+        input: CSV, TSV, JSONL or Parquet file of posts.
+        output: File to write, one row for each input row; its ending gives the format.
+        image_dir: Folder that picture paths are relative to; by default the folder of the file.
+        on_bad: Pictures that are named but missing or unreadable: `fail` before anything is predicted, `skip` those posts
+            (empty prediction), or `mask` the picture and predict from the text alone.
+        text_column: Column of the text.
+        image_column: Column of the picture's path; empty cells mean that the post has no picture.
+        knowledge_column: Column of further text.
+
+    Examples:
+        clfa predict runs/posts --text "what a lovely day" --image storm.jpg
+        clfa predict runs/posts --input posts.csv --output predicted.csv --on-bad mask
+    """
+    from clfa.predict import Predictor, predict_file
+
+    if (text is None) == (input is None) or (input is None) != (output is None):
+        raise UserError("give --text and --image for one post, or --input and --output for a file of posts")
+    if input is not None and output is not None:
+        columns = {"text": text_column, "image": image_column, "knowledge": knowledge_column}
+        directory = Path(image_dir) if image_dir else None
+        return predict_file(run, Path(input), Path(output), columns, directory, on_bad)
+    return vars(Predictor(run)([{"text": text, "image": image}])[0])
+
+
+def explain(
+    run: str,
+    *,
+    input: str,
+    id: str,
+    output: str = "alignment.png",
+    id_column: str = "id",
+    text_column: str = "text",
+    image_column: str = "image",
+) -> dict[str, Any]:
+    """Draw the alignment of words and image patches of one post over its picture (the paper's Figure 4).
+
+    Args:
+        run: Run directory.
+        input: Dataset directory, or a CSV, TSV, JSONL or Parquet file of posts.
+        id: Which post.
+        output: PNG to write.
+        id_column: Column of the id.
+        text_column: Column of the text.
+        image_column: Column of the picture's path.
+
+    Examples:
+        clfa explain runs/demo/clfa/seed-0 --input runs/demo/data --id congruity-000012 --output post.png
+    """
+    from clfa.analysis import alignment_heatmap, draw_heatmap, find_post
+    from clfa.predict import Predictor
+
+    columns = {"id": id_column, "text": text_column, "image": image_column}
+    heatmap = alignment_heatmap(Predictor(run), find_post(Path(input), id, columns))
+    draw_heatmap(heatmap, Path(output))
+    return {"output": output, "predicted": heatmap.predicted, "probability": heatmap.probability}
+
+
+def demo(*, out: str = "runs/demo", seeds: int = 3, posts: int = 400) -> dict[str, Any]:
+    """The main job on a generated data set, without network: floors, no alignment, CLFA, over seeds.
+
+    Args:
+        out: Folder to write: results.json, report.html and all run directories.
+        seeds: Seeds of each system.
+        posts: Labelled posts to train on.
+
+    Examples:
+        clfa demo --out runs/demo
+    """
+    from clfa.demo import run_demo
+
+    return run_demo(Path(out), seeds, posts, say=_say)
+
+
+def run() -> None:
+    """Entry point of the `clfa` script."""
+    sys.exit(main())
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the line breaks of the examples; commands take it over from the main parser."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 bad usage or input, 130/143 interrupted."""
+    from clfa import __version__
+    from clfa.config import RunConfig, SweepConfig, TeacherConfig
+
+    parser = ArgumentParser(
+        prog="clfa",
+        description="Understand posts that mix text and an image.",
+        version=f"clfa {__version__}",
+        formatter_class=Formatter,
+    )
+    commands = parser.add_subcommands(dest="command", title="commands", metavar="COMMAND")
+    _add_command(commands, "demo", demo)
+    _add_command(commands, "import", import_)
+    teacher = ArgumentParser(description="Train or apply a teacher.")
+    commands.add_subcommand("teacher", teacher, help=teacher.description)
+    teacher_commands = teacher.add_subcommands(dest="teacher_command", title="commands", metavar="COMMAND")
+    _add_config_command(teacher_commands, "train", TeacherConfig, _train_teacher)
+    _add_command(teacher_commands, "embed", teacher_embed)
+    _add_config_command(commands, "train", RunConfig, _train)
+    _add_command(commands, "evaluate", evaluate)
+    _add_config_command(commands, "sweep", SweepConfig, _sweep)
+    _add_command(commands, "predict", predict)
+    _add_command(commands, "explain", explain)
+
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given:
+        parser.print_help()
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # nothing is downloaded unless a hub name is given; usage statistics never
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        parsed = parser.parse_args(given)
+        command = parsed[parsed.command]
+        name = f"{parsed.command} {command.teacher_command}" if parsed.command == "teacher" else parsed.command
+        options = command[command.teacher_command] if parsed.command == "teacher" else command
+        result = _COMMANDS[name](options)
+    except UserError as error:
+        print(f"clfa: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("clfa: interrupted", file=sys.stderr)
+        return 130
+    print(json.dumps(result, ensure_ascii=False) if options.json else _readable(result))
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[Any], dict[str, Any]]] = {}
+
+
+def _train(options: Any) -> dict[str, Any]:
+    """Train one run; the epoch is chosen on validation, the test split is never opened.
+
+    Examples:
+        clfa train --config run.yaml
+        clfa train --config run.yaml --loss.alignment_weight 0 --output runs/no_alignment
+        clfa train --config run.yaml --resume
+    """
+    from clfa.config import RunConfig
+    from clfa.configure import build_config
+    from clfa.evaluate import evaluate as run_evaluation
+    from clfa.train import train
+
+    resume, values = options.resume, _config_values(options)
+    run = train(build_config(RunConfig, values), resume, say=_say)
+    return {"run": str(run), **run_evaluation(run, "validation", say=_say)}
+
+
+def _train_teacher(options: Any) -> dict[str, Any]:
+    """Train a dual encoder from captioned images, on any two Hugging Face encoders; reports retrieval R@1/5/10.
+
+    Examples:
+        clfa teacher train --config configs/teacher/flickr8k.yaml
+        clfa teacher train --config configs/teacher/flickr8k.yaml --frozen false --learning_rate 1e-5
+    """
+    from clfa.config import TeacherConfig
+    from clfa.configure import build_config
+    from clfa.teacher import train_teacher
+
+    return train_teacher(build_config(TeacherConfig, _config_values(options)), say=_say)
+
+
+def _sweep(options: Any) -> dict[str, Any]:
+    """Train several systems with several seeds or folds under one trainer; finished runs are kept.
+
+    Examples:
+        clfa sweep --config configs/mvsa_single/table.yaml --seeds 5
+        clfa sweep --config configs/mvsa_single/folds.yaml --folds 5 --seeds 1
+    """
+    from clfa.config import SweepConfig
+    from clfa.configure import build_config
+    from clfa.sweep import sweep
+
+    return sweep(build_config(SweepConfig, _config_values(options)), say=_say)
+
+
+def _config_values(options: Any) -> dict[str, Any]:
+    values = options.as_dict()
+    for name in ("config", "json", "resume"):
+        values.pop(name, None)
+    return values
+
+
+def _add_command(commands: Any, name: str, function: Callable) -> None:
+    """A subcommand from a signature: parameters before `*` are positional, the others options."""
+    from docstring_parser import parse
+
+    documented = parse(inspect.getdoc(function) or "")
+    helps = {parameter.arg_name: parameter.description for parameter in documented.params}
+    parser = _new_parser(documented)
+    for parameter in inspect.signature(function).parameters.values():
+        required = parameter.default is inspect.Parameter.empty
+        positional = parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        flag = parameter.name if positional else "--" + parameter.name.replace("_", "-")
+        keywords: dict[str, Any] = {} if positional else {"required": required}
+        if not required:
+            keywords["default"] = parameter.default
+        parser.add_argument(flag, type=parameter.annotation, help=helps.get(parameter.name), **keywords)
+    parser.add_argument("--json", action="store_true", help="Print one JSON object to stdout.")
+    commands.add_subcommand(name, parser, help=documented.short_description)
+    full = f"teacher {name}" if function is teacher_embed else name
+
+    def call(options: Any) -> dict[str, Any]:
+        values = {key: value for key, value in options.as_dict().items() if key != "json"}
+        return function(**values)
+
+    _COMMANDS[full] = call
+
+
+def _add_config_command(commands: Any, name: str, cls: type, function: Callable) -> None:
+    """A subcommand whose options are the fields of a configuration, from `--config FILE` and the command line."""
+    from docstring_parser import parse
+
+    documented = parse(inspect.getdoc(function) or "")
+    parser = _new_parser(documented)
+    parser.add_argument("--config", action="config", help="YAML file with the options below.")
+    if function is _train:
+        parser.add_argument("--resume", action="store_true", help="Go on from the last checkpoint of OUTPUT.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object to stdout.")
+    parser.add_class_arguments(cls)
+    commands.add_subcommand(name, parser, help=documented.short_description)
+    _COMMANDS[f"teacher {name}" if function is _train_teacher else name] = function
+
+
+def _new_parser(documented: Any) -> ArgumentParser:
+    examples = next((meta.description for meta in documented.meta if meta.args[0] == "examples"), "")
+    lines = [f"  {line.strip()}" for line in (examples or "").splitlines() if line.strip()]
+    text = documented.short_description + ("\n\nexamples:\n" + "\n".join(lines) if lines else "")
+    return ArgumentParser(description=text)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _readable(result: dict[str, Any]) -> str:
+    """A result for people: metrics with intervals as lines, tables as tables, anything else as `name: value`."""
+    if "table" in result:
+        return result["table"]
+    lines = []
+    for name, value in result.items():
+        if name == "metrics":
+            lines += [f"  {metric:<20} {100 * found['value']:5.1f}  [{100 * found['ci95'][0]:.1f}, "
+                      f"{100 * found['ci95'][1]:.1f}]" for metric, found in value.items()]
+        elif name == "floors":
+            lines += [f"floor {floor}: accuracy {100 * found['accuracy']['value']:.1f}, "
+                      f"macro F1 {100 * found['macro_f1']['value']:.1f}" for floor, found in value.items()]
+        elif isinstance(value, dict):
+            lines += [f"{name}:", *(f"  {key}: {json.dumps(found, ensure_ascii=False)}" for key, found in value.items())]
+        elif name not in ("confusion", "config"):
+            lines.append(f"{name}: {value}")
+    return "\n".join(lines)

@@ -1,0 +1,214 @@
+"""The main job on the generated set "congruity", end to end and without network (`clfa demo`).
+
+Captioned drawings -> a small teacher; a few hundred labelled posts -> text only, image only, no alignment and CLFA,
+several seeds each, all through the same `train_teacher` and `sweep` as any other data.
+"""
+
+import io
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clfa.config import (
+    CaptionSource,
+    DataConfig,
+    FusionConfig,
+    LossConfig,
+    ModalityConfig,
+    ModelConfig,
+    RunConfig,
+    SweepConfig,
+    TeacherConfig,
+    TrainConfig,
+)
+from clfa.data import congruity
+from clfa.data.records import Record, write_dataset
+from clfa.errors import UserError
+from clfa.sweep import sweep
+from clfa.teacher import train_teacher
+
+DRAWINGS = 4_000
+HELD_OUT = 200
+VALIDATION, TEST = 200, 1_000
+DIM = 128
+CURVE = (100, 200, 800)
+LABELS = ["not_sarcastic", "sarcastic"]
+
+Say = Callable[[str], None]
+
+
+def run_demo(out: Path, seeds: int = 3, posts: int = 400, say: Say = print) -> dict[str, Any]:
+    """Run the whole demo.
+
+    Args:
+        out: folder to write; a demo that was stopped there goes on.
+        seeds: seeds of each system.
+        posts: labelled posts to train on, a multiple of 20.
+        say: where progress lines go.
+
+    Returns:
+        The content of `out/results.json`: `{"systems": [{"system", "seeds", "accuracy": {"mean", "sd", "ci95"},
+        "macro_f1": …}], "curve": …, "teacher": …, "seconds": …}` for majority, text_only, image_only, no_alignment, clfa.
+
+    Raises:
+        UserError: `posts` is not a multiple of 20.
+    """
+    started = time.monotonic()
+    if posts % 20 or posts < 20:
+        raise UserError(f"posts = {posts}: must be a positive multiple of 20, so that the set stays balanced")
+    out.mkdir(parents=True, exist_ok=True)
+    most = max(posts, *CURVE)
+    write_encoders(out / "encoders")
+    if not (out / "data" / "dataset.json").is_file():
+        say(f"drawing {most + VALIDATION + TEST:,} posts and {DRAWINGS:,} captioned scenes")
+        write_posts(out / "data", most)
+    if not (out / "captions" / "captions.txt").is_file():
+        write_captions(out / "captions")
+    if not (out / "teacher" / "config.json").is_file():
+        train_teacher(teacher_config(out), say)
+    report = json.loads((out / "teacher" / "report.json").read_text(encoding="utf-8"))
+
+    jobs = max(1, min(4, os.cpu_count() or 1))
+    main = sweep(SweepConfig(run_config(out, posts), SYSTEMS, str(out / "runs"), seeds, jobs=jobs,
+                             compare_to="no_alignment"), say)
+    sizes = [size for size in CURVE if size != posts]
+    curve = sweep(SweepConfig(run_config(out, posts), _curve_systems(sizes), str(out / "curve"), seeds, jobs=jobs), say)
+    systems = [row for row in main["systems"] if row["system"] != "tfidf_logistic_regression"]
+    result = {
+        "systems": systems,
+        "differences": main["differences"],
+        "curve": _curve(posts, sizes, main, curve),
+        "teacher": report["retrieval"],
+        "train_posts": posts,
+        "test_posts": TEST,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    (out / "results.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+SYSTEMS: dict[str, dict] = {
+    "text_only": {"model.modalities.image": None, "loss.alignment_weight": 0},
+    "image_only": {"model.modalities.text": None, "loss.alignment_weight": 0},
+    "no_alignment": {"loss.alignment_weight": 0},
+    "clfa": {},
+}
+
+
+def run_config(out: Path, posts: int) -> RunConfig:
+    """The run that all systems of the demo share: CLFA with small encoders trained from scratch."""
+    modalities = {
+        kind: ModalityConfig(kind=kind, encoder=str(out / "encoders" / kind), pretrained=False, max_length=32)
+        for kind in ("text", "image")
+    }
+    return RunConfig(
+        data=DataConfig(str(out / "data"), train_rows=posts),
+        model=ModelConfig(
+            modalities, DIM, projection_hidden=2 * DIM, fusion=FusionConfig(layers=2, heads=4, feedforward=2 * DIM)
+        ),
+        output="",
+        teacher=str(out / "teacher"),
+        loss=LossConfig(alignment_weight=1.0, temperature=0.1),
+        train=TrainConfig(
+            epochs=20, batch_size=20, encoder_learning_rate=5e-4, head_learning_rate=5e-4, monitor="accuracy", patience=20
+        ),
+    )
+
+
+def teacher_config(out: Path) -> TeacherConfig:
+    """A teacher from captioned drawings, both encoders from fresh weights."""
+    return TeacherConfig(
+        sources=[CaptionSource(images=str(out / "captions"), captions=str(out / "captions" / "captions.txt"))],
+        text_encoder=str(out / "encoders" / "text"),
+        image_encoder=str(out / "encoders" / "image"),
+        output=str(out / "teacher"),
+        pretrained=False,
+        frozen=False,
+        dim=DIM,
+        projection_hidden=2 * DIM,
+        temperature=0.1,
+        epochs=8,
+        batch_size=100,
+        learning_rate=1e-3,
+        held_out=HELD_OUT,
+        max_length=32,
+    )
+
+
+def write_encoders(folder: Path) -> None:
+    """Two small untrained encoders as Hugging Face folders: a BERT over whole words and a ResNet over 64x64 pixels."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, PreTrainedTokenizerFast, ResNetConfig, ViTImageProcessorPil
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: number for number, word in enumerate([*special, *congruity.words()])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder / "text")
+    BertConfig(
+        vocab_size=len(vocabulary), hidden_size=DIM, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=2 * DIM, max_position_embeddings=64,
+    ).save_pretrained(folder / "text")
+    ResNetConfig(
+        embedding_size=32, hidden_sizes=[32, 64, DIM], depths=[1, 1, 1], layer_type="basic", hidden_act="relu"
+    ).save_pretrained(folder / "image")
+    ViTImageProcessorPil(
+        do_resize=True, size={"height": 64, "width": 64}, image_mean=[0.5] * 3, image_std=[0.25] * 3
+    ).save_pretrained(folder / "image")
+
+
+def write_posts(folder: Path, train: int) -> None:
+    """The labelled posts as a dataset directory."""
+
+    def rows():
+        for split, count, seed in (("train", train, 1), ("validation", VALIDATION, 2), ("test", TEST, 3)):
+            for post in congruity.posts(count, seed):
+                # ids are unique over the splits, as in any real data set
+                yield split, Record(f"{split}-{post['id']}", post["text"], _png(post["image"]), post["label"],
+                                    extra={key: post[key] for key in ("topic", "state", "tone")})
+
+    write_dataset(rows(), folder, LABELS, {"reader": "congruity", "name": "congruity", "filters": []})
+
+
+def write_captions(folder: Path) -> None:
+    """Captioned drawings as a folder of pictures with a captions file, the form that `clfa teacher train` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, (image, caption) in enumerate(congruity.captioned_drawings(DRAWINGS, seed=4)):
+        (folder / f"{number:05d}.png").write_bytes(_png(image))
+        lines.append(f"{number:05d}.png\t{caption}")
+    (folder / "captions.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _png(image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _curve_systems(sizes: list[int]) -> dict[str, dict]:
+    return {
+        f"{name}-{size}": {**SYSTEMS[name], "data.train_rows": size}
+        for size in sizes
+        for name in ("no_alignment", "clfa")
+    }
+
+
+def _curve(posts: int, sizes: list[int], main: dict[str, Any], curve: dict[str, Any]) -> list[dict[str, Any]]:
+    found = {row["system"]: row for row in curve["systems"]} | {
+        f"{row['system']}-{posts}": row for row in main["systems"]
+    }
+    return [
+        {"system": name, "posts": size, "accuracy": found[f"{name}-{size}"]["accuracy"]}
+        for name in ("no_alignment", "clfa")
+        for size in sorted([*sizes, posts])
+    ]

@@ -1,0 +1,202 @@
+"""Self-contained HTML reports: one template, sections as data. Nothing is loaded from anywhere; user text is escaped."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from clfa.analysis import alignment_heatmap, draw_heatmap, worst_errors
+from clfa.data.records import open_image
+from clfa.errors import UserError
+from clfa.evaluate import read_table
+from clfa.metrics import calibration
+from clfa.predict import Predictor
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402  # the backend must be chosen first
+
+BLUE, ORANGE, GREY = "#2563a8", "#d9822b", "#8a8f98"
+SHOWN = ("accuracy", "macro_f1", "weighted_f1", "binary_f1")
+
+
+def render(path: Path, title: str, subtitle: str, sections: list[dict[str, Any]]) -> None:
+    """Write a report.
+
+    Args:
+        path: HTML file.
+        title: heading.
+        subtitle: one line under it.
+        sections: `{"title", "text": [lines], "table": {"head", "rows", "strong"}, "figures": [{"source", "caption"}],
+            "cards": [{"source", "text", "note"}]}`, each but the title optional; sources are data URIs.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("clfa"), autoescape=True, trim_blocks=True)
+    page = environment.get_template("report.html.j2").render(title=title, subtitle=subtitle, sections=sections)
+    path.write_text(page, encoding="utf-8")
+
+
+def write_run_report(run: Path, split: str, rows: Any) -> None:
+    """`RUN/report.html` of one evaluated split: scores beside floors, curves, confusion, calibration, errors, heatmap.
+
+    Args:
+        run: run directory with the split in `metrics.json`.
+        split: the split.
+        rows: its rows, for the pictures and texts of the errors.
+    """
+    result = json.loads((run / "metrics.json").read_text(encoding="utf-8"))[split]
+    _, truth, predicted, probabilities = read_table(run / "predictions" / f"{split}.parquet")
+    labels = result["labels"]
+    systems = {name: found for name, found in result.get("floors", {}).items()} | {"this run": result["metrics"]}
+    sections = [
+        {
+            "title": "Scores beside the floors",
+            "text": [
+                f"{result['rows']:,} posts of the split “{split}”. Brackets are 95 % bootstrap intervals over posts. "
+                "The epoch was chosen on validation."
+            ],
+            "table": scores_table(systems, strong=["this run"]),
+        },
+        {"title": "Training", "figures": [_figure(_curves(run), "Loss terms on train and scores on validation by epoch.")]},
+        {
+            "title": "Where it is right, and how sure",
+            "figures": [
+                _figure(_confusion(np.array(result["confusion"]), labels), "Rows: labels. Columns: predictions."),
+                _figure(
+                    _calibration(probabilities, truth),
+                    f"Calibration: expected calibration error {100 * result['ece']:.1f} points (15 bins).",
+                ),
+            ],
+        },
+        {
+            "title": "The errors it was most sure of",
+            "text": ["Wrong predictions with the highest probability: mislabelled posts are often among them."],
+            "cards": _error_cards(rows, truth, probabilities, labels),
+        },
+        *_heatmap_section(run, rows, truth, predicted),
+    ]
+    render(run / "report.html", run.name, f"{run}, split {split}", sections)
+
+
+def scores_table(systems: dict[str, dict[str, Any]], strong: list[str]) -> dict[str, Any]:
+    """Table of `{"value", "ci95"}` metrics by system, in percent."""
+    names = [name for name in SHOWN if all(name in found for found in systems.values())]
+    rows = [[system, *(percent(found[name]["value"], found[name]["ci95"]) for name in names)]
+            for system, found in systems.items()]
+    return {"head": ["system", *(name.replace("_", " ").replace("f1", "F1") for name in names)],
+            "rows": rows, "strong": strong}
+
+
+def percent(value: float, bounds: Any) -> str:
+    """0.731, (0.71, 0.75) -> "73.1 [71.0, 75.0]"."""
+    return f"{100 * value:.1f} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+
+
+def picture_source(image: Image.Image, side: int = 320) -> str:
+    """A picture as a small JPEG data URI."""
+    small = image.copy()
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def figure_source(figure: Any) -> str:
+    """A matplotlib figure as a PNG data URI."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    pyplot.close(figure)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def plain_axes(width: float = 5.6, height: float = 3.6) -> tuple[Any, Any]:
+    """Figure and axes in the style of the reports."""
+    figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e8e8e8")
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _figure(figure: Any, caption: str) -> dict[str, str]:
+    return {"source": figure_source(figure), "caption": caption}
+
+
+def _curves(run: Path) -> Any:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    epochs = [line["epoch"] for line in lines]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    names = [name for name in lines[0] if name.endswith("_loss") or name.startswith("alignment_loss_")]
+    for name in names:
+        left.plot(epochs, [line[name] for line in lines], marker=".", label=name.replace("_", " "))
+    left.set(xlabel="epoch", title="train: loss in nats")
+    for name, colour in (("accuracy", BLUE), ("macro_f1", ORANGE)):
+        right.plot(epochs, [line["validation"][name] for line in lines], marker=".", color=colour,
+                   label=name.replace("_", " ").replace("f1", "F1"))
+    best = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["training"]["best_epoch"]
+    right.axvline(best, color=GREY, linestyle=":", label=f"chosen: {best}")
+    right.set(xlabel="epoch", title="validation")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _confusion(matrix: np.ndarray, labels: list[str]) -> Any:
+    figure, axes = pyplot.subplots(figsize=(4.4, 3.6), layout="constrained")
+    share = matrix / matrix.sum(1, keepdims=True).clip(min=1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*matrix.shape):
+        colour = "white" if share[row, column] > 0.55 else "#22252a"
+        axes.text(column, row, f"{matrix[row, column]:,}\n{share[row, column]:.0%}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlabel="predicted", ylabel="label", title="confusion")
+    return figure
+
+
+def _calibration(probabilities: np.ndarray, truth: np.ndarray) -> Any:
+    _, bins = calibration(probabilities, truth)
+    confidence, accuracy, counts = (np.array(column) for column in zip(*bins))
+    figure, axes = plain_axes(4.4, 3.6)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
+    axes.scatter(confidence, accuracy, s=12 + 300 * counts / counts.max(), color=BLUE, alpha=0.75)
+    axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="probability of the predicted class", ylabel="share that is right",
+             title="calibration (area = posts)")
+    return figure
+
+
+def _error_cards(rows: Any, truth: np.ndarray, probabilities: np.ndarray, labels: list[str]) -> list[dict[str, str]]:
+    cards = []
+    for number in worst_errors(truth, probabilities):
+        row = rows[number]
+        guess = int(probabilities[number].argmax())
+        cards.append(
+            {
+                "source": picture_source(open_image(row["image"]["bytes"])) if row["image"] else "",
+                "text": row["text"][:280],
+                "note": f"{row['id']}: label {labels[truth[number]]}, predicted {labels[guess]} "
+                f"({probabilities[number, guess]:.0%})",
+            }
+        )
+    return cards
+
+
+def _heatmap_section(run: Path, rows: Any, truth: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
+    """The heatmap of the first rightly predicted post with a picture and at most 16 words."""
+    for number in np.flatnonzero(truth == predicted)[:200]:
+        row = rows[int(number)]
+        if row["image"] and 3 <= len(row["text"].split()) <= 16:
+            try:
+                figure = draw_heatmap(alignment_heatmap(Predictor(run), row))
+            except UserError:  # a run with one modality has no such picture
+                return []
+            caption = f"Post {row['id']}. Cosine between each word and each image patch; darker = more similar."
+            return [{"title": "Alignment of words and picture", "figures": [_figure(figure, caption)]}]
+    return []

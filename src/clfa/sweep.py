@@ -1,0 +1,227 @@
+"""Several systems under one trainer, several seeds or folds of each -> one table with intervals. Skips finished runs."""
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clfa.config import DataConfig, RunConfig, SweepConfig
+from clfa.configure import build_config, override, save_config
+from clfa.data.records import load_manifest
+from clfa.data.splits import load_rows
+from clfa.errors import UserError
+from clfa.evaluate import read_table
+from clfa.metrics import bootstrap_seeds, confusion, interval, mcnemar, scores
+
+Say = Callable[[str], None]
+TABLE_METRICS = ("accuracy", "macro_f1", "weighted_f1")
+
+
+def sweep(config: SweepConfig, say: Say = print) -> dict[str, Any]:
+    """Train and evaluate every system with every seed (and fold); write `sweep.json` and `table.{md,csv,tex}`.
+
+    Run directories are `OUTPUT/<system>/seed-<k>[-fold-<j>]`; finished ones are kept, unfinished ones resumed, so a
+    sweep that was stopped goes on when it is started again.
+
+    Args:
+        config: what to run.
+        say: where progress lines go.
+
+    Returns:
+        The content of `sweep.json`: `{"systems": [{"system", "seeds", "accuracy": {"mean", "sd", "ci95", "values"}, …}],
+        "differences": […], "split", "folds", "rows"}`. Intervals resample seeds and rows; differences are paired.
+
+    Raises:
+        UserError: a system's configuration is wrong (before anything runs), or runs failed (after all others ended).
+    """
+    output = Path(config.output)
+    plan = _plan(config)
+    output.mkdir(parents=True, exist_ok=True)
+    save_config(config, output / "config.yaml")
+    todo = [run for run in plan if not _is_done(Path(run.output), config.split)]
+    say(f"{len(plan)} runs, {len(plan) - len(todo)} finished before, {config.jobs} at a time")
+    _run_all(todo, config, say)
+    result = summarise(config)
+    (output / "sweep.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_tables(result, output)
+    return result
+
+
+def summarise(config: SweepConfig) -> dict[str, Any]:
+    """What the finished runs of a sweep say: each system's scores over seeds, and paired differences."""
+    labels = load_manifest(config.run.data.path)["labels"]
+    pooled = {system: _pooled(config, system) for system in config.systems}
+    floors, truth = _floors(config, len(labels))
+    systems = [_scores_row(name, [0], truth, found[None], len(labels)) for name, found in floors.items()]
+    systems += [
+        _scores_row(name, list(range(config.seeds)), labels_of, found, len(labels))
+        for name, (labels_of, found) in pooled.items()
+    ]
+    differences = []
+    if config.compare_to:
+        base_truth, base = pooled[config.compare_to]
+        for name, (labels_of, found) in pooled.items():
+            if name != config.compare_to and len(labels_of) == len(base_truth):
+                differences.append(_difference(name, config.compare_to, labels_of, found, base, len(labels)))
+    return {
+        "systems": systems,
+        "differences": differences,
+        "split": f"{config.folds} folds" if config.folds else config.split,
+        "folds": config.folds,
+        "rows": len(truth),
+    }
+
+
+def write_tables(result: dict[str, Any], output: Path) -> None:
+    """`table.md`, `table.csv` and `table.tex` from the content of `sweep.json`."""
+    head = ["system", "seeds", *(f"{name}{part}" for name in TABLE_METRICS for part in ("", " sd", " low", " high"))]
+    rows = []
+    for system in result["systems"]:
+        cells = [system["system"], len(system["seeds"])]
+        for name in TABLE_METRICS:
+            found = system[name]
+            cells += [f"{100 * value:.2f}" for value in (found["mean"], found["sd"], *found["ci95"])]
+        rows.append(cells)
+    with open(output / "table.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+    short = [["system", "seeds", *(name.replace("_", " ").replace("f1", "F1") for name in TABLE_METRICS)]]
+    for system in result["systems"]:
+        short.append([system["system"], str(len(system["seeds"])), *(score_cell(system[n]) for n in TABLE_METRICS)])
+    (output / "table.md").write_text(markdown(short) + "\n", encoding="utf-8")
+    lines = [" & ".join(row).replace("_", r"\_").replace("±", r"$\pm$") + r" \\" for row in short]
+    body = "\n".join([r"\begin{tabular}{lrrrr}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"])
+    (output / "table.tex").write_text(body + "\n" + r"\end{tabular}" + "\n", encoding="utf-8")
+
+
+def score_cell(found: dict[str, Any]) -> str:
+    """Mean ± sd [low, high] in percent."""
+    low, high = found["ci95"]
+    return f"{100 * found['mean']:.1f} ± {100 * found['sd']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A Markdown table; the first row is the head."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def _plan(config: SweepConfig) -> list[RunConfig]:
+    if config.compare_to and config.compare_to not in config.systems:
+        raise UserError(f"compare_to = {config.compare_to!r} is not among the systems {', '.join(config.systems)}")
+    runs = []
+    for seed in range(config.seeds):
+        for system, changes in config.systems.items():
+            for fold in range(max(1, config.folds)):
+                own = {"seed": seed, "output": str(_folder(config, system, seed, fold))}
+                if config.folds:
+                    own |= {"data.folds": config.folds, "data.fold": fold}
+                try:
+                    runs.append(build_config(RunConfig, override(asdict(config.run), changes | own)))
+                except UserError as error:
+                    raise UserError(f"system {system!r}: {error}") from None
+    return runs
+
+
+def _folder(config: SweepConfig, system: str, seed: int, fold: int) -> Path:
+    name = f"seed-{seed}-fold-{fold}" if config.folds else f"seed-{seed}"
+    return Path(config.output) / system / name
+
+
+def _is_done(run: Path, split: str) -> bool:
+    return (run / "metrics.json").is_file() and (run / "predictions" / f"{split}.parquet").is_file()
+
+
+def _run_all(todo: list[RunConfig], config: SweepConfig, say: Say) -> None:
+    threads = max(1, (os.cpu_count() or 1) // config.jobs)
+    failed: list[str] = []
+    # a process per job: fresh state for each run's seeds, and one run's crash is not another's
+    with ProcessPoolExecutor(config.jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_run_one, run, config.split, threads): run for run in todo}
+        for number, future in enumerate(as_completed(futures), 1):
+            run = futures[future]
+            try:
+                score = future.result()
+                say(f"[{number}/{len(todo)}] {run.output}: {config.split} macro F1 {100 * score:.1f}")
+            except UserError as error:
+                failed.append(f"{run.output}: {error}")
+                say(f"[{number}/{len(todo)}] {run.output}: failed")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(todo)} runs failed:\n" + "\n".join(failed[:5]))
+
+
+def _run_one(config: RunConfig, split: str, threads: int) -> float:
+    import torch
+
+    from clfa.evaluate import evaluate
+    from clfa.train import train
+
+    torch.set_num_threads(threads)
+    run = train(config, resume=True, say=_silent)
+    if split != "validation":
+        evaluate(run, "validation", report=False, say=_silent)
+    return evaluate(run, split, report=False, say=_silent)["metrics"]["macro_f1"]["value"]
+
+
+def _silent(line: str) -> None:
+    """Runs of a sweep do not report their epochs."""
+
+
+def _pooled(config: SweepConfig, system: str) -> tuple[NDArray, NDArray]:
+    """(N,) labels and (seeds, N) predictions; with folds, of all folds one after the other."""
+    truth, predictions = np.empty(0), []
+    for seed in range(config.seeds):
+        parts = [
+            read_table(_folder(config, system, seed, fold) / "predictions" / f"{config.split}.parquet")
+            for fold in range(max(1, config.folds))
+        ]
+        truth = np.concatenate([part[1] for part in parts])
+        predictions.append(np.concatenate([part[2] for part in parts]))
+    return truth, np.stack(predictions)
+
+
+def _floors(config: SweepConfig, classes: int) -> tuple[dict[str, NDArray], NDArray]:
+    from clfa.floors import floor_predictions
+
+    found: dict[str, list[NDArray]] = {}
+    truth = []
+    for fold in range(max(1, config.folds)):
+        data = DataConfig(config.run.data.path, folds=config.folds, fold=fold)
+        train, rows = load_rows(data, "train"), load_rows(data, config.split)
+        truth.append(np.array(rows["label"]))
+        for name, predicted in floor_predictions(train, rows, classes).items():
+            found.setdefault(name, []).append(predicted)
+    return {name: np.concatenate(parts) for name, parts in found.items()}, np.concatenate(truth)
+
+
+def _scores_row(name: str, seeds: list[int], truth: NDArray, found: NDArray, classes: int) -> dict[str, Any]:
+    by_seed = scores(np.stack([confusion(truth, predicted, classes) for predicted in found]))
+    row: dict[str, Any] = {"system": name, "seeds": seeds}
+    for metric, values in by_seed.items():
+        row[metric] = {
+            "mean": float(values.mean()),
+            "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+            "ci95": list(interval(bootstrap_seeds(truth, found, classes, metric))),
+            "values": values.tolist(),
+        }
+    return row
+
+
+def _difference(name: str, base_name: str, truth: NDArray, found: NDArray, base: NDArray, classes: int) -> dict[str, Any]:
+    """Paired difference of two systems on the same rows and seeds; with one seed also McNemar's exact test."""
+    row: dict[str, Any] = {"system": name, "minus": base_name}
+    for metric in TABLE_METRICS:
+        draws = bootstrap_seeds(truth, found, classes, metric) - bootstrap_seeds(truth, base, classes, metric)
+        ours, theirs = (scores(np.stack([confusion(truth, p, classes) for p in runs]))[metric] for runs in (found, base))
+        row[metric] = {"mean": float((ours - theirs).mean()), "ci95": list(interval(draws))}
+    if len(found) == 1:
+        only, only_base, p = mcnemar(truth, found[0], base[0])
+        row["mcnemar"] = {"only_system_right": only, "only_base_right": only_base, "p": p}
+    return row
