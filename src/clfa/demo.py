@@ -27,9 +27,9 @@ from clfa.config import (
     TrainConfig,
 )
 from clfa.data import congruity
-from clfa.data.records import Record, write_dataset
+from clfa.data.records import Record, load_split, open_image, write_dataset
 from clfa.errors import UserError
-from clfa.sweep import sweep
+from clfa.sweep import score_cell, sweep
 from clfa.teacher import train_teacher
 
 DRAWINGS = 4_000
@@ -89,6 +89,8 @@ def run_demo(out: Path, seeds: int = 3, posts: int = 400, say: Say = print) -> d
         "seconds": round(time.monotonic() - started, 1),
     }
     (out / "results.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_demo_report(out, result)
+    say(f"wrote {out / 'results.json'} and {out / 'report.html'}")
     return result
 
 
@@ -115,7 +117,7 @@ def run_config(out: Path, posts: int) -> RunConfig:
         teacher=str(out / "teacher"),
         loss=LossConfig(alignment_weight=1.0, temperature=0.1),
         train=TrainConfig(
-            epochs=20, batch_size=20, encoder_learning_rate=5e-4, head_learning_rate=5e-4, monitor="accuracy", patience=20
+            epochs=20, batch_size=20, encoder_learning_rate=5e-4, head_learning_rate=5e-4, monitor="accuracy", patience=8
         ),
     )
 
@@ -187,6 +189,89 @@ def write_captions(folder: Path) -> None:
         (folder / f"{number:05d}.png").write_bytes(_png(image))
         lines.append(f"{number:05d}.png\t{caption}")
     (folder / "captions.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_demo_report(out: Path, result: dict[str, Any]) -> None:
+    """`out/report.html`: the set, the systems with intervals, accuracy against labels, an alignment heatmap."""
+    from clfa.analysis import alignment_heatmap, draw_heatmap
+    from clfa.predict import Predictor
+    from clfa.report import figure_source, picture_source, render
+
+    rows = load_split(out / "data", "test")
+    examples = [rows[number] for number in range(8)]
+    seeds = len(result["systems"][-1]["seeds"])
+    shown = next(row for row in rows if 4 <= len(row["text"].split()) <= 11 and row["label"] == 1)
+    heatmap = draw_heatmap(alignment_heatmap(Predictor(out / "runs" / "clfa" / "seed-0"), shown))
+    table = [["system", "accuracy", "macro F1"]]
+    table += [[row["system"].replace("_", " "), score_cell(row["accuracy"]), score_cell(row["macro_f1"])]
+              for row in result["systems"]]
+    difference = next(row["accuracy"] for row in result["differences"] if row["system"] == "clfa")
+    low, high = (100 * bound for bound in difference["ci95"])
+    sections: list[dict[str, Any]] = [
+        {
+            "title": "The task",
+            "text": [
+                "Drawn scenes in a good or a bad state, with posts that praise or complain. A post is sarcastic when the "
+                "two do not fit. The set is balanced, so that neither the text nor the picture says anything alone."
+            ],
+            "cards": [
+                {"source": picture_source(open_image(row["image"]["bytes"]).resize((192, 192))), "text": row["text"],
+                 "note": LABELS[row["label"]].replace("_", " ")}
+                for row in examples
+            ],
+        },
+        {
+            "title": f"Systems, {result['train_posts']} labelled posts, {seeds} seeds",
+            "text": [
+                f"Alignment adds {100 * difference['mean']:.1f} points of accuracy [{low:.1f}, {high:.1f}]. Mean ± standard "
+                f"deviation over seeds; brackets are 95 % bootstrap intervals over seeds and {result['test_posts']:,} test "
+                f"posts. With {seeds} seeds they say little about seeds that were not tried."
+            ],
+            "table": {"head": table[0], "rows": table[1:], "strong": ["clfa"]},
+            "figures": [
+                {"source": figure_source(_draw_curve(result["curve"])),
+                 "caption": "Accuracy against the number of labelled posts. Points are means over seeds, bars 95 % intervals."}
+            ],
+        },
+        {
+            "title": "What alignment does",
+            "text": ["Cosine between each word and each image patch in the space that the teacher pulled both into."],
+            "figures": [{"source": figure_source(heatmap), "caption": f"Test post {shown['id']}: {LABELS[shown['label']]}."}],
+        },
+        {
+            "title": "The teacher",
+            "text": [
+                f"Trained on {DRAWINGS - HELD_OUT:,} captioned drawings without labels; retrieval on {HELD_OUT} others. Many "
+                "captions fit many drawings, so the first hit is often another drawing of the same scene."
+            ],
+            "table": {
+                "head": ["direction", "R@1", "R@5", "R@10"],
+                "rows": [[name.replace("_", " "), *(f"{value:.1f} %" for value in found.values())]
+                         for name, found in result["teacher"].items()],
+            },
+        },
+    ]
+    render(out / "report.html", "clfa demo: congruity", f"clfa demo --out {out}", sections)
+
+
+def _draw_curve(curve: list[dict[str, Any]]):
+    from clfa.report import BLUE, GREY, ORANGE, plain_axes
+
+    figure, axes = plain_axes(6.4, 3.8)
+    for name, colour in (("no_alignment", ORANGE), ("clfa", BLUE)):
+        points = [point for point in curve if point["system"] == name]
+        mean = np.array([100 * point["accuracy"]["mean"] for point in points])
+        bounds = 100 * np.array([point["accuracy"]["ci95"] for point in points])
+        axes.errorbar([point["posts"] for point in points], mean, np.abs(bounds.T - mean), color=colour, marker="o",
+                      capsize=3, label=name.replace("_", " "))
+    axes.axhline(50, color=GREY, linestyle=":", label="chance")
+    sizes = sorted({point["posts"] for point in curve})
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="labelled posts", ylabel="test accuracy, %", ylim=(40, 101))
+    axes.legend(frameon=False, loc="center right")
+    return figure
 
 
 def _png(image) -> bytes:

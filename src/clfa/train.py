@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -61,6 +62,7 @@ def train(config: RunConfig, resume: bool = False, say: Say = print) -> Path:
     save_config(config, run / "config.yaml")
 
     set_seed(config.seed)
+    AcceleratorState._reset_state()  # accelerate keeps the precision of the first run of a process otherwise
     accelerator = Accelerator(
         mixed_precision="bf16" if config.train.precision == "bf16" else "no",
         gradient_accumulation_steps=config.train.accumulation,
@@ -106,7 +108,7 @@ def train(config: RunConfig, resume: bool = False, say: Say = print) -> Path:
         if epoch - progress["best_epoch"] >= config.train.patience and progress["best"] is not None:
             break
         started = time.monotonic()
-        buckets.set_epoch(epoch)
+        loader.set_epoch(epoch)  # the prepared loader keeps its own count, which would start at 0 after a resume
         model.train()
         totals: dict[str, float] = {}
         for batch in loader:

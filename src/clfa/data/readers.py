@@ -420,13 +420,11 @@ def _check_columns(
 
     for ours in (*needed, "image") if embed else needed:
         if columns[ours] not in found:
-            near = get_close_matches(columns[ours], found, 1) or get_close_matches(ours, found, 1)
-            hint = f"; did you mean --{ours}-column {near[0]}?" if near else ""
-            none = " or --images none for texts alone" if ours == "image" else ""
-            raise UserError(
-                f"{name}: no column {columns[ours]!r} for the {ours}; found {', '.join(found)}{hint} "
-                f"Name it with --{ours}-column{none}"
-            )
+            free = [name for name in found if name not in columns.values()]
+            near = get_close_matches(columns[ours], found, 1) or (free if len(free) == 1 else [])
+            hint = f"; did you mean --{ours}-column {near[0]}?" if near else f"; name it with --{ours}-column."
+            none = " Or use --images none for texts alone." if ours == "image" else ""
+            raise UserError(f"{name}: no column {columns[ours]!r} for the {ours}; found {', '.join(found)}{hint}{none}")
 
 
 def _as_text(value: Any) -> str:

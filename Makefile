@@ -1,0 +1,36 @@
+# Every target sets up what it needs: the first one makes a virtual environment in .venv from constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-fast check format clean
+
+help: ## show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(READY) ## the main job on generated data, without network (about 5 minutes): runs/demo/report.html
+	$(BIN)/clfa demo --out runs/demo
+
+test: $(READY) ## all tests that need no GPU
+	$(BIN)/python -m pytest -m "not gpu" -n 2
+
+test-fast: $(READY) ## the tests without the slow ones
+	$(BIN)/python -m pytest -m "not gpu and not slow" -n 2
+
+check: $(READY) ## format, lint, types
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/pyright
+
+format: $(READY) ## format and fix
+	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests
+
+clean: ## remove the virtual environment and the demo
+	rm -rf $(VENV) runs/demo
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)

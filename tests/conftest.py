@@ -1,0 +1,150 @@
+"""Tiny random models and data that every test can use; nothing is downloaded."""
+
+import io
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would reach for the network fails at once
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import install_import_hook
+from PIL import Image
+
+# shapes in signatures are checked in tests only
+install_import_hook(["clfa.losses", "clfa.fusion", "clfa.encoders", "clfa.model"], "beartype.beartype")
+
+from clfa.config import DataConfig, FusionConfig, LossConfig, ModalityConfig, ModelConfig, RunConfig, TrainConfig
+from clfa.data.records import Record, write_dataset
+
+torch.set_num_threads(1)
+WORDS = [f"word{number}" for number in range(40)]
+DIM = 16
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def picture(seed: int, size: tuple[int, int] = (40, 32)) -> bytes:
+    """A small PNG of random colours."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def text(seed: int, length: int = 6) -> str:
+    return " ".join(np.random.default_rng(seed).choice(WORDS, length))
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory) -> Path:
+    """Folder with tiny untrained Hugging Face models: bert, roberta, vit, deit, swin, resnet, mobilenet, clip."""
+    from transformers import (
+        BertConfig,
+        BertModel,
+        CLIPConfig,
+        CLIPModel,
+        DeiTConfig,
+        DeiTModel,
+        MobileNetV2Config,
+        MobileNetV2Model,
+        ResNetConfig,
+        ResNetModel,
+        RobertaConfig,
+        RobertaModel,
+        SwinConfig,
+        SwinModel,
+        ViTConfig,
+        ViTImageProcessorPil,
+        ViTModel,
+    )
+
+    folder = tmp_path_factory.mktemp("encoders")
+    torch.manual_seed(0)
+    tokenizer = _tokenizer()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    vocabulary = {"vocab_size": len(tokenizer), "max_position_embeddings": 64, "pad_token_id": 0}
+    pixels = {"image_size": 32, "patch_size": 8}
+    models = {
+        "bert": BertModel(BertConfig(**sizes, **vocabulary)),
+        "roberta": RobertaModel(RobertaConfig(**sizes, **vocabulary)),
+        "vit": ViTModel(ViTConfig(**sizes, **pixels)),
+        "deit": DeiTModel(DeiTConfig(**sizes, **pixels)),
+        "swin": SwinModel(SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4)),
+        "resnet": ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[16, 24], depths=[1, 1], layer_type="basic")),
+        "mobilenet": MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.25, image_size=32)),
+        "clip": CLIPModel(
+            CLIPConfig(
+                text_config={**sizes, "vocab_size": len(tokenizer), "max_position_embeddings": 32, "eos_token_id": 3,
+                             "bos_token_id": 2, "pad_token_id": 0},
+                vision_config={**sizes, **pixels},
+                projection_dim=DIM,
+            )
+        ),
+    }
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+        ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Path:
+    """A dataset directory: 24/8/8 posts, two classes, one training post without an image."""
+    folder = tmp_path_factory.mktemp("data") / "posts"
+
+    def rows():
+        for split, count in (("train", 24), ("validation", 8), ("test", 8)):
+            for number in range(count):
+                seed = number + 100 * len(split)
+                image = None if (split, number) == ("train", 0) else picture(seed)
+                yield split, Record(f"{split}-{number}", text(seed, 3 + number % 5), image, ["no", "yes"][number % 2])
+
+    write_dataset(rows(), folder, ["no", "yes"], {"reader": "test", "name": "tiny", "filters": []})
+    return folder
+
+
+@pytest.fixture
+def run_config(encoders, dataset, tmp_path):
+    """`run_config(**changes)`: a tiny CLFA run; dotted names as in sweeps."""
+    from dataclasses import asdict
+
+    from clfa.configure import build_config, override
+
+    def build(**changes) -> RunConfig:
+        modalities = {
+            "text": ModalityConfig("text", str(encoders / "bert"), max_length=16),
+            "image": ModalityConfig("image", str(encoders / "vit")),
+        }
+        config = RunConfig(
+            data=DataConfig(str(dataset)),
+            model=ModelConfig(modalities, DIM, 32, FusionConfig(layers=2, heads=2, feedforward=32)),
+            output=str(tmp_path / "run"),
+            teacher=str(encoders / "clip"),
+            loss=LossConfig(),
+            train=TrainConfig(epochs=3, batch_size=6, encoder_learning_rate=1e-3, head_learning_rate=1e-3),
+        )
+        return build_config(RunConfig, override(asdict(config), {k.replace("__", "."): v for k, v in changes.items()}))
+
+    return build
+
+
+def needs_shared(name: str):
+    """Skip mark for tests on research data that cannot be distributed."""
+    return pytest.mark.skipif(not (SHARED / name).exists(), reason=f"research data not here: ../shared/{name}")
+
+
+def _tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )

@@ -1,0 +1,72 @@
+"""Encoders pass Hugging Face's outputs on unchanged, whatever the architecture."""
+
+import io
+
+import pytest
+import torch
+from conftest import picture, text
+from PIL import Image
+from transformers import AutoModel
+
+from clfa.encoders import fingerprint, load_encoder, prepare, resolve
+from clfa.errors import UserError
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_text_states_are_hugging_faces(encoders, name):
+    encoder = load_encoder(str(encoders / name), "text").eval()
+    inputs = prepare(encoder.preparer, "text", [text(1), text(2, 3)])
+    expected = AutoModel.from_pretrained(encoders / name).eval()(**inputs).last_hidden_state
+    assert torch.equal(encoder(inputs), expected)
+    assert encoder.width == expected.shape[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("vit", 17), ("deit", 18), ("swin", 16), ("resnet", 16), ("mobilenet", 1)]
+)
+def test_image_states_are_hugging_faces(encoders, name, tokens):
+    encoder = load_encoder(str(encoders / name), "image").eval()
+    images = [Image.open(io.BytesIO(picture(seed))) for seed in (1, 2)]
+    inputs = prepare(encoder.preparer, "image", images)
+    states = encoder(inputs)
+    assert states.shape == (2, tokens, encoder.width)
+    expected = AutoModel.from_pretrained(encoders / name).eval()(**inputs).last_hidden_state
+    if expected.ndim == 4:  # place (row, column) of the map is token row * width + column
+        assert torch.allclose(states[0, -1], expected[0, :, -1, -1], atol=1e-6)
+        expected = expected.flatten(2).transpose(1, 2)
+    assert torch.allclose(states, expected, atol=1e-6)
+
+
+def test_no_weights_are_kept_that_are_never_read(encoders):
+    for name, kind in (("bert", "text"), ("vit", "image")):
+        encoder = load_encoder(str(encoders / name), kind)
+        assert not [key for key in encoder.state_dict() if "pooler" in key]
+
+
+def test_fresh_weights_differ_and_follow_the_seed(encoders):
+    torch.manual_seed(1)
+    first = load_encoder(str(encoders / "bert"), "text", pretrained=False)
+    torch.manual_seed(1)
+    second = load_encoder(str(encoders / "bert"), "text", pretrained=False)
+    assert fingerprint(first) == fingerprint(second)
+    assert fingerprint(first) != fingerprint(load_encoder(str(encoders / "bert"), "text"))
+
+
+def test_long_texts_are_cut(encoders):
+    encoder = load_encoder(str(encoders / "bert"), "text")
+    assert prepare(encoder.preparer, "text", [text(1, 50)], max_length=9)["input_ids"].shape == (1, 9)
+
+
+def test_missing_encoder_says_what_to_place_where(tmp_path):
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        load_encoder(str(tmp_path / "nothing"), "text")
+    with pytest.raises(UserError, match="not installed"):
+        resolve("package:no_such_package_here/model")
+
+
+def test_package_names_become_folders():
+    import safetensors
+
+    assert resolve("package:safetensors/torch.py").endswith("torch.py")
+    assert resolve("some/folder") == "some/folder"
+    assert safetensors.__file__.rsplit("/", 1)[0] in resolve("package:safetensors/torch.py")

@@ -1,0 +1,143 @@
+"""The classifier: padding, batches, missing pictures, shared encoders, saved = loaded to the bit."""
+
+import json
+
+import pytest
+import torch
+from conftest import DIM, picture, text
+
+from clfa.config import FusionConfig, ModalityConfig, ModelConfig
+from clfa.data.collate import Collator
+from clfa.errors import UserError
+from clfa.model import Classifier, build_classifier
+
+
+def config(encoders, image="vit", text_encoder="bert", **modalities) -> ModelConfig:
+    found = {
+        "text": ModalityConfig("text", str(encoders / text_encoder), max_length=16),
+        "image": ModalityConfig("image", str(encoders / image)),
+        **modalities,
+    }
+    return ModelConfig(found, DIM, 32, FusionConfig(layers=2, heads=2, feedforward=32))
+
+
+def build(model_config: ModelConfig, classes: int = 3) -> tuple[Classifier, Collator]:
+    torch.manual_seed(0)
+    model = build_classifier(model_config, [f"class{number}" for number in range(classes)]).eval()
+    modalities = model_config.modalities
+    return model, Collator(modalities, {n: model.encoders[m.shares or n].preparer for n, m in modalities.items()})
+
+
+def posts(count: int = 5) -> list[dict]:
+    return [{"text": text(n, 2 + n), "image": {"bytes": picture(n)}, "knowledge": text(50 + n)} for n in range(count)]
+
+
+@pytest.mark.parametrize("image", ["vit", "deit", "swin", "resnet", "mobilenet"])
+@pytest.mark.parametrize("text_encoder", ["bert", "roberta"])
+def test_any_pair_of_encoders(encoders, image, text_encoder):
+    model, collator = build(config(encoders, image, text_encoder))
+    output = model(collator(posts()))
+    assert output.logits.shape == (5, 3)
+    assert output.fused.shape == output.embeds["text"].shape == output.embeds["image"].shape == (5, DIM)
+    assert output.states["image"].shape[:2] == output.masks["image"].shape
+
+
+def test_batch_is_single_and_permutation(encoders):
+    model, collator = build(config(encoders))
+    together = model(collator(posts())).logits
+    for number, post in enumerate(posts()):
+        assert torch.allclose(model(collator([post])).logits[0], together[number], atol=1e-5)
+    order = [3, 1, 4, 0, 2]
+    shuffled = model(collator([posts()[number] for number in order])).logits
+    assert torch.allclose(shuffled, together[order], atol=1e-5)
+
+
+def test_missing_image_is_masked_not_zero(encoders):
+    model, collator = build(config(encoders))
+    without = {**posts()[0], "image": None}
+    batch = collator([without])
+    found = model(batch).logits
+    assert not batch["image_mask"].any()
+    batch["pixel_values"] = torch.randn_like(batch["pixel_values"]) * 9  # whatever stands there is never looked at
+    assert torch.allclose(model(batch).logits, found, atol=1e-6)
+    assert model(batch).embeds["image"].abs().sum() == 0
+    assert not torch.allclose(model(collator(posts()[:1])).logits, found, atol=1e-4)
+
+
+def test_knowledge_shares_encoder_and_projection(encoders):
+    extra = ModalityConfig("text", shares="text", align=False, max_length=16)
+    model, collator = build(config(encoders, knowledge=extra))
+    assert set(model.encoders) == set(model.projections) == {"text", "image"}
+    rows = posts(2)
+    same = model(collator([{**rows[0], "knowledge": rows[0]["text"]}]))
+    assert torch.allclose(same.states["knowledge"], same.states["text"], atol=1e-6)
+    missing = model(collator([{**rows[0], "knowledge": None}, rows[1]]))
+    assert torch.isfinite(missing.logits).all()
+
+
+def test_additive_bias_per_context(encoders):
+    model, collator = build(config(encoders))
+    batch = collator(posts(2))
+    plain = model(batch).logits
+    shape = (2, batch["input_ids"].shape[1], 17)
+    assert torch.allclose(model({**batch, "image_attention_bias": torch.zeros(shape)}).logits, plain, atol=1e-6)
+    assert not torch.allclose(model({**batch, "image_attention_bias": 9 * torch.randn(shape)}).logits, plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["text", "image"])
+def test_one_modality_alone(encoders, name):
+    both = config(encoders)
+    model, collator = build(ModelConfig({name: both.modalities[name]}, DIM, 32, both.fusion))
+    assert model(collator(posts())).logits.shape == (5, 3)
+
+
+def test_frozen_encoder_gets_no_gradient_and_no_dropout(encoders):
+    frozen = ModalityConfig("text", str(encoders / "bert"), frozen=True, max_length=16)
+    model, collator = build(config(encoders, text=frozen))
+    model.train()
+    batch = collator(posts())
+    model(batch).logits.sum().backward()
+    assert all(p.grad is None for p in model.encoders["text"].parameters())
+    assert any(p.grad is not None for p in model.encoders["image"].parameters())
+    assert not model.encoders["text"].training
+    assert torch.equal(model.encode("text", frozen, batch)[0], model.encode("text", frozen, batch)[0])
+
+
+def test_every_trained_parameter_gets_a_gradient(encoders):
+    model, collator = build(config(encoders))
+    model.train()
+    output = model(collator(posts()))
+    (output.logits.square().sum() + output.embeds["image"].square().sum()).backward()
+    idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert idle == []
+
+
+def test_saved_is_loaded_to_the_bit(encoders, tmp_path):
+    model, collator = build(config(encoders, "resnet"))
+    model.save_pretrained(tmp_path / "saved")
+    loaded = Classifier.from_pretrained(tmp_path / "saved")
+    batch = collator(posts())
+    assert torch.equal(loaded(batch).logits, model(batch).logits)
+    assert loaded.labels == model.labels
+    assert loaded.config == model.config
+    reread = Collator(loaded.config.modalities, {name: e.preparer for name, e in loaded.encoders.items()})(posts())
+    assert all(torch.equal(reread[key], value) for key, value in batch.items())
+
+
+def test_saved_folder_holds_no_pickle(encoders, tmp_path):
+    build(config(encoders))[0].save_pretrained(tmp_path)
+    endings = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
+    assert endings <= {".json", ".safetensors", ".txt", ".jinja"}
+
+
+def test_broken_folders_are_told(encoders, tmp_path):
+    with pytest.raises(UserError, match="clfa train"):
+        Classifier.from_pretrained(tmp_path)
+    build(config(encoders))[0].save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "model.json").read_text())
+    described["model"]["dim"] = 32
+    (tmp_path / "model.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match="does not fit"):
+        Classifier.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="shares 'speech'"):
+        build(config(encoders, knowledge=ModalityConfig("text", shares="speech")))

@@ -1,0 +1,217 @@
+"""From a trained run to predictions: one post, files, missing pictures; nothing is lost."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import picture, text
+
+from clfa import Predictor
+from clfa.analysis import alignment_heatmap, draw_heatmap, worst_errors
+from clfa.cli import main
+from clfa.errors import UserError
+from clfa.evaluate import evaluate, read_table
+from clfa.predict import predict_file
+from clfa.train import train
+
+COLUMNS = {name: name for name in ("text", "image", "knowledge")}
+
+
+@pytest.fixture(scope="module")
+def run(encoders, dataset, tmp_path_factory):
+    """A trained tiny run, evaluated on test."""
+    from dataclasses import replace
+
+    from clfa.config import DataConfig, FusionConfig, ModalityConfig, ModelConfig, RunConfig, TrainConfig
+
+    modalities = {"text": ModalityConfig("text", str(encoders / "bert"), max_length=16),
+                  "image": ModalityConfig("image", str(encoders / "vit"))}
+    config = RunConfig(DataConfig(str(dataset)), ModelConfig(modalities, 16, 32, FusionConfig(layers=1, heads=2, feedforward=32)),
+                       str(tmp_path_factory.mktemp("runs") / "run"), str(encoders / "clip"),
+                       train=TrainConfig(epochs=2, batch_size=6, head_learning_rate=1e-3))
+    path = train(replace(config), say=lambda line: None)
+    evaluate(path, "test", say=lambda line: None)
+    return path
+
+
+@pytest.fixture
+def posts(tmp_path):
+    """posts.csv with 12 rows: rows 3 and 7 name files that are missing or broken, row 5 has no picture."""
+    rows = []
+    for number in range(12):
+        (tmp_path / f"{number}.png").write_bytes(picture(number))
+        rows.append({"id": f"9{number}", "text": text(number), "image": f"{number}.png", "note": "a, b"})
+    (tmp_path / "3.png").unlink()
+    (tmp_path / "7.png").write_bytes(b"broken")
+    rows[5]["image"] = ""
+    with open(tmp_path / "posts.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return tmp_path / "posts.csv"
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_predictor_takes_paths_bytes_and_pictures(run, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "a.png").write_bytes(picture(1))
+    forms = [tmp_path / "a.png", str(tmp_path / "a.png"), picture(1), Image.open(tmp_path / "a.png")]
+    found = Predictor(run)([{"text": text(1), "image": form} for form in forms])
+    assert found[0].predicted in ("no", "yes")
+    assert sum(found[0].probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert all(other == found[0] for other in found)
+    assert Predictor(run)([]) == []
+    with pytest.raises(UserError, match="no such file"):
+        Predictor(run)([{"text": "x", "image": tmp_path / "none.png"}])
+
+
+def test_predictor_cleans_text_as_in_training(run):
+    predictor = Predictor(run)
+    assert predictor([{"text": "word1  word2 "}]) == predictor([{"text": "word1 word2"}])
+
+
+def test_prediction_equals_evaluation(run, dataset):
+    from clfa.data.records import load_split
+
+    rows = load_split(dataset, "test")
+    ids, _, predicted, probabilities = read_table(run / "predictions" / "test.parquet")
+    assert ids == list(rows["id"])
+    found = Predictor(run)([dict(row) for row in rows])
+    assert [predictor.predicted for predictor in found] == [["no", "yes"][number] for number in predicted]
+    assert [list(p.probabilities.values())[1] for p in found] == pytest.approx(probabilities[:, 1].tolist(), abs=2e-6)
+
+
+def test_bad_images_fail_before_anything_is_predicted(run, posts, tmp_path):
+    with pytest.raises(UserError) as told:
+        predict_file(run, posts, tmp_path / "out.csv", COLUMNS)
+    assert "2 of 12 posts" in str(told.value)
+    assert "row 4" in str(told.value)
+    assert "row 8" in str(told.value)
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(("on_bad", "predicted"), [("mask", 12), ("skip", 10)])
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_every_row_comes_out_in_order(run, posts, tmp_path, on_bad, predicted, ending):
+    output = tmp_path / f"out{ending}"
+    counts = predict_file(run, posts, output, COLUMNS, on_bad=on_bad)
+    assert counts == {"rows": 12, "predicted": predicted, "without_image": 1, "bad_images": 2}
+    if ending == ".csv":
+        rows = read_csv(output)
+    elif ending == ".jsonl":
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+    else:
+        import pyarrow.parquet as pq
+
+        rows = pq.read_table(output).to_pylist()
+    assert [row["id"] for row in rows] == [f"9{number}" for number in range(12)]
+    assert all(row["note"] == "a, b" for row in rows)
+    assert [bool(row["problem"]) for row in rows] == [number in (3, 5, 7) for number in range(12)]
+    assert rows[5]["problem"] == "no image"
+    assert rows[5]["predicted"] in ("no", "yes")
+    assert (rows[3]["predicted"] in ("no", "yes")) == (on_bad == "mask")
+
+
+def test_masked_equals_text_without_image(run, posts, tmp_path):
+    predict_file(run, posts, tmp_path / "out.jsonl", COLUMNS, on_bad="mask")
+    row = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[3])
+    alone = Predictor(run)([{"text": row["text"], "image": None}])[0]
+    assert row["probability_yes"] == pytest.approx(alone.probabilities["yes"], abs=2e-6)
+
+
+def test_refusals(run, posts, tmp_path):
+    (tmp_path / "there.csv").write_text("x")
+    with pytest.raises(UserError, match="exists"):
+        predict_file(run, posts, tmp_path / "there.csv", COLUMNS)
+    with pytest.raises(UserError, match="unknown ending"):
+        predict_file(run, posts, tmp_path / "out.xlsx", COLUMNS)
+    with pytest.raises(UserError, match="--text-column"):
+        predict_file(run, posts, tmp_path / "out.csv", {**COLUMNS, "text": "tweet"})
+
+
+def test_evaluation_writes_table_metrics_and_report(run):
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(run / "predictions" / "test.parquet")
+    assert table.column_names == ["id", "label", "predicted", "probability_no", "probability_yes", "split", "run"]
+    metrics = json.loads((run / "metrics.json").read_text())
+    found = metrics["test"]
+    assert found["rows"] == 8
+    low, high = found["metrics"]["accuracy"]["ci95"]
+    assert low <= found["metrics"]["accuracy"]["value"] <= high
+    assert set(found["floors"]) == {"majority", "tfidf_logistic_regression"}
+    assert found["floors"]["majority"]["accuracy"]["value"] == 0.5
+    page = (run / "report.html").read_text()
+    assert "http://" not in page
+    assert "https://" not in page
+    assert page.count("data:image/") >= 4
+
+
+def test_report_escapes_what_users_wrote(tmp_path):
+    from clfa.report import render
+
+    hostile = "<script>alert(1)</script>"
+    render(tmp_path / "x.html", hostile, hostile, [{"title": hostile, "text": [hostile], "cards": [{"text": hostile, "note": hostile}],
+                                                   "table": {"head": [hostile], "rows": [[hostile]]}}])
+    assert "<script>" not in (tmp_path / "x.html").read_text()
+
+
+def test_heatmap_is_cosine_of_words_and_patches(run, tmp_path):
+    predictor = Predictor(run)
+    post = {"text": "word1 word2 word3", "image": picture(3)}
+    heatmap = alignment_heatmap(predictor, post)
+    assert heatmap.words == ["word1", "word2", "word3"]
+    assert heatmap.similarity.shape == (3, 4, 4)
+    with torch.no_grad():
+        output = predictor.model(predictor.collator([predictor.prepare(post)]))
+    expected = torch.nn.functional.cosine_similarity(output.states["text"][0, 2], output.states["image"][0, 1 + 6], dim=0)
+    assert heatmap.similarity[1, 1, 2] == pytest.approx(expected.item(), abs=1e-5)  # second word; row 1, column 2
+    draw_heatmap(heatmap, tmp_path / "heatmap.png")
+    assert (tmp_path / "heatmap.png").stat().st_size > 5_000
+    with pytest.raises(UserError, match="both a text and an image"):
+        alignment_heatmap(predictor, {"text": "word1", "image": None})
+
+
+def test_worst_errors_come_first():
+    import numpy as np
+
+    probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])
+    assert worst_errors(np.array([1, 0, 1, 0]), probabilities) == [0, 3, 1]
+
+
+def test_commands_end_to_end(run, posts, dataset, tmp_path, capsys):
+    def json_of(*arguments: str) -> dict:
+        assert main([*arguments, "--json"]) == 0
+        printed = capsys.readouterr().out
+        assert printed.count("\n") == 1
+        return json.loads(printed)
+
+    one = json_of("predict", str(run), "--text", "word1 word2", "--image", str(tmp_path / "1.png"))
+    assert set(one) == {"predicted", "probabilities"}
+    many = json_of("predict", str(run), "--input", str(posts), "--output", str(tmp_path / "o.csv"), "--on-bad", "mask")
+    assert many["rows"] == 12
+    assert json_of("evaluate", str(run), "--split", "validation")["rows"] == 8
+    heat = json_of("explain", str(run), "--input", str(dataset), "--id", "test-2", "--output", str(tmp_path / "h.png"))
+    assert (tmp_path / "h.png").is_file()
+    assert heat["predicted"] in ("no", "yes")
+    assert main(["explain", str(run), "--input", str(posts), "--id", "nobody"]) == 2
+    assert main(["predict", str(run), "--text", "x", "--input", "y"]) == 2
+
+
+def test_prediction_needs_nothing_but_the_run(run, tmp_path):
+    """In a fresh process, from another folder, with the run moved: no training set, no teacher, no encoder folders."""
+    import shutil
+
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved, ignore=shutil.ignore_patterns("checkpoints", "predictions"))
+    code = f"from clfa import Predictor; print(Predictor({str(moved)!r})([{{'text': 'word1'}}])[0].predicted)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("no", "yes")

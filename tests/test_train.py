@@ -1,0 +1,196 @@
+"""Training: learns, selects on validation, resumes exactly, never opens test."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import clfa.train as training
+from clfa.config import TrainConfig
+from clfa.data.collate import LengthBuckets
+from clfa.errors import UserError
+from clfa.evaluate import evaluate
+from clfa.train import learning_rate, parameter_groups, train
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def read_log(run) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_run_directory(run_config):
+    run = train(run_config(), say=silent)
+    assert {path.name for path in run.iterdir()} >= {
+        "config.yaml", "model.safetensors", "model.json", "log.jsonl", "metrics.json", "environment.json", "checkpoints",
+        "text", "image",
+    }
+    lines = read_log(run)
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert {"loss", "classification_loss", "alignment_loss_text", "alignment_loss_image"} <= set(lines[0])
+    trained = json.loads((run / "metrics.json").read_text())["training"]
+    best = max(line["validation"]["macro_f1"] for line in lines)
+    assert trained["best_validation_macro_f1"] == best
+    assert lines[trained["best_epoch"] - 1]["validation"]["macro_f1"] == best
+
+
+def test_saved_model_is_the_best_epoch(run_config):
+    run = train(run_config(), say=silent)
+    trained = json.loads((run / "metrics.json").read_text())["training"]
+    found = evaluate(run, "validation", report=False, say=silent)
+    assert found["metrics"]["macro_f1"]["value"] == pytest.approx(trained["best_validation_macro_f1"], abs=1e-12)
+
+
+@pytest.mark.slow
+def test_overfits_eight_posts(run_config):
+    config = run_config(
+        data__train_rows=8, train__epochs=60, train__patience=60, train__batch_size=8, train__head_learning_rate=3e-3,
+        model__dropout=0.0, model__fusion__dropout=0.0, train__schedule="constant",
+    )
+    run = train(config, say=silent)
+    assert read_log(run)[-1]["classification_loss"] < 0.02
+
+
+def test_test_split_is_never_opened(run_config, dataset, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy, ignore=shutil.ignore_patterns("states", "teachers"))
+    (copy / "test.parquet").write_bytes(b"not a parquet file: opening it would raise")
+    run = train(run_config(data__path=str(copy), model__modalities__text__frozen=True), say=silent)
+    assert (run / "metrics.json").is_file()
+    assert not list(copy.rglob("test.safetensors"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"model__modalities__image__frozen": True, "train__accumulation": 3}])
+def test_resume_equals_uninterrupted(run_config, tmp_path, monkeypatch, changes):
+    whole = train(run_config(**changes, output=str(tmp_path / "whole")), say=silent)
+    save, calls = training.save_checkpoint, []
+
+    def save_then_die(*arguments):
+        save(*arguments)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_checkpoint", save_then_die)
+    config = run_config(**changes, output=str(tmp_path / "stopped"))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, say=silent)
+    monkeypatch.setattr(training, "save_checkpoint", save)
+    with pytest.raises(UserError, match="--resume"):
+        train(config, say=silent)
+    resumed = train(config, resume=True, say=silent)
+    ours, theirs = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    drop = ("examples_per_second",)
+    strip = [[{k: v for k, v in line.items() if k not in drop} for line in read_log(run)] for run in (whole, resumed)]
+    assert strip[0] == strip[1]
+
+
+def test_same_seed_same_bytes_other_seed_not(run_config, tmp_path):
+    runs = [train(run_config(output=str(tmp_path / name), seed=seed, train__epochs=1), say=silent)
+            for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    first, second, third = ((run / "model.safetensors").read_bytes() for run in runs)
+    assert first == second
+    assert first != third
+
+
+def test_cached_states_give_the_same_model_output(run_config, tmp_path):
+    """A frozen encoder read from the cache is the frozen encoder run on the fly."""
+    from clfa.predict import Predictor
+    from clfa.data.records import load_split
+
+    config = run_config(model__modalities__text__frozen=True, model__modalities__image__frozen=True)
+    run = train(config, say=silent)
+    evaluate(run, "test", report=False, say=silent)
+    from clfa.evaluate import read_table
+
+    cached = read_table(run / "predictions" / "test.parquet")[3]
+    rows = load_split(config.data.path, "test")
+    fresh = Predictor(run)([dict(row) for row in rows])
+    for number, prediction in enumerate(fresh):
+        assert list(prediction.probabilities.values()) == pytest.approx(cached[number].tolist(), abs=2e-6)
+
+
+def test_early_stopping(run_config):
+    run = train(run_config(train__epochs=30, train__patience=2, train__head_learning_rate=0.0,
+                           train__encoder_learning_rate=0.0), say=silent)
+    assert len(read_log(run)) == 3  # the first epoch is the best, then two without a better one
+
+
+def test_finished_and_changed_runs(run_config):
+    config = run_config(train__epochs=1)
+    run = train(config, say=silent)
+    before = (run / "model.safetensors").stat().st_mtime_ns
+    said: list[str] = []
+    train(config, say=said.append)
+    assert said == [f"{run}: already finished"]
+    assert (run / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"loss\.temperature"):
+        train(run_config(train__epochs=1, loss__temperature=0.2), say=silent)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": None}, "there is no teacher"),
+        ({"model__dim": 24, "model__fusion__heads": 2}, "set model.dim to 16"),
+        ({"train__monitor": "f1"}, "macro_f1"),
+        ({"data__train_rows": 1000}, "between"),
+        ({"data__path": "nowhere"}, "clfa import"),
+    ],
+)
+def test_mistakes_are_told(run_config, changes, message):
+    with pytest.raises(UserError, match=message):
+        train(run_config(**changes), say=silent)
+
+
+def test_diverging_loss_is_told(run_config):
+    with pytest.raises(UserError, match="learning_rate"):
+        train(run_config(train__head_learning_rate=1e30, train__clip=1e30, train__warmup=0.0), say=silent)
+
+
+def test_bf16_and_tensorboard(run_config):
+    run = train(run_config(train__precision="bf16", train__tensorboard=True, train__epochs=1), say=silent)
+    assert list((run / "tensorboard").iterdir())
+    assert torch.isfinite(torch.tensor(read_log(run)[0]["loss"]))
+
+
+def test_parameter_groups_cover_all_once(run_config, encoders):
+    from clfa.model import build_classifier
+
+    model = build_classifier(run_config().model, ["no", "yes"])
+    groups = parameter_groups(model, TrainConfig(encoder_learning_rate=1.0, head_learning_rate=2.0))
+    ids = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(ids) == sorted(id(parameter) for parameter in model.parameters())
+    encoder_ids = {id(parameter) for parameter in model.encoders.parameters()}
+    for group in groups:
+        assert all((id(parameter) in encoder_ids) == (group["peak"] == 1.0) for parameter in group["params"])
+        assert all((parameter.ndim > 1) == (group["weight_decay"] > 0) for parameter in group["params"])
+
+
+def test_schedules():
+    linear, cosine = (TrainConfig(warmup=0.1, schedule=name) for name in ("linear", "cosine"))
+    assert [learning_rate(step, 100, linear) for step in (0, 9, 10, 55, 99)] == pytest.approx(
+        [0.1, 1, 1, 0.5, 1 / 90]
+    )
+    assert learning_rate(55, 100, cosine) == pytest.approx(0.5)
+    assert learning_rate(99, 100, TrainConfig(schedule="constant")) == 1
+
+
+def test_length_buckets_serve_each_row_once_and_differ_by_epoch():
+    lengths = [number * 7 % 50 for number in range(103)]
+    buckets = LengthBuckets(lengths, 8, seed=0)
+    first = list(buckets)
+    assert sorted(number for batch in first for number in batch) == list(range(103))
+    assert len(first) == len(buckets)
+    assert list(buckets) == first
+    buckets.set_epoch(1)
+    assert list(buckets) != first
+    spread = [max(lengths[n] for n in batch) - min(lengths[n] for n in batch) for batch in first]
+    assert sum(spread) / len(spread) < 10  # of 50: neighbours in length share a batch
