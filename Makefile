@@ -21,7 +21,7 @@ test-fast: $(READY) ## the tests without the slow ones
 check: $(READY) ## format, lint, types
 	$(BIN)/ruff format --check src tests
 	$(BIN)/ruff check src tests
-	$(BIN)/pyright
+	$(BIN)/mypy
 
 format: $(READY) ## format and fix
 	$(BIN)/ruff format src tests

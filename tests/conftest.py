@@ -71,13 +71,21 @@ def encoders(tmp_path_factory) -> Path:
         "roberta": RobertaModel(RobertaConfig(**sizes, **vocabulary)),
         "vit": ViTModel(ViTConfig(**sizes, **pixels)),
         "deit": DeiTModel(DeiTConfig(**sizes, **pixels)),
-        "swin": SwinModel(SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4)),
+        "swin": SwinModel(
+            SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4)
+        ),
         "resnet": ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[16, 24], depths=[1, 1], layer_type="basic")),
         "mobilenet": MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.25, image_size=32)),
         "clip": CLIPModel(
             CLIPConfig(
-                text_config={**sizes, "vocab_size": len(tokenizer), "max_position_embeddings": 32, "eos_token_id": 3,
-                             "bos_token_id": 2, "pad_token_id": 0},
+                text_config={
+                    **sizes,
+                    "vocab_size": len(tokenizer),
+                    "max_position_embeddings": 32,
+                    "eos_token_id": 3,
+                    "bos_token_id": 2,
+                    "pad_token_id": 0,
+                },
                 vision_config={**sizes, **pixels},
                 projection_dim=DIM,
             )

@@ -57,9 +57,9 @@ def test_bootstrap_over_seeds_is_paired_and_wider_with_spread():
     labels = np.random.default_rng(0).integers(0, 2, 300)
     steady = np.stack([labels ^ (np.random.default_rng(1).random(300) < 0.2)] * 3).astype(int)
     spread = np.stack([labels ^ (np.random.default_rng(n).random(300) < p) for n, p in enumerate((0.05, 0.2, 0.35))])
-    width = [np.ptp(interval(bootstrap_seeds(labels, found.astype(int), 2, "accuracy"))) for found in (steady, spread)]
+    width = [np.ptp(interval(bootstrap_seeds(labels, found.astype(int), 2)["accuracy"])) for found in (steady, spread)]
     assert width[1] > 1.5 * width[0]
-    same = bootstrap_seeds(labels, steady, 2, "accuracy") - bootstrap_seeds(labels, steady, 2, "accuracy")
+    same = bootstrap_seeds(labels, steady, 2)["macro_f1"] - bootstrap_seeds(labels, steady, 2)["macro_f1"]
     assert not same.any()
 
 

@@ -27,11 +27,17 @@ def run(encoders, dataset, tmp_path_factory):
 
     from clfa.config import DataConfig, FusionConfig, ModalityConfig, ModelConfig, RunConfig, TrainConfig
 
-    modalities = {"text": ModalityConfig("text", str(encoders / "bert"), max_length=16),
-                  "image": ModalityConfig("image", str(encoders / "vit"))}
-    config = RunConfig(DataConfig(str(dataset)), ModelConfig(modalities, 16, 32, FusionConfig(layers=1, heads=2, feedforward=32)),
-                       str(tmp_path_factory.mktemp("runs") / "run"), str(encoders / "clip"),
-                       train=TrainConfig(epochs=2, batch_size=6, head_learning_rate=1e-3))
+    modalities = {
+        "text": ModalityConfig("text", str(encoders / "bert"), max_length=16),
+        "image": ModalityConfig("image", str(encoders / "vit")),
+    }
+    config = RunConfig(
+        DataConfig(str(dataset)),
+        ModelConfig(modalities, 16, 32, FusionConfig(layers=1, heads=2, feedforward=32)),
+        str(tmp_path_factory.mktemp("runs") / "run"),
+        str(encoders / "clip"),
+        train=TrainConfig(epochs=2, batch_size=6, head_learning_rate=1e-3),
+    )
     path = train(replace(config), say=lambda line: None)
     evaluate(path, "test", say=lambda line: None)
     return path
@@ -159,8 +165,19 @@ def test_report_escapes_what_users_wrote(tmp_path):
     from clfa.report import render
 
     hostile = "<script>alert(1)</script>"
-    render(tmp_path / "x.html", hostile, hostile, [{"title": hostile, "text": [hostile], "cards": [{"text": hostile, "note": hostile}],
-                                                   "table": {"head": [hostile], "rows": [[hostile]]}}])
+    render(
+        tmp_path / "x.html",
+        hostile,
+        hostile,
+        [
+            {
+                "title": hostile,
+                "text": [hostile],
+                "cards": [{"text": hostile, "note": hostile}],
+                "table": {"head": [hostile], "rows": [[hostile]]},
+            }
+        ],
+    )
     assert "<script>" not in (tmp_path / "x.html").read_text()
 
 
@@ -172,7 +189,9 @@ def test_heatmap_is_cosine_of_words_and_patches(run, tmp_path):
     assert heatmap.similarity.shape == (3, 4, 4)
     with torch.no_grad():
         output = predictor.model(predictor.collator([predictor.prepare(post)]))
-    expected = torch.nn.functional.cosine_similarity(output.states["text"][0, 2], output.states["image"][0, 1 + 6], dim=0)
+    expected = torch.nn.functional.cosine_similarity(
+        output.states["text"][0, 2], output.states["image"][0, 1 + 6], dim=0
+    )
     assert heatmap.similarity[1, 1, 2] == pytest.approx(expected.item(), abs=1e-5)  # second word; row 1, column 2
     draw_heatmap(heatmap, tmp_path / "heatmap.png")
     assert (tmp_path / "heatmap.png").stat().st_size > 5_000

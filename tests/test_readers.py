@@ -30,7 +30,8 @@ def test_mmsd_filters_tokens_and_reads_the_annotators_label(tmp_path):
     found = list(rows)
     dropped = [row for _, row in found if isinstance(row, Dropped)]
     assert [(row.id, row.reason, row.source) for row in dropped] == [
-        ("2", "contains 'sarcasm'", "train.txt:2"), ("3", "contains 'joke'", "train.txt:3")
+        ("2", "contains 'sarcasm'", "train.txt:2"),
+        ("3", "contains 'joke'", "train.txt:3"),
     ]
     kept = {(split, row.id): row for split, row in found if not isinstance(row, Dropped)}
     assert kept["validation", "7"].label == labels[0]
@@ -76,7 +77,8 @@ def test_mvsa_joint_labels(tmp_path):
             assert row.label == label
             assert row.text == "好 day"
     assert [row.reason for _, row in found if isinstance(row, Dropped)] == [
-        "text and image contradict", "annotators disagree"
+        "text and image contradict",
+        "annotators disagree",
     ]
     assert found[1][1].extra == {"text_label": "neutral", "image_label": "negative"}
 
@@ -97,8 +99,15 @@ def write_posts(folder: Path, count: int = 40, **extra) -> list[dict]:
     rows = []
     for number in range(count):
         (folder / "pics" / f"{number}.png").write_bytes(picture(number))
-        rows.append({"id": f"91030851651001139{number}", "text": f'say "{number}", then\nleave',
-                     "image": f"pics/{number}.png", "label": ["no", "yes"][number % 2], **extra})
+        rows.append(
+            {
+                "id": f"91030851651001139{number}",
+                "text": f'say "{number}", then\nleave',
+                "image": f"pics/{number}.png",
+                "label": ["no", "yes"][number % 2],
+                **extra,
+            }
+        )
     return rows
 
 
@@ -140,7 +149,9 @@ def test_table_with_split_column_other_names_and_knowledge(tmp_path):
     path = save(rows, tmp_path / "posts.csv")
     manifest = import_("table", str(path), out=str(tmp_path / "out"), label_column="sentiment", split_column="fold")
     assert {name: split["rows"] for name, split in manifest["splits"].items()} == {
-        "train": 10, "validation": 10, "test": 10
+        "train": 10,
+        "validation": 10,
+        "test": 10,
     }
     assert load_split(tmp_path / "out", "test")["knowledge"][0] == "a caption"
 
@@ -170,8 +181,10 @@ def test_imagefolder(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: [{("sentance" if k == "text" else k): v for k, v in row.items()} for row in rows],
-         "did you mean --text-column sentance"),
+        (
+            lambda rows: [{("sentance" if k == "text" else k): v for k, v in row.items()} for row in rows],
+            "did you mean --text-column sentance",
+        ),
         (lambda rows: [{k: v for k, v in row.items() if k != "image"} for row in rows], "--images none"),
         (lambda rows: [*rows[:5], {**rows[5], "label": ""}, *rows[6:]], "row 6: the label is empty"),
         (lambda rows: [{**row, "label": "same"} for row in rows], "two classes"),
@@ -224,7 +237,8 @@ def test_empty_image_cell_means_no_image(tmp_path):
 
 @needs_shared("data/mmsd")
 @pytest.mark.parametrize(
-    ("filter", "rows"), [("tokens", (19816, 2410, 2409)), ("substrings", (19557, 2387, 2373)), ("none", (29040, 2410, 2409))]
+    ("filter", "rows"),
+    [("tokens", (19816, 2410, 2409)), ("substrings", (19557, 2387, 2373)), ("none", (29040, 2410, 2409))],
 )
 def test_mmsd_counts(tmp_path, filter, rows):
     out = tmp_path / "out"
@@ -247,7 +261,9 @@ def test_mmsd_white_space_leak_is_kept_only_on_request(tmp_path):
         test = load_split(tmp_path / form, "test")
         irregular = [text != " ".join(text.split()) for text in test["text"]]
         if expected:
-            assert 100 * sum(a == bool(b) for a, b in zip(irregular, test["label"])) / 2409 == pytest.approx(94.0, abs=0.05)
+            assert 100 * sum(a == bool(b) for a, b in zip(irregular, test["label"])) / 2409 == pytest.approx(
+                94.0, abs=0.05
+            )
         else:
             assert not any(irregular)
 

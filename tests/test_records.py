@@ -54,8 +54,12 @@ def test_exif_rotation_is_applied():
     [
         (b"", "not a readable image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a readable image"),
-        (encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)), "JPEG")[:900],
-         "not a readable image"),
+        (
+            encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)), "JPEG")[
+                :900
+            ],
+            "not a readable image",
+        ),
         (encoded(Image.new("1", (17_000, 2))), "16,384"),
         (encoded(Image.new("1", (6_000, 6_000))), "25,000,000"),
         (encoded(Image.new("RGB", (9, 9)), "TIFF"), "not a readable image"),
@@ -134,8 +138,10 @@ def test_folds_hold_each_row_once_and_keep_equal_texts_together(tmp_path):
     write_dataset(posts(), tmp_path / "out", ["a", "b"], DESCRIPTION, images="none")
     held_out = []
     for fold in range(5):
-        parts = {split: load_rows(DataConfig(str(tmp_path / "out"), folds=5, fold=fold), split)
-                 for split in ("train", "validation", "test")}
+        parts = {
+            split: load_rows(DataConfig(str(tmp_path / "out"), folds=5, fold=fold), split)
+            for split in ("train", "validation", "test")
+        }
         ids = [id for part in parts.values() for id in part["id"]]
         assert len(ids) == len(set(ids)) == 120
         assert not set(parts["test"]["text"]) & set(parts["train"]["text"])

@@ -129,8 +129,18 @@ def caption_files(folder, count: int = 40) -> CaptionSource:
 
 def config(tmp_path, encoders, **changes) -> TeacherConfig:
     source = caption_files(tmp_path / "captions")
-    made = TeacherConfig([source], str(encoders / "bert"), str(encoders / "resnet"), str(tmp_path / "teacher"), dim=DIM,
-                         projection_hidden=32, batch_size=8, epochs=2, held_out=8, learning_rate=3e-3)
+    made = TeacherConfig(
+        [source],
+        str(encoders / "bert"),
+        str(encoders / "resnet"),
+        str(tmp_path / "teacher"),
+        dim=DIM,
+        projection_hidden=32,
+        batch_size=8,
+        epochs=2,
+        held_out=8,
+        learning_rate=3e-3,
+    )
     return replace(made, **changes)
 
 
@@ -143,7 +153,9 @@ def test_trained_teacher_is_saved_loaded_and_reported(tmp_path, encoders, frozen
     assert json.loads((tmp_path / "teacher" / "report.json").read_text())["retrieval"] == report["retrieval"]
     teacher = load_teacher(str(tmp_path / "teacher"))
     assert teacher.embed("text", ["word1 word2"]).shape == (1, DIM)
-    assert torch.equal(teacher.embed("text", ["word1"]), load_teacher(str(tmp_path / "teacher")).embed("text", ["word1"]))
+    assert torch.equal(
+        teacher.embed("text", ["word1"]), load_teacher(str(tmp_path / "teacher")).embed("text", ["word1"])
+    )
     if frozen:  # the encoders are the ones that came in
         ours = teacher.encoders["text"].state_dict()
         from clfa.encoders import load_encoder
@@ -162,7 +174,9 @@ def config_of(tmp_path, encoders) -> TeacherConfig:
 @pytest.mark.slow
 def test_teacher_learns_what_it_is_trained_on(tmp_path, encoders):
     """Retrieval among the training pairs themselves, given again as held-out pairs of a second source's twin."""
-    made = config(tmp_path, encoders, frozen=False, epochs=80, dropout=0.0, held_out=1, batch_size=39, learning_rate=1e-2)
+    made = config(
+        tmp_path, encoders, frozen=False, epochs=80, dropout=0.0, held_out=1, batch_size=39, learning_rate=1e-2
+    )
     train_teacher(made, silent)
     teacher = load_teacher(made.output)
     folder = tmp_path / "captions"
@@ -186,8 +200,16 @@ def test_frozen_features_are_kept_for_the_next_teacher(tmp_path, encoders, monke
 
 def test_a_dataset_directory_is_a_source(tmp_path, encoders, dataset):
     source = caption_files(tmp_path / "captions")
-    made = TeacherConfig([source, CaptionSource(dataset=str(dataset))], str(encoders / "bert"), str(encoders / "vit"),
-                         str(tmp_path / "both"), dim=DIM, epochs=1, batch_size=8, held_out=4)
+    made = TeacherConfig(
+        [source, CaptionSource(dataset=str(dataset))],
+        str(encoders / "bert"),
+        str(encoders / "vit"),
+        str(tmp_path / "both"),
+        dim=DIM,
+        epochs=1,
+        batch_size=8,
+        held_out=4,
+    )
     assert train_teacher(made, silent)["images"] == 36 + 23  # one post of the dataset has no image
 
 

@@ -25,8 +25,15 @@ def read_log(run) -> list[dict]:
 def test_run_directory(run_config):
     run = train(run_config(), say=silent)
     assert {path.name for path in run.iterdir()} >= {
-        "config.yaml", "model.safetensors", "model.json", "log.jsonl", "metrics.json", "environment.json", "checkpoints",
-        "text", "image",
+        "config.yaml",
+        "model.safetensors",
+        "model.json",
+        "log.jsonl",
+        "metrics.json",
+        "environment.json",
+        "checkpoints",
+        "text",
+        "image",
     }
     lines = read_log(run)
     assert [line["epoch"] for line in lines] == [1, 2, 3]
@@ -47,8 +54,14 @@ def test_saved_model_is_the_best_epoch(run_config):
 @pytest.mark.slow
 def test_overfits_eight_posts(run_config):
     config = run_config(
-        data__train_rows=8, train__epochs=60, train__patience=60, train__batch_size=8, train__head_learning_rate=3e-3,
-        model__dropout=0.0, model__fusion__dropout=0.0, train__schedule="constant",
+        data__train_rows=8,
+        train__epochs=60,
+        train__patience=60,
+        train__batch_size=8,
+        train__head_learning_rate=3e-3,
+        model__dropout=0.0,
+        model__fusion__dropout=0.0,
+        train__schedule="constant",
     )
     run = train(config, say=silent)
     assert read_log(run)[-1]["classification_loss"] < 0.02
@@ -93,8 +106,10 @@ def test_resume_equals_uninterrupted(run_config, tmp_path, monkeypatch, changes)
 
 
 def test_same_seed_same_bytes_other_seed_not(run_config, tmp_path):
-    runs = [train(run_config(output=str(tmp_path / name), seed=seed, train__epochs=1), say=silent)
-            for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    runs = [
+        train(run_config(output=str(tmp_path / name), seed=seed, train__epochs=1), say=silent)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
     first, second, third = ((run / "model.safetensors").read_bytes() for run in runs)
     assert first == second
     assert first != third
@@ -102,8 +117,8 @@ def test_same_seed_same_bytes_other_seed_not(run_config, tmp_path):
 
 def test_cached_states_give_the_same_model_output(run_config, tmp_path):
     """A frozen encoder read from the cache is the frozen encoder run on the fly."""
-    from clfa.predict import Predictor
     from clfa.data.records import load_split
+    from clfa.predict import Predictor
 
     config = run_config(model__modalities__text__frozen=True, model__modalities__image__frozen=True)
     run = train(config, say=silent)
@@ -118,8 +133,12 @@ def test_cached_states_give_the_same_model_output(run_config, tmp_path):
 
 
 def test_early_stopping(run_config):
-    run = train(run_config(train__epochs=30, train__patience=2, train__head_learning_rate=0.0,
-                           train__encoder_learning_rate=0.0), say=silent)
+    run = train(
+        run_config(
+            train__epochs=30, train__patience=2, train__head_learning_rate=0.0, train__encoder_learning_rate=0.0
+        ),
+        say=silent,
+    )
     assert len(read_log(run)) == 3  # the first epoch is the best, then two without a better one
 
 
@@ -176,9 +195,7 @@ def test_parameter_groups_cover_all_once(run_config, encoders):
 
 def test_schedules():
     linear, cosine = (TrainConfig(warmup=0.1, schedule=name) for name in ("linear", "cosine"))
-    assert [learning_rate(step, 100, linear) for step in (0, 9, 10, 55, 99)] == pytest.approx(
-        [0.1, 1, 1, 0.5, 1 / 90]
-    )
+    assert [learning_rate(step, 100, linear) for step in (0, 9, 10, 55, 99)] == pytest.approx([0.1, 1, 1, 0.5, 1 / 90])
     assert learning_rate(55, 100, cosine) == pytest.approx(0.5)
     assert learning_rate(99, 100, TrainConfig(schedule="constant")) == 1
 

@@ -88,7 +88,7 @@ def draw_heatmap(heatmap: Heatmap, path: Path | None = None):
     low, high = heatmap.similarity.min(), heatmap.similarity.max()
     picture = np.asarray(heatmap.image)
     grey = np.asarray(heatmap.image.convert("L").convert("RGB")) // 2 + 127
-    drawn = None
+    drawn: Any = None
     for place, axis in enumerate(axes.flat):
         axis.set_axis_off()
         if place == 0:
@@ -97,7 +97,12 @@ def draw_heatmap(heatmap: Heatmap, path: Path | None = None):
         elif place < count:
             axis.imshow(grey)
             drawn = axis.imshow(
-                heatmap.similarity[place - 1], cmap="Blues", alpha=0.65, vmin=low, vmax=high, interpolation="nearest",
+                heatmap.similarity[place - 1],
+                cmap="Blues",
+                alpha=0.65,
+                vmin=low,
+                vmax=high,
+                interpolation="nearest",
                 extent=(-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5),
             )
             # matplotlib would read $ as the start of mathematics

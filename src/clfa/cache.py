@@ -29,7 +29,8 @@ class Cache:
     """Read side: content key -> tensor, over the files of several splits. Values stay on disk (memory-mapped)."""
 
     def __init__(self, paths: Iterable[Path]):
-        self.files, self.index = [], {}
+        self.files: list[np.memmap] = []
+        self.index: dict[bytes, tuple[int, int, int]] = {}
         for path in paths:
             with safe_open(path, "pt") as file:
                 keys, lengths = file.get_tensor("keys").numpy(), file.get_tensor("lengths").tolist()
@@ -75,9 +76,7 @@ def fill(
         return _fill(path, wanted, compute, batch_size, known)
 
 
-def _fill(
-    path: Path, wanted: dict[bytes, str | bytes], compute: Callable, batch_size: int, known: Cache | None
-) -> int:
+def _fill(path: Path, wanted: dict[bytes, str | bytes], compute: Callable, batch_size: int, known: Cache | None) -> int:
     old = _read_old(path)
     if wanted.keys() <= old.keys():
         return 0

@@ -78,12 +78,16 @@ def import_(
     elif kind == "mmsd2":
         rows, labels, description = read_mmsd2(Path(source), folder)
     elif kind == "mvsa":
-        rows, labels, description = read_mvsa(
-            Path(source), folder, Path(split_dir) if split_dir else None, split, seed
-        )
+        rows, labels, description = read_mvsa(Path(source), folder, Path(split_dir) if split_dir else None, split, seed)
     else:
-        columns = {"id": id_column, "text": text_column, "image": image_column, "label": label_column,
-                   "split": split_column, "knowledge": knowledge_column}
+        columns = {
+            "id": id_column,
+            "text": text_column,
+            "image": image_column,
+            "label": label_column,
+            "split": split_column,
+            "knowledge": knowledge_column,
+        }
         rows, labels, description = read_table(source, folder, columns, seed, embed=images != "none")
     stored = "none" if images == "none" else "embedded"
     return write_dataset(rows, out, labels, {"reader": kind, **description}, text, stored, on_bad)
@@ -391,13 +395,22 @@ def _readable(result: dict[str, Any]) -> str:
     lines = []
     for name, value in result.items():
         if name == "metrics":
-            lines += [f"  {metric:<20} {100 * found['value']:5.1f}  [{100 * found['ci95'][0]:.1f}, "
-                      f"{100 * found['ci95'][1]:.1f}]" for metric, found in value.items()]
+            lines += [
+                f"  {metric:<20} {100 * found['value']:5.1f}  [{100 * found['ci95'][0]:.1f}, "
+                f"{100 * found['ci95'][1]:.1f}]"
+                for metric, found in value.items()
+            ]
         elif name == "floors":
-            lines += [f"floor {floor}: accuracy {100 * found['accuracy']['value']:.1f}, "
-                      f"macro F1 {100 * found['macro_f1']['value']:.1f}" for floor, found in value.items()]
+            lines += [
+                f"floor {floor}: accuracy {100 * found['accuracy']['value']:.1f}, "
+                f"macro F1 {100 * found['macro_f1']['value']:.1f}"
+                for floor, found in value.items()
+            ]
         elif isinstance(value, dict):
-            lines += [f"{name}:", *(f"  {key}: {json.dumps(found, ensure_ascii=False)}" for key, found in value.items())]
+            lines += [
+                f"{name}:",
+                *(f"  {key}: {json.dumps(found, ensure_ascii=False)}" for key, found in value.items()),
+            ]
         elif name not in ("confusion", "config"):
             lines.append(f"{name}: {value}")
     return "\n".join(lines)

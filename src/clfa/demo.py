@@ -32,11 +32,11 @@ from clfa.errors import UserError
 from clfa.sweep import score_cell, sweep
 from clfa.teacher import train_teacher
 
-DRAWINGS = 4_000
+DRAWINGS = 3_000
 HELD_OUT = 200
-VALIDATION, TEST = 200, 1_000
+VALIDATION, TEST = 120, 600
 DIM = 128
-CURVE = (100, 200, 800)
+EPOCHS = {100: 40, 200: 30, 400: 20}  # fewer posts, more passes: about the same time for each point of the curve
 LABELS = ["not_sarcastic", "sarcastic"]
 
 Say = Callable[[str], None]
@@ -62,7 +62,7 @@ def run_demo(out: Path, seeds: int = 3, posts: int = 400, say: Say = print) -> d
     if posts % 20 or posts < 20:
         raise UserError(f"posts = {posts}: must be a positive multiple of 20, so that the set stays balanced")
     out.mkdir(parents=True, exist_ok=True)
-    most = max(posts, *CURVE)
+    most = max(posts, *EPOCHS)
     write_encoders(out / "encoders")
     if not (out / "data" / "dataset.json").is_file():
         say(f"drawing {most + VALIDATION + TEST:,} posts and {DRAWINGS:,} captioned scenes")
@@ -74,15 +74,16 @@ def run_demo(out: Path, seeds: int = 3, posts: int = 400, say: Say = print) -> d
     report = json.loads((out / "teacher" / "report.json").read_text(encoding="utf-8"))
 
     jobs = max(1, min(4, os.cpu_count() or 1))
-    main = sweep(SweepConfig(run_config(out, posts), SYSTEMS, str(out / "runs"), seeds, jobs=jobs,
-                             compare_to="no_alignment"), say)
-    sizes = [size for size in CURVE if size != posts]
-    curve = sweep(SweepConfig(run_config(out, posts), _curve_systems(sizes), str(out / "curve"), seeds, jobs=jobs), say)
-    systems = [row for row in main["systems"] if row["system"] != "tfidf_logistic_regression"]
+    systems = SYSTEMS | _curve_systems(posts)
+    found = sweep(
+        SweepConfig(run_config(out, posts), systems, str(out / "runs"), seeds, jobs=jobs, compare_to="no_alignment"),
+        say,
+    )
+    rows = {row["system"]: row for row in found["systems"]}
     result = {
-        "systems": systems,
-        "differences": main["differences"],
-        "curve": _curve(posts, sizes, main, curve),
+        "systems": [rows[name] for name in ("majority", *SYSTEMS)],
+        "differences": [row for row in found["differences"] if row["system"] in SYSTEMS],
+        "curve": _curve(posts, rows),
         "teacher": report["retrieval"],
         "train_posts": posts,
         "test_posts": TEST,
@@ -117,7 +118,12 @@ def run_config(out: Path, posts: int) -> RunConfig:
         teacher=str(out / "teacher"),
         loss=LossConfig(alignment_weight=1.0, temperature=0.1),
         train=TrainConfig(
-            epochs=20, batch_size=20, encoder_learning_rate=5e-4, head_learning_rate=5e-4, monitor="accuracy", patience=8
+            epochs=EPOCHS.get(posts, 20),
+            batch_size=40,
+            encoder_learning_rate=1e-3,
+            head_learning_rate=1e-3,
+            monitor="accuracy",
+            patience=10,
         ),
     )
 
@@ -134,7 +140,7 @@ def teacher_config(out: Path) -> TeacherConfig:
         dim=DIM,
         projection_hidden=2 * DIM,
         temperature=0.1,
-        epochs=8,
+        epochs=7,
         batch_size=100,
         learning_rate=1e-3,
         held_out=HELD_OUT,
@@ -157,8 +163,12 @@ def write_encoders(folder: Path) -> None:
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder / "text")
     BertConfig(
-        vocab_size=len(vocabulary), hidden_size=DIM, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=2 * DIM, max_position_embeddings=64,
+        vocab_size=len(vocabulary),
+        hidden_size=DIM,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=2 * DIM,
+        max_position_embeddings=64,
     ).save_pretrained(folder / "text")
     ResNetConfig(
         embedding_size=32, hidden_sizes=[32, 64, DIM], depths=[1, 1, 1], layer_type="basic", hidden_act="relu"
@@ -175,8 +185,16 @@ def write_posts(folder: Path, train: int) -> None:
         for split, count, seed in (("train", train, 1), ("validation", VALIDATION, 2), ("test", TEST, 3)):
             for post in congruity.posts(count, seed):
                 # ids are unique over the splits, as in any real data set
-                yield split, Record(f"{split}-{post['id']}", post["text"], _png(post["image"]), post["label"],
-                                    extra={key: post[key] for key in ("topic", "state", "tone")})
+                yield (
+                    split,
+                    Record(
+                        f"{split}-{post['id']}",
+                        post["text"],
+                        _png(post["image"]),
+                        post["label"],
+                        extra={key: post[key] for key in ("topic", "state", "tone")},
+                    ),
+                )
 
     write_dataset(rows(), folder, LABELS, {"reader": "congruity", "name": "congruity", "filters": []})
 
@@ -203,8 +221,10 @@ def write_demo_report(out: Path, result: dict[str, Any]) -> None:
     shown = next(row for row in rows if 4 <= len(row["text"].split()) <= 11 and row["label"] == 1)
     heatmap = draw_heatmap(alignment_heatmap(Predictor(out / "runs" / "clfa" / "seed-0"), shown))
     table = [["system", "accuracy", "macro F1"]]
-    table += [[row["system"].replace("_", " "), score_cell(row["accuracy"]), score_cell(row["macro_f1"])]
-              for row in result["systems"]]
+    table += [
+        [row["system"].replace("_", " "), score_cell(row["accuracy"]), score_cell(row["macro_f1"])]
+        for row in result["systems"]
+    ]
     difference = next(row["accuracy"] for row in result["differences"] if row["system"] == "clfa")
     low, high = (100 * bound for bound in difference["ci95"])
     sections: list[dict[str, Any]] = [
@@ -215,8 +235,11 @@ def write_demo_report(out: Path, result: dict[str, Any]) -> None:
                 "two do not fit. The set is balanced, so that neither the text nor the picture says anything alone."
             ],
             "cards": [
-                {"source": picture_source(open_image(row["image"]["bytes"]).resize((192, 192))), "text": row["text"],
-                 "note": LABELS[row["label"]].replace("_", " ")}
+                {
+                    "source": picture_source(open_image(row["image"]["bytes"]).resize((192, 192))),
+                    "text": row["text"],
+                    "note": LABELS[row["label"]].replace("_", " "),
+                }
                 for row in examples
             ],
         },
@@ -229,25 +252,31 @@ def write_demo_report(out: Path, result: dict[str, Any]) -> None:
             ],
             "table": {"head": table[0], "rows": table[1:], "strong": ["clfa"]},
             "figures": [
-                {"source": figure_source(_draw_curve(result["curve"])),
-                 "caption": "Accuracy against the number of labelled posts. Points are means over seeds, bars 95 % intervals."}
+                {
+                    "source": figure_source(_draw_curve(result["curve"])),
+                    "caption": "Accuracy against the number of labelled posts. Means over seeds, 95 % intervals.",
+                }
             ],
         },
         {
             "title": "What alignment does",
             "text": ["Cosine between each word and each image patch in the space that the teacher pulled both into."],
-            "figures": [{"source": figure_source(heatmap), "caption": f"Test post {shown['id']}: {LABELS[shown['label']]}."}],
+            "figures": [
+                {"source": figure_source(heatmap), "caption": f"Test post {shown['id']}: {LABELS[shown['label']]}."}
+            ],
         },
         {
             "title": "The teacher",
             "text": [
-                f"Trained on {DRAWINGS - HELD_OUT:,} captioned drawings without labels; retrieval on {HELD_OUT} others. Many "
-                "captions fit many drawings, so the first hit is often another drawing of the same scene."
+                f"Trained on {DRAWINGS - HELD_OUT:,} captioned drawings without labels; retrieval on {HELD_OUT} "
+                "others. Many captions fit many drawings, so the first hit is often another drawing of the same scene."
             ],
             "table": {
                 "head": ["direction", "R@1", "R@5", "R@10"],
-                "rows": [[name.replace("_", " "), *(f"{value:.1f} %" for value in found.values())]
-                         for name, found in result["teacher"].items()],
+                "rows": [
+                    [name.replace("_", " "), *(f"{value:.1f} %" for value in found.values())]
+                    for name, found in result["teacher"].items()
+                ],
             },
         },
     ]
@@ -262,8 +291,15 @@ def _draw_curve(curve: list[dict[str, Any]]):
         points = [point for point in curve if point["system"] == name]
         mean = np.array([100 * point["accuracy"]["mean"] for point in points])
         bounds = 100 * np.array([point["accuracy"]["ci95"] for point in points])
-        axes.errorbar([point["posts"] for point in points], mean, np.abs(bounds.T - mean), color=colour, marker="o",
-                      capsize=3, label=name.replace("_", " "))
+        axes.errorbar(
+            [point["posts"] for point in points],
+            mean,
+            np.abs(bounds.T - mean),
+            color=colour,
+            marker="o",
+            capsize=3,
+            label=name.replace("_", " "),
+        )
     axes.axhline(50, color=GREY, linestyle=":", label="chance")
     sizes = sorted({point["posts"] for point in curve})
     axes.set_xscale("log")
@@ -280,20 +316,20 @@ def _png(image) -> bytes:
     return buffer.getvalue()
 
 
-def _curve_systems(sizes: list[int]) -> dict[str, dict]:
+def _curve_systems(posts: int) -> dict[str, dict]:
+    """The two systems of the curve at the other sizes."""
     return {
-        f"{name}-{size}": {**SYSTEMS[name], "data.train_rows": size}
-        for size in sizes
+        f"{name}-{size}": {**SYSTEMS[name], "data.train_rows": size, "train.epochs": epochs}
+        for size, epochs in EPOCHS.items()
         for name in ("no_alignment", "clfa")
+        if size != posts
     }
 
 
-def _curve(posts: int, sizes: list[int], main: dict[str, Any], curve: dict[str, Any]) -> list[dict[str, Any]]:
-    found = {row["system"]: row for row in curve["systems"]} | {
-        f"{row['system']}-{posts}": row for row in main["systems"]
-    }
+def _curve(posts: int, rows: dict[str, Any]) -> list[dict[str, Any]]:
+    sizes = sorted({*EPOCHS, posts})
     return [
-        {"system": name, "posts": size, "accuracy": found[f"{name}-{size}"]["accuracy"]}
+        {"system": name, "posts": size, "accuracy": rows[name if size == posts else f"{name}-{size}"]["accuracy"]}
         for name in ("no_alignment", "clfa")
-        for size in sorted([*sizes, posts])
+        for size in sizes
     ]

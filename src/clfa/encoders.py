@@ -7,6 +7,7 @@ are, encoders with feature maps (ResNet, MobileNetV2) flattened to one token per
 import hashlib
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,7 +30,10 @@ class Encoder(nn.Module):
         width: H, the size of a token state.
     """
 
-    def __init__(self, backbone: nn.Module, preparer, kind: str):
+    backbone: Any
+    preparer: Any
+
+    def __init__(self, backbone: nn.Module, preparer: Any, kind: str):
         super().__init__()
         pooler = getattr(backbone, "pooler", None)
         if isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()):
@@ -80,7 +84,7 @@ def load_preparer(folder: str | Path, kind: str):
     return AutoImageProcessor.from_pretrained(folder, backend="pil")
 
 
-def prepare(preparer, kind: str, values: list, max_length: int = 77) -> dict[str, Tensor]:
+def prepare(preparer: Any, kind: str, values: list, max_length: int = 77) -> dict[str, Tensor]:
     """Texts (padded to the longest) or RGB images -> the inputs of an encoder, in Hugging Face names."""
     if kind == "image":
         return {"pixel_values": preparer(images=values, return_tensors="pt").pixel_values}
@@ -117,7 +121,7 @@ def fingerprint(*parts: nn.Module | str) -> str:
 
 
 @torch.no_grad()
-def _width(backbone: nn.Module, preparer, kind: str) -> int:
+def _width(backbone: Any, preparer: Any, kind: str) -> int:
     """H. Feature-map encoders do not name it alike in their configs, so an image of zeros is sent through once."""
     if kind == "text":
         return backbone.config.hidden_size

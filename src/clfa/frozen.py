@@ -3,6 +3,7 @@
 Files: `DATASET/states/<key>/<split>.safetensors`, key = 16 hex digits of the encoder's weights and settings.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,12 +38,15 @@ def cache_states(model: Classifier, dataset: Path, splits: list[str]) -> dict[st
         folder = dataset / "states" / key
         for split in splits:
             values = column_values(load_split(dataset, split), modality.column or name)
-            known = Cache(folder / f"{other}.safetensors" for other in splits
-                          if other != split and (folder / f"{other}.safetensors").is_file())
+            known = Cache(
+                folder / f"{other}.safetensors"
+                for other in splits
+                if other != split and (folder / f"{other}.safetensors").is_file()
+            )
             fill(
                 folder / f"{split}.safetensors",
                 [value for value in values if value is not None],
-                lambda batch: encode_frozen(encoder, modality, batch),
+                partial(encode_frozen, encoder, modality),
                 known=known,
             )
         caches[name] = Cache(folder / f"{split}.safetensors" for split in splits)

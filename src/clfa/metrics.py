@@ -63,30 +63,30 @@ def bootstrap(matrix: NDArray, resamples: int = 10_000, seed: int = 0) -> dict[s
 
 
 def bootstrap_seeds(
-    labels: NDArray, predictions: NDArray, classes: int, metric: str, resamples: int = 2_000, seed: int = 0
-) -> Array:
-    """Draws of the mean over runs of a metric: each draw resamples the runs (seeds) and the test rows.
+    labels: NDArray, predictions: NDArray, classes: int, resamples: int = 2_000, seed: int = 0
+) -> dict[str, Array]:
+    """Draws of the mean over runs of every metric: each draw resamples the runs (seeds) and the test rows.
 
     Args:
         labels: (N,) class numbers.
         predictions: (runs, N) class numbers.
         classes: C.
-        metric: a name in `scores`.
         resamples: number of draws.
         seed: of the draws; two systems compared with the same seed and N see the same rows, so differences are paired.
 
     Returns:
-        (resamples,) values.
+        metric -> (resamples,) values.
     """
     rows_generator, runs_generator = (np.random.default_rng([seed, part]) for part in (0, 1))
     codes = labels[None] * classes + predictions
-    draws = np.empty(resamples)
+    counts = np.empty((resamples, len(codes), classes * classes), dtype=np.int64)
     for number in range(resamples):
-        rows = rows_generator.integers(len(labels), size=len(labels))
+        drawn = codes[:, rows_generator.integers(len(labels), size=len(labels))]
         runs = runs_generator.integers(len(codes), size=len(codes))
-        counts = np.stack([np.bincount(codes[run, rows], minlength=classes * classes) for run in runs])
-        draws[number] = scores(counts.reshape(-1, classes, classes))[metric].mean()
-    return draws
+        for place, run in enumerate(runs):
+            counts[number, place] = np.bincount(drawn[run], minlength=classes * classes)
+    found = scores(counts.reshape(resamples, len(codes), classes, classes))
+    return {name: values.mean(1) for name, values in found.items()}
 
 
 def interval(draws: Array) -> tuple[float, float]:

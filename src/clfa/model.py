@@ -6,6 +6,7 @@ The loss is not here: `Classifier(batch) -> Output`, and prediction never sees a
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -45,12 +46,10 @@ class Classifier(nn.Module):
         text: how the texts of the training set were cleaned, `normalised` or `raw`; new posts get the same.
     """
 
-    def __init__(
-        self, config: ModelConfig, encoders: dict[str, Encoder], labels: list[str], text: str = "normalised"
-    ):
+    def __init__(self, config: ModelConfig, encoders: dict[str, Encoder], labels: list[str], text: str = "normalised"):
         super().__init__()
         self.config, self.labels, self.text = config, list(labels), text
-        self.encoders = nn.ModuleDict(encoders)
+        self.encoders: Any = nn.ModuleDict(encoders)
         self.projections = nn.ModuleDict(
             {name: projection(encoder.width, config) for name, encoder in encoders.items()}
         )
@@ -109,8 +108,9 @@ class Classifier(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         for name, encoder in self.encoders.items():
             encoder.save(folder / name)
-        save_file({key: value.detach().contiguous() for key, value in self.state_dict().items()},
-                  folder / "model.safetensors")
+        save_file(
+            {key: value.detach().contiguous() for key, value in self.state_dict().items()}, folder / "model.safetensors"
+        )
         described = {"labels": self.labels, "text": self.text, "model": asdict(self.config)}
         (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
@@ -134,7 +134,9 @@ class Classifier(nn.Module):
         try:
             model.load_state_dict(load_file(folder / "model.safetensors"))
         except (RuntimeError, OSError) as error:
-            raise UserError(f"{folder}/model.safetensors does not fit model.json: {str(error).splitlines()[0]}") from None
+            raise UserError(
+                f"{folder}/model.safetensors does not fit model.json: {str(error).splitlines()[0]}"
+            ) from None
         return model.eval()
 
 

@@ -1,4 +1,4 @@
-"""Prediction: a run directory -> probabilities for new posts, one or a file of them. No teacher, no labels, no training set."""
+"""Prediction: a run directory -> probabilities for new posts, one or a file of them."""
 
 import csv
 import io
@@ -83,8 +83,10 @@ class Predictor:
             UserError: an image is missing on disk or unreadable.
         """
         rows = [self.prepare(post) for post in posts]
-        probabilities = compute_logits(self.model, rows, self.collator, self.batch_size).softmax(1) if rows else []
-        return [self._prediction(row) for row in probabilities]
+        if not rows:
+            return []
+        logits = compute_logits(self.model, rows, self.collator, self.batch_size)
+        return [self._prediction(row) for row in logits.softmax(1)]
 
     def prepare(self, post: dict[str, Any]) -> dict[str, Any]:
         """A post as a row: text cleaned as in training, image as checked bytes."""
@@ -142,7 +144,9 @@ def predict_file(
         image, problem = None, ""
         if uses_images:
             try:
-                image = safe_image(row.get(columns["image"]), image_dir or source.parent, f"{source.name}, row {number}")
+                image = safe_image(
+                    row.get(columns["image"]), image_dir or source.parent, f"{source.name}, row {number}"
+                )
                 problem = "" if image else "no image"
                 _image_bytes(image)
             except UserError as error:
@@ -159,8 +163,9 @@ def predict_file(
         )
     wanted = [n for n, problem in enumerate(problems) if on_bad == "mask" or not problem.startswith("bad image")]
     found = dict(zip(wanted, predictor([posts[number] for number in wanted])))
-    results = [_output_row(row, found.get(number), predictor.labels, problems[number])
-               for number, row in enumerate(rows)]
+    results = [
+        _output_row(row, found.get(number), predictor.labels, problems[number]) for number, row in enumerate(rows)
+    ]
     output.parent.mkdir(parents=True, exist_ok=True)
     _WRITERS[output.suffix](results, output)
     return {

@@ -18,7 +18,7 @@ from clfa.metrics import calibration
 from clfa.predict import Predictor
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402  # the backend must be chosen first
+from matplotlib import pyplot  # the backend must be chosen first
 
 BLUE, ORANGE, GREY = "#2563a8", "#d9822b", "#8a8f98"
 SHOWN = ("accuracy", "macro_f1", "weighted_f1", "binary_f1")
@@ -52,8 +52,8 @@ def write_run_report(run: Path, split: str, rows: Any) -> None:
     result = json.loads((run / "metrics.json").read_text(encoding="utf-8"))[split]
     _, truth, predicted, probabilities = read_table(run / "predictions" / f"{split}.parquet")
     labels = result["labels"]
-    systems = {name: found for name, found in result.get("floors", {}).items()} | {"this run": result["metrics"]}
-    sections = [
+    systems = dict(result.get("floors", {})) | {"this run": result["metrics"]}
+    sections: list[dict[str, Any]] = [
         {
             "title": "Scores beside the floors",
             "text": [
@@ -62,7 +62,10 @@ def write_run_report(run: Path, split: str, rows: Any) -> None:
             ],
             "table": scores_table(systems, strong=["this run"]),
         },
-        {"title": "Training", "figures": [_figure(_curves(run), "Loss terms on train and scores on validation by epoch.")]},
+        {
+            "title": "Training",
+            "figures": [_figure(_curves(run), "Loss terms on train and scores on validation by epoch.")],
+        },
         {
             "title": "Where it is right, and how sure",
             "figures": [
@@ -86,10 +89,15 @@ def write_run_report(run: Path, split: str, rows: Any) -> None:
 def scores_table(systems: dict[str, dict[str, Any]], strong: list[str]) -> dict[str, Any]:
     """Table of `{"value", "ci95"}` metrics by system, in percent."""
     names = [name for name in SHOWN if all(name in found for found in systems.values())]
-    rows = [[system, *(percent(found[name]["value"], found[name]["ci95"]) for name in names)]
-            for system, found in systems.items()]
-    return {"head": ["system", *(name.replace("_", " ").replace("f1", "F1") for name in names)],
-            "rows": rows, "strong": strong}
+    rows = [
+        [system, *(percent(found[name]["value"], found[name]["ci95"]) for name in names)]
+        for system, found in systems.items()
+    ]
+    return {
+        "head": ["system", *(name.replace("_", " ").replace("f1", "F1") for name in names)],
+        "rows": rows,
+        "strong": strong,
+    }
 
 
 def percent(value: float, bounds: Any) -> str:
@@ -136,8 +144,13 @@ def _curves(run: Path) -> Any:
         left.plot(epochs, [line[name] for line in lines], marker=".", label=name.replace("_", " "))
     left.set(xlabel="epoch", title="train: loss in nats")
     for name, colour in (("accuracy", BLUE), ("macro_f1", ORANGE)):
-        right.plot(epochs, [line["validation"][name] for line in lines], marker=".", color=colour,
-                   label=name.replace("_", " ").replace("f1", "F1"))
+        right.plot(
+            epochs,
+            [line["validation"][name] for line in lines],
+            marker=".",
+            color=colour,
+            label=name.replace("_", " ").replace("f1", "F1"),
+        )
     best = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["training"]["best_epoch"]
     right.axvline(best, color=GREY, linestyle=":", label=f"chosen: {best}")
     right.set(xlabel="epoch", title="validation")
@@ -154,7 +167,9 @@ def _confusion(matrix: np.ndarray, labels: list[str]) -> Any:
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(*matrix.shape):
         colour = "white" if share[row, column] > 0.55 else "#22252a"
-        axes.text(column, row, f"{matrix[row, column]:,}\n{share[row, column]:.0%}", ha="center", va="center", color=colour)
+        axes.text(
+            column, row, f"{matrix[row, column]:,}\n{share[row, column]:.0%}", ha="center", va="center", color=colour
+        )
     axes.set_xticks(range(len(labels)), labels)
     axes.set_yticks(range(len(labels)), labels)
     axes.set(xlabel="predicted", ylabel="label", title="confusion")
@@ -167,8 +182,13 @@ def _calibration(probabilities: np.ndarray, truth: np.ndarray) -> Any:
     figure, axes = plain_axes(4.4, 3.6)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
     axes.scatter(confidence, accuracy, s=12 + 300 * counts / counts.max(), color=BLUE, alpha=0.75)
-    axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="probability of the predicted class", ylabel="share that is right",
-             title="calibration (area = posts)")
+    axes.set(
+        xlim=(0, 1.03),
+        ylim=(0, 1.03),
+        xlabel="probability of the predicted class",
+        ylabel="share that is right",
+        title="calibration (area = posts)",
+    )
     return figure
 
 

@@ -102,9 +102,10 @@ def write_tables(result: dict[str, Any], output: Path) -> None:
 
 
 def score_cell(found: dict[str, Any]) -> str:
-    """Mean ± sd [low, high] in percent."""
+    """Mean ± sd [low, high] in percent; no sd where there is one run."""
     low, high = found["ci95"]
-    return f"{100 * found['mean']:.1f} ± {100 * found['sd']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    spread = f" ± {100 * found['sd']:.1f}" if len(found["values"]) > 1 else ""
+    return f"{100 * found['mean']:.1f}{spread} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -145,14 +146,18 @@ def _run_all(todo: list[RunConfig], config: SweepConfig, say: Say) -> None:
     # a process per job: fresh state for each run's seeds, and one run's crash is not another's
     with ProcessPoolExecutor(config.jobs, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(_run_one, run, config.split, threads): run for run in todo}
-        for number, future in enumerate(as_completed(futures), 1):
-            run = futures[future]
-            try:
-                score = future.result()
-                say(f"[{number}/{len(todo)}] {run.output}: {config.split} macro F1 {100 * score:.1f}")
-            except UserError as error:
-                failed.append(f"{run.output}: {error}")
-                say(f"[{number}/{len(todo)}] {run.output}: failed")
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                run = futures[future]
+                try:
+                    score = future.result()
+                    say(f"[{number}/{len(todo)}] {run.output}: {config.split} macro F1 {100 * score:.1f}")
+                except UserError as error:
+                    failed.append(f"{run.output}: {error}")
+                    say(f"[{number}/{len(todo)}] {run.output}: failed")
+        except BaseException:  # interrupted: do not start what waits; what runs can be resumed
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if failed:
         raise UserError(f"{len(failed)} of {len(todo)} runs failed:\n" + "\n".join(failed[:5]))
 
@@ -165,8 +170,6 @@ def _run_one(config: RunConfig, split: str, threads: int) -> float:
 
     torch.set_num_threads(threads)
     run = train(config, resume=True, say=_silent)
-    if split != "validation":
-        evaluate(run, "validation", report=False, say=_silent)
     return evaluate(run, split, report=False, say=_silent)["metrics"]["macro_f1"]["value"]
 
 
@@ -203,24 +206,30 @@ def _floors(config: SweepConfig, classes: int) -> tuple[dict[str, NDArray], NDAr
 
 def _scores_row(name: str, seeds: list[int], truth: NDArray, found: NDArray, classes: int) -> dict[str, Any]:
     by_seed = scores(np.stack([confusion(truth, predicted, classes) for predicted in found]))
+    draws = bootstrap_seeds(truth, found, classes)
     row: dict[str, Any] = {"system": name, "seeds": seeds}
     for metric, values in by_seed.items():
         row[metric] = {
             "mean": float(values.mean()),
             "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-            "ci95": list(interval(bootstrap_seeds(truth, found, classes, metric))),
+            "ci95": list(interval(draws[metric])),
             "values": values.tolist(),
         }
     return row
 
 
-def _difference(name: str, base_name: str, truth: NDArray, found: NDArray, base: NDArray, classes: int) -> dict[str, Any]:
+def _difference(
+    name: str, base_name: str, truth: NDArray, found: NDArray, base: NDArray, classes: int
+) -> dict[str, Any]:
     """Paired difference of two systems on the same rows and seeds; with one seed also McNemar's exact test."""
     row: dict[str, Any] = {"system": name, "minus": base_name}
+    draws, base_draws = (bootstrap_seeds(truth, runs, classes) for runs in (found, base))
+    ours, theirs = (scores(np.stack([confusion(truth, run, classes) for run in runs])) for runs in (found, base))
     for metric in TABLE_METRICS:
-        draws = bootstrap_seeds(truth, found, classes, metric) - bootstrap_seeds(truth, base, classes, metric)
-        ours, theirs = (scores(np.stack([confusion(truth, p, classes) for p in runs]))[metric] for runs in (found, base))
-        row[metric] = {"mean": float((ours - theirs).mean()), "ci95": list(interval(draws))}
+        row[metric] = {
+            "mean": float((ours[metric] - theirs[metric]).mean()),
+            "ci95": list(interval(draws[metric] - base_draws[metric])),
+        }
     if len(found) == 1:
         only, only_base, p = mcnemar(truth, found[0], base[0])
         row["mcnemar"] = {"only_system_right": only, "only_base_right": only_base, "p": p}

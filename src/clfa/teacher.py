@@ -47,7 +47,7 @@ class DualEncoder(nn.Module):
     def __init__(self, text: Encoder, image: Encoder, config: TeacherConfig):
         super().__init__()
         self.config = config
-        self.encoders = nn.ModuleDict({"text": text, "image": image})
+        self.encoders: Any = nn.ModuleDict({"text": text, "image": image})
         self.projections = nn.ModuleDict(
             {
                 name: nn.Sequential(
@@ -98,9 +98,11 @@ class DualEncoder(nn.Module):
 class HubTeacher(nn.Module):
     """Any Hugging Face model with `get_text_features` and `get_image_features`, behind the same `embed`."""
 
-    def __init__(self, model: nn.Module, tokenizer, image_processor):
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any):
         super().__init__()
-        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        self.model: Any = model
+        self.tokenizer: Any = tokenizer
+        self.image_processor: Any = image_processor
         text = getattr(model.config, "text_config", model.config)
         self.max_length = getattr(text, "max_position_embeddings", 77)
         if text.model_type in ("xlm-roberta", "altclip_text_model", "roberta"):
@@ -173,12 +175,7 @@ def embed_dataset(
     computed = {}
     for split in splits:
         rows = load_split(dataset, split)
-        values = [
-            value
-            for column in columns
-            for value in column_values(rows, column)
-            if value is not None
-        ]
+        values = [value for column in columns for value in column_values(rows, column) if value is not None]
 
         def compute(batch: list) -> list[Tensor]:
             if not teacher:
@@ -275,9 +272,11 @@ def train_teacher(config: TeacherConfig, say: Callable[[str], None] = print) -> 
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
-        say(f"teacher: epoch {epoch + 1}/{config.epochs}, loss {np.mean(losses):.3f}, {time.monotonic() - started:.0f} s")
+        say(
+            f"teacher: epoch {epoch + 1}/{config.epochs}, loss {np.mean(losses):.3f}, {time.monotonic() - started:.0f} s"
+        )
     model.eval()
-    report = {
+    report: dict[str, Any] = {
         "images": len(training),
         "captions": sum(len(captions[number]) for number in training),
         "held_out_images": len(held_out),
@@ -329,7 +328,7 @@ def _read_sources(sources: list[CaptionSource]) -> tuple[list[Callable], list[li
     first = 0
     for source in sources:
         if source.dataset:
-            found = _read_dataset_source(source)
+            found = _read_dataset_source(source.dataset, source.split)
         elif source.images and source.captions:
             found = _read_caption_files(Path(source.images), Path(source.captions))
         else:
@@ -341,17 +340,13 @@ def _read_sources(sources: list[CaptionSource]) -> tuple[list[Callable], list[li
     return images, captions, first
 
 
-def _read_dataset_source(source: CaptionSource) -> list[tuple[Callable, list[str]]]:
-    load_manifest(source.dataset)
-    rows = load_split(source.dataset, source.split)
+def _read_dataset_source(dataset: str, split: str) -> list[tuple[Callable, list[str]]]:
+    load_manifest(dataset)
+    rows = load_split(dataset, split)
     usable = [
-        number
-        for number, (text, image) in enumerate(zip(rows["text"], rows["image"]))
-        if text and image is not None
+        number for number, (text, image) in enumerate(zip(rows["text"], rows["image"])) if text and image is not None
     ]
-    return [
-        (lambda number=number: rows[number]["image"]["bytes"], [rows[number]["text"]]) for number in usable
-    ]
+    return [(lambda number=number: rows[number]["image"]["bytes"], [rows[number]["text"]]) for number in usable]
 
 
 def _read_caption_files(folder: Path, path: Path) -> list[tuple[Callable, list[str]]]:
@@ -362,7 +357,8 @@ def _read_caption_files(folder: Path, path: Path) -> list[tuple[Callable, list[s
         if path.suffix == ".csv":
             pairs = [(row["image"], row["caption"]) for row in csv.DictReader(file)]
         else:
-            pairs = [tuple(line.rstrip("\n").split("\t", 1)) for line in file if "\t" in line]
+            cells = (line.rstrip("\n").partition("\t") for line in file if "\t" in line)
+            pairs = [(name, caption) for name, _, caption in cells]
     for name, caption in pairs:
         captions.setdefault(name.split("#")[0], []).append(normalise_text(caption))
     missing = [name for name in captions if not (folder / name).is_file()]
@@ -370,9 +366,7 @@ def _read_caption_files(folder: Path, path: Path) -> list[tuple[Callable, list[s
         raise UserError(f"{len(missing)} captioned images are not in {folder}, the first: {', '.join(missing[:20])}")
     if not captions:
         raise UserError(f"{path} holds no captions; expected lines `image.jpg<TAB>caption`")
-    return [
-        ((folder / name).read_bytes, texts) for name, texts in captions.items()
-    ]
+    return [((folder / name).read_bytes, texts) for name, texts in captions.items()]
 
 
 def _frozen_features(
@@ -385,7 +379,7 @@ def _frozen_features(
     """
     config = model.config
     folder = Path(config.features or f"{config.output}.features")
-    values = {"image": [image() for image in images], "text": [text for texts in captions for text in texts]}
+    values: dict[str, list] = {"image": [image() for image in images], "text": [text for texts in captions for text in texts]}
     caches = {}
     for kind, contents in values.items():
         encoder = model.encoders[kind]

@@ -180,8 +180,12 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
             groups.setdefault((name.startswith("encoders."), parameter.ndim > 1), []).append(parameter)
     peak = {True: config.encoder_learning_rate, False: config.head_learning_rate}
     return [
-        {"params": parameters, "peak": peak[encoder], "lr": peak[encoder],
-         "weight_decay": config.weight_decay if decays else 0.0}
+        {
+            "params": parameters,
+            "peak": peak[encoder],
+            "lr": peak[encoder],
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
         for (encoder, decays), parameters in groups.items()
     ]
 
@@ -238,7 +242,9 @@ def _teacher_embeds(config: RunConfig, model: Classifier, dataset: Path, files: 
     if config.loss.alignment_weight <= 0 or not aligned:
         return {}
     if not config.teacher:
-        raise UserError("loss.alignment_weight is above 0 but there is no teacher: give `teacher`, or set the weight to 0")
+        raise UserError(
+            "loss.alignment_weight is above 0 but there is no teacher: give `teacher`, or set the weight to 0"
+        )
     columns = tuple(m.column or name for name, m in aligned.items())
     cache, _ = embed_dataset(dataset, config.teacher, files, columns)
     width = cache.files[0].shape[1]
@@ -247,7 +253,7 @@ def _teacher_embeds(config: RunConfig, model: Classifier, dataset: Path, files: 
             f"the teacher {config.teacher!r} has {width} dimensions, model.dim is {config.model.dim}: "
             f"set model.dim to {width}"
         )
-    return {name: cache for name in aligned}
+    return dict.fromkeys(aligned, cache)
 
 
 def _class_weights(labels, classes: int, config: RunConfig) -> Tensor:
@@ -259,7 +265,7 @@ def _class_weights(labels, classes: int, config: RunConfig) -> Tensor:
 
 def _open_log(path: Path, keep: int):
     """The log, cut to what the checkpoint knows: lines written after it are written again."""
-    file = open(path, "a+", encoding="utf-8")
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # the caller closes it
     file.truncate(keep)
     return file
 

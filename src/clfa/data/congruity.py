@@ -304,7 +304,7 @@ def _number(text: str, generator: np.random.Generator) -> float:
 def _shapes(name: str) -> list[tuple[str, str, float, float, np.ndarray]]:
     """Return an object's shapes: two colours, share of the second one, line width, points as complex numbers."""
     shapes = []
-    for row in re.search(rf"(?:^|/)\s*{name} = ([^/]*)", OBJECTS)[1].split(";"):
+    for row in re.findall(rf"(?:^|/)\s*{name} = ([^/]*)", OBJECTS)[0].split(";"):
         kind, colour, *rest = row.split(None, 2)
         shapes += _shapes(colour) if kind == "+" else []
         first, last = (colour.split(">") * 2)[:2]
@@ -317,7 +317,7 @@ def _shapes(name: str) -> list[tuple[str, str, float, float, np.ndarray]]:
 def _outlines(kind: str, numbers: list[float]) -> tuple[list[np.ndarray], float]:
     if kind == "f":  # bands, each over the upper rim of the next one
         band = np.array([-90, 90, 90 + 6j, -90 + 6j])
-        return [band + 1j * y for y in np.linspace(*numbers, 30)], 0
+        return [band + 1j * y for y in np.linspace(numbers[0], numbers[1], 30)], 0
     if kind in "oc":
         turn = np.pi * (np.arange(28) + 0.5) / 14
         x, y, wide, high, *radius = numbers

@@ -68,15 +68,15 @@ def open_image(data: bytes, name: str = "image") -> Image.Image:
     if len(data) > MAX_IMAGE_BYTES:
         raise UserError(f"{name}: {len(data):,} bytes, at most {MAX_IMAGE_BYTES:,} are read; shrink the image")
     try:
-        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-        width, height = image.size
+        opened = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+        width, height = opened.size
         if width * height > MAX_IMAGE_PIXELS or max(width, height) > MAX_IMAGE_SIDE:
             raise UserError(
                 f"{name}: {width}x{height} pixels, at most {MAX_IMAGE_PIXELS:,} pixels and sides of "
                 f"{MAX_IMAGE_SIDE:,} are read; shrink the image"
             )
-        image.load()
-        image = ImageOps.exif_transpose(image)
+        opened.load()
+        image: Image.Image = ImageOps.exif_transpose(opened)
     except UserError:
         raise
     except Exception as error:  # Pillow raises many types for bad bytes; all of them mean the same to the user

@@ -23,10 +23,7 @@ def load_rows(data: DataConfig, split: str, seed: int = 0):
     Raises:
         UserError: no such split or fold, or a sample larger than train.
     """
-    if data.folds:
-        rows = _load_fold(data, split)
-    else:
-        rows = load_split(data.path, split)
+    rows = _load_fold(data, split) if data.folds else load_split(data.path, split)
     if data.train_rows is not None and split == "train":
         rows = rows.select(sample_rows(rows["label"], data.train_rows, seed))
     return rows
