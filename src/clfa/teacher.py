@@ -379,7 +379,10 @@ def _frozen_features(
     """
     config = model.config
     folder = Path(config.features or f"{config.output}.features")
-    values: dict[str, list] = {"image": [image() for image in images], "text": [text for texts in captions for text in texts]}
+    values: dict[str, list] = {
+        "image": [image() for image in images],
+        "text": [text for texts in captions for text in texts],
+    }
     caches = {}
     for kind, contents in values.items():
         encoder = model.encoders[kind]

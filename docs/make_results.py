@@ -1,0 +1,270 @@
+"""Write docs/results.md and the table of the README from finished runs; no number in them is typed.
+
+    python docs/make_results.py runs         copy the results of the runs to docs/results/*.json, then write the pages
+    python docs/make_results.py              write the pages again from docs/results/*.json
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+SOURCES = {
+    "table": "mvsa_single/table/sweep.json",
+    "folds": "mvsa_single/folds/sweep.json",
+    "curve": "mvsa_single/curve/sweep.json",
+    "fine_tune": "mvsa_single/fine_tune/sweep.json",
+    "tune": "mvsa_single/tune/sweep.json",
+    "teacher": "teachers/flickr8k/report.json",
+    "teacher_posts": "teachers/flickr8k_mvsa_single/report.json",
+    "demo": "demo/results.json",
+}
+NAMES = {
+    "majority": "majority class",
+    "tfidf_logistic_regression": "TF-IDF + logistic regression",
+    "text_only": "text only",
+    "image_only": "image only",
+    "no_alignment": "no alignment",
+    "clfa": "CLFA",
+    "clfa_teacher_saw_posts": "CLFA, teacher saw the training posts",
+}
+METRICS = ("accuracy", "macro_f1", "weighted_f1")
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        collect(Path(sys.argv[1]))
+    found = {path.stem: json.loads(path.read_text()) for path in sorted((DOCS / "results").glob("*.json"))}
+    (DOCS / "results.md").write_text(page(found), encoding="utf-8")
+    draw_curve(found, DOCS / "results" / "curve.png")
+    readme = DOCS.parent / "README.md"
+    readme.write_text(with_tables(readme.read_text(encoding="utf-8"), found), encoding="utf-8")
+
+
+def collect(runs: Path) -> None:
+    """Copy what the pages need, without paths and configurations."""
+    for name, source in SOURCES.items():
+        if (runs / source).is_file():
+            values = json.loads((runs / source).read_text())
+            kept = {key: value for key, value in values.items() if key != "config"}
+            (DOCS / "results" / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def page(found: dict) -> str:
+    """The text of docs/results.md."""
+    parts = [
+        "# Results",
+        "Written by `docs/make_results.py` from the runs of the committed configurations; no number here is typed. "
+        "Epochs and learning rates were chosen on validation alone. Brackets are 95 % percentile bootstrap intervals "
+        "over seeds and test posts, ± is the standard deviation over seeds, all in percent. F1 is named by its average. "
+        "Differences are paired: the same posts and the same seeds on both sides.",
+        "## What alignment does on real posts",
+        findings(found),
+    ]
+    if "table" in found:
+        parts += [
+            "## MVSA-Single, published fold",
+            f"{found['table']['rows']} test posts; all systems under one trainer with MiniLM and MobileNetV2, both "
+            "frozen, a two-layer cross-attention fusion of width 128. "
+            "`clfa sweep --config configs/mvsa_single/table.yaml --seeds 5`",
+            table(found["table"]["systems"]),
+            "Differences from no alignment, in points:",
+            differences(found["table"]),
+        ]
+    if "folds" in found:
+        parts += [
+            "## MVSA-Single, 5-fold cross-validation",
+            f"All {found['folds']['rows']:,} posts, each predicted once by a model that did not see it; stratified, posts "
+            "with equal text never on two sides. Near the same teacher and settings as above; one seed. "
+            "`clfa sweep --config configs/mvsa_single/folds.yaml --folds 5`",
+            table(found["folds"]["systems"]),
+            "Differences from no alignment, in points:",
+            differences(found["folds"]),
+        ]
+    if "curve" in found:
+        parts += [
+            "## Learning curve",
+            "Test scores on the published fold when only some training posts have labels (five samples of each size). "
+            "`clfa sweep --config configs/mvsa_single/curve.yaml`",
+            "![Macro F1 against labelled posts](results/curve.png)",
+            table(curve_rows(found)),
+        ]
+    if "fine_tune" in found:
+        seeds = len(found["fine_tune"]["systems"][-1]["seeds"])
+        parts += [
+            "## Text encoder fine-tuned",
+            f"As in the main table, but MiniLM is trained too (3 epochs, {seeds} seed{'s' * (seeds > 1)}); MobileNetV2 stays "
+            "frozen. `clfa sweep --config configs/mvsa_single/fine_tune.yaml`",
+            table(found["fine_tune"]["systems"]),
+            "Differences from no alignment, in points:",
+            differences(found["fine_tune"]),
+        ]
+    if "teacher" in found:
+        rows = [["teacher", "training images", "image → text R@1 / 5 / 10", "text → image R@1 / 5 / 10"]]
+        for name, title in (("teacher", "Flickr8k"), ("teacher_posts", "Flickr8k + MVSA-Single train, no labels")):
+            if name in found:
+                retrieval = found[name]["retrieval"]
+                rows.append([title, f"{found[name]['images']:,}", *(
+                    " / ".join(f"{value:.1f}" for value in retrieval[way].values())
+                    for way in ("image_to_text", "text_to_image")
+                )])
+        parts += [
+            "## Teachers",
+            "Projections over frozen MiniLM and MobileNetV2 features; retrieval in percent on the same 1,000 held-out "
+            "photos of Flickr8k with five captions each. `clfa teacher train --config configs/teacher/flickr8k.yaml`",
+            markdown(rows),
+        ]
+    if "tune" in found:
+        parts += [
+            "## Tuning",
+            "On validation alone, one seed. `clfa sweep --config configs/mvsa_single/tune.yaml`",
+            table(found["tune"]["systems"]),
+        ]
+    if "demo" in found:
+        parts += ["## The generated set", "`clfa demo`", demo_text(found["demo"]), table(found["demo"]["systems"], METRICS[:2])]
+    return "\n\n".join(parts) + "\n"
+
+
+def findings(found: dict) -> str:
+    """One sentence per comparison, those that show nothing first."""
+    lines: list[tuple[bool, str]] = []
+    for name, title in (
+        ("table", "Published fold, all labels, frozen encoders"),
+        ("folds", "Cross-validation over all posts, frozen encoders"),
+        ("fine_tune", "Published fold, text encoder fine-tuned"),
+    ):
+        for row in found.get(name, {}).get("differences", []):
+            if row["system"].startswith("clfa"):
+                also = ", teacher that saw the training posts" if row["system"] == "clfa_teacher_saw_posts" else ""
+                lines.append(verdict(f"{title}{also}", row["macro_f1"]))
+    for size in curve_sizes(found):
+        low, high, mean = curve_difference(found, size)
+        lines.append(verdict(f"{size:,} labels", {"mean": mean, "ci95": [low, high]}))
+    lines.sort(key=lambda line: line[0])
+    return "\n".join(f"- {text}" for _, text in lines)
+
+
+def verdict(title: str, found: dict) -> tuple[bool, str]:
+    """Whether an interval excludes 0, and the sentence that says so."""
+    low, high = found["ci95"]
+    told = low > 0 or high < 0
+    words = ("alignment helps" if low > 0 else "alignment hurts") if told else "cannot tell"
+    mean = 100 * found["mean"]
+    return told, f"{title}: macro F1 {mean:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]: {words}."
+
+
+def curve_sizes(found: dict) -> list[int]:
+    """The training sizes of the learning curve."""
+    names = [row["system"] for row in found.get("curve", {}).get("systems", [])]
+    return sorted({int(name.rsplit("-", 1)[1]) for name in names if name.startswith("clfa-")})
+
+
+def curve_difference(found: dict, size: int) -> tuple[float, float, float]:
+    """CLFA minus no alignment at one size over the paired samples: t interval of the mean over seeds."""
+    import numpy as np
+    from scipy import stats
+
+    by_name = {row["system"]: row["macro_f1"]["values"] for row in found["curve"]["systems"]}
+    paired = np.array(by_name[f"clfa-{size}"]) - np.array(by_name[f"no_alignment-{size}"])
+    half = stats.t.ppf(0.975, len(paired) - 1) * paired.std(ddof=1) / len(paired) ** 0.5
+    return paired.mean() - half, paired.mean() + half, paired.mean()
+
+
+def curve_rows(found: dict) -> list[dict]:
+    """Rows of the curve by size, ending with all labels."""
+    rows = []
+    for size in curve_sizes(found):
+        rows += [row for row in found["curve"]["systems"] if row["system"].endswith(f"-{size}")]
+    return rows + [
+        {**row, "system": f"{row['system']}-all"}
+        for row in found.get("table", {}).get("systems", [])
+        if row["system"] in ("no_alignment", "clfa")
+    ]
+
+
+def draw_curve(found: dict, path: Path) -> None:
+    """The learning curve as a picture."""
+    if "curve" not in found:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for name, colour in (("no_alignment", "#d9822b"), ("clfa", "#2563a8")):
+        rows = [row for row in curve_rows(found) if row["system"].rsplit("-", 1)[0] == name]
+        sizes = [int(row["system"].rsplit("-", 1)[1].replace("all", "3611")) for row in rows]
+        mean = [100 * row["macro_f1"]["mean"] for row in rows]
+        low, high = ([100 * row["macro_f1"]["ci95"][side] for row in rows] for side in (0, 1))
+        axes.errorbar(sizes, mean, [[m - b for m, b in zip(mean, low)], [b - m for m, b in zip(mean, high)]],
+                      color=colour, marker="o", capsize=3, label=NAMES[name])
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="labelled posts", ylabel="test macro F1, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e8e8e8")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def demo_text(demo: dict) -> str:
+    """What the demo measured, in a sentence."""
+    row = next(row for row in demo["differences"] if row["system"] == "clfa")["accuracy"]
+    return (
+        f"{demo['train_posts']} labelled posts, {demo['test_posts']} test posts: alignment adds {100 * row['mean']:.1f} points "
+        f"of accuracy [{100 * row['ci95'][0]:.1f}, {100 * row['ci95'][1]:.1f}]."
+    )
+
+
+def differences(result: dict) -> str:
+    """The paired differences of a sweep as a table."""
+    rows = [["system", *(name.replace("_", " ").replace("f1", "F1") for name in METRICS), "McNemar p (only it / only the other right)"]]
+    for row in result["differences"]:
+        cells = [f"{100 * row[n]['mean']:+.1f} [{100 * row[n]['ci95'][0]:+.1f}, {100 * row[n]['ci95'][1]:+.1f}]" for n in METRICS]
+        test = row.get("mcnemar")
+        p = f"{test['p']:.2f} ({test['only_system_right']} / {test['only_base_right']})" if test else "–"
+        rows.append([NAMES.get(row["system"], row["system"]), *cells, p])
+    return markdown(rows)
+
+
+def table(systems: list[dict], metrics: tuple[str, ...] = METRICS) -> str:
+    """Systems with their scores as a table."""
+    rows = [["system", "seeds", *(name.replace("_", " ").replace("f1", "F1") for name in metrics)]]
+    for row in systems:
+        name, _, size = row["system"].rpartition("-") if re.search(r"-(\d+|all)$", row["system"]) else (row["system"], "", "")
+        title = NAMES.get(name, name) + (f", {size} labels" if size else "")
+        rows.append([title, str(len(row["seeds"])), *(cell(row[metric]) for metric in metrics)])
+    return markdown(rows)
+
+
+def cell(found: dict) -> str:
+    """Mean ± sd [low, high] in percent."""
+    spread = f" ± {100 * found['sd']:.1f}" if len(found["values"]) > 1 else ""
+    return f"{100 * found['mean']:.1f}{spread} [{100 * found['ci95'][0]:.1f}, {100 * found['ci95'][1]:.1f}]"
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A Markdown table; the first row is the head."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def with_tables(readme: str, found: dict) -> str:
+    """The README with what stands between its markers replaced."""
+    tables = {}
+    if "table" in found:
+        tables["mvsa_single"] = table(found["table"]["systems"], METRICS[:2]) + "\n\n" + findings(found)
+    if "demo" in found:
+        tables["demo"] = demo_text(found["demo"]) + "\n\n" + table(found["demo"]["systems"], METRICS[:2])
+    for name, text in tables.items():
+        readme = re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda match: match[1] + text + "\n" + match[2],
+                        readme, flags=re.DOTALL)
+    return readme
+
+
+if __name__ == "__main__":
+    main()

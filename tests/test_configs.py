@@ -1,0 +1,87 @@
+"""Each shipped configuration is what its command reads; the paper's own run with tiny models."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import DIM
+
+from clfa.config import RunConfig, SweepConfig, TeacherConfig
+from clfa.configure import build_config, override
+from clfa.errors import UserError
+from clfa.evaluate import evaluate
+from clfa.train import train
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def read(path: Path) -> tuple[type, dict]:
+    """The class that a configuration is for, and its values (a sweep's `run:` file put in its place)."""
+    values = yaml.safe_load(path.read_text())
+    if "systems" in values:
+        values["run"] = yaml.safe_load((path.parent / values["run"]).read_text())
+        return SweepConfig, values
+    return (TeacherConfig if "sources" in values else RunConfig), values
+
+
+def test_there_are_configs():
+    assert len(CONFIGS) >= 10
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_config_is_valid_and_its_header_names_its_command(path):
+    cls, values = read(path)
+    config = build_config(cls, values)
+    header = path.read_text().split("output:")[0]
+    command = {SweepConfig: "clfa sweep", RunConfig: "clfa train", TeacherConfig: "clfa teacher train"}[cls]
+    assert f"{command} --config {path.relative_to(ROOT)}" in header
+    if cls is SweepConfig:  # every system is a valid run
+        for changes in config.systems.values():
+            build_config(RunConfig, override(values["run"], changes))
+
+
+PAPER = [path for path in CONFIGS if path.parent.name in ("mmsd", "mvsa")]
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: str(path.relative_to(ROOT)))
+def test_papers_configs_train_with_tiny_models(path, dataset, encoders, tmp_path):
+    _, values = read(path)
+    config = build_config(RunConfig, values)
+    assert (config.model.fusion.layers, config.model.dim, config.loss.temperature) == (3, 512, 0.1)
+    assert config.teacher == "openai/clip-vit-base-patch32"
+    tiny = override(
+        values,
+        {
+            "data.path": str(dataset),
+            "output": str(tmp_path / "run"),
+            "teacher": str(encoders / "clip"),
+            "model.dim": DIM,
+            "model.projection_hidden": 32,
+            "model.fusion.feedforward": 32,
+            "train.epochs": 1,
+            "model.modalities.text.encoder": str(encoders / "bert"),
+            "model.modalities.text.max_length": 16,
+            "model.modalities.image.encoder": str(encoders / "vit"),
+        },
+    )
+    run = train(build_config(RunConfig, tiny), say=lambda line: None)
+    found = evaluate(run, "test", report=False, say=lambda line: None)
+    assert found["rows"] == 8
+
+
+def test_overrides():
+    values = {"model": {"modalities": {"text": 1, "image": 2}}, "loss": {"alignment_weight": 1}, "teacher": "x"}
+    changed = override(values, {"model.modalities.image": None, "loss.alignment_weight": 0, "teacher": None})
+    assert changed == {"model": {"modalities": {"text": 1}}, "loss": {"alignment_weight": 0}, "teacher": None}
+    assert values["model"]["modalities"] == {"text": 1, "image": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"loss.temprature": 1}, "temprature"), ({"train.epochs": "many"}, "epochs"), ({"data": 3}, "data")],
+)
+def test_mistakes_name_the_key(changes, message):
+    _, values = read(ROOT / "configs/mmsd/clfa.yaml")
+    with pytest.raises(UserError, match=message):
+        build_config(RunConfig, override(values, changes))

@@ -1,0 +1,95 @@
+"""The generated set: balanced, deterministic, and each modality alone says nothing."""
+
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from clfa.data import congruity
+
+
+def test_balanced_over_topic_state_and_tone():
+    made = list(congruity.posts(60, seed=5, size=16))
+    cells = Counter((post["topic"], post["state"], post["tone"]) for post in made)
+    assert set(cells.values()) == {3}
+    assert len(cells) == 20
+    for key in ("topic", "state", "tone"):
+        for value in {post[key] for post in made}:
+            labels = Counter(post["label"] for post in made if post[key] == value)
+            assert labels["sarcastic"] == labels["not_sarcastic"]
+    for post in made:
+        fits = (post["state"] == "good") == (post["tone"] == "praise")
+        assert post["label"] == ("not_sarcastic" if fits else "sarcastic")
+
+
+def test_same_seed_same_bytes():
+    first, again, other = (list(congruity.posts(20, seed=seed, size=32)) for seed in (1, 1, 2))
+    assert [post["image"].tobytes() for post in first] == [post["image"].tobytes() for post in again]
+    assert [post["text"] for post in first] == [post["text"] for post in again]
+    assert [post["text"] for post in first] != [post["text"] for post in other]
+
+
+def test_texts_say_nothing_about_the_picture():
+    """A comment depends on topic and tone only: with the same random numbers it is the same word for word."""
+    said = [congruity.comment("beach", "praise", np.random.default_rng(n)) for n in range(200)]
+    scenes = " ".join(congruity.scene_caption("beach", "bad", np.random.default_rng(n)) for n in range(200))
+    shown = set(scenes.replace(",", " ").split()) - {
+        "a",
+        "an",
+        "and",
+        "the",
+        "at",
+        "by",
+        "over",
+        "one",
+        "in",
+        "of",
+        "beach",
+        "view",
+    }
+    assert not shown & set(" ".join(said).replace(",", " ").split())
+
+
+def test_vocabulary_covers_everything_said():
+    words = set(congruity.words())
+    texts = [post["text"] for post in congruity.posts(200, seed=0, size=16)]
+    texts += [caption for _, caption in islice(congruity.captioned_drawings(200, seed=0, size=16), 200)]
+    assert {word for text in texts for word in text.replace(",", " ").replace(".", " ").split()} <= words
+    assert len(words) < 250
+
+
+def test_teachers_comments_always_fit():
+    """No captioned drawing is sarcastic: the tone words of its comment are those of its state."""
+    praise, complaint = (
+        {word for n in range(300) for word in congruity.comment("food", tone, np.random.default_rng(n)).split()}
+        for tone in congruity.TONES
+    )
+    made = list(congruity.captioned_drawings(90, seed=3, size=16))
+    kinds = Counter(bool(set(caption.split()) & (praise ^ complaint)) for _, caption in made)
+    assert kinds[True] >= 50  # two thirds hold a comment
+
+
+@pytest.mark.parametrize("count", [0, 7, -20])
+def test_unbalanced_counts_are_refused(count):
+    with pytest.raises(ValueError, match="multiples of 20"):
+        list(congruity.posts(count, seed=0))
+
+
+@pytest.mark.slow
+def test_demo_end_to_end(tmp_path):
+    """One seed of the whole demo: floors at chance, CLFA far above no alignment, report without outside references."""
+    import json
+
+    from clfa.demo import run_demo
+
+    result = run_demo(tmp_path / "demo", seeds=1, say=lambda line: None)
+    assert json.loads((tmp_path / "demo" / "results.json").read_text()) == result
+    found = {row["system"]: row["accuracy"] for row in result["systems"]}
+    assert set(found) == {"majority", "text_only", "image_only", "no_alignment", "clfa"}
+    for name in ("majority", "text_only", "image_only"):
+        assert abs(found[name]["mean"] - 0.5) <= 0.07
+    assert found["clfa"]["ci95"][0] > found["no_alignment"]["ci95"][1]
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert "http" not in page
+    assert page.count("data:image/") >= 10

@@ -1,0 +1,90 @@
+"""Sweeps: one table over seeds or folds; finished runs are kept; failures are told after all others ended."""
+
+import csv
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clfa.config import SweepConfig
+from clfa.errors import UserError
+from clfa.evaluate import read_table
+from clfa.sweep import sweep
+
+SYSTEMS = {
+    "text_only": {"model.modalities.image": None, "loss.alignment_weight": 0},
+    "no_alignment": {"loss.alignment_weight": 0},
+    "clfa": {},
+}
+
+
+@pytest.mark.slow
+def test_seeds(run_config, tmp_path):
+    config = SweepConfig(
+        run_config(train__epochs=1), SYSTEMS, str(tmp_path / "sweep"), seeds=2, compare_to="no_alignment"
+    )
+    result = sweep(config, say=lambda line: None)
+    names = [row["system"] for row in result["systems"]]
+    assert names == ["majority", "tfidf_logistic_regression", "text_only", "no_alignment", "clfa"]
+    clfa = result["systems"][-1]
+    assert clfa["seeds"] == [0, 1]
+    values = [
+        json.loads((tmp_path / "sweep" / "clfa" / f"seed-{seed}" / "metrics.json").read_text())["test"]["metrics"]
+        for seed in (0, 1)
+    ]
+    for metric in ("accuracy", "macro_f1"):
+        expected = [value[metric]["value"] for value in values]
+        assert clfa[metric]["values"] == pytest.approx(expected)
+        assert clfa[metric]["mean"] == pytest.approx(np.mean(expected))
+        assert clfa[metric]["sd"] == pytest.approx(np.std(expected, ddof=1))
+        low, high = clfa[metric]["ci95"]
+        assert low <= clfa[metric]["mean"] <= high
+    assert {row["system"] for row in result["differences"]} == {"text_only", "clfa"}
+    with open(tmp_path / "sweep" / "table.csv") as file:
+        assert len(list(csv.reader(file))) == 6
+    assert (tmp_path / "sweep" / "table.md").read_text().count("\n") == 7
+    assert r"text\_only" in (tmp_path / "sweep" / "table.tex").read_text()
+
+    model = tmp_path / "sweep" / "clfa" / "seed-1" / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    assert sweep(config, say=lambda line: None) == result  # nothing is trained again
+    assert model.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_folds_predict_every_row_once(run_config, tmp_path):
+    config = SweepConfig(
+        run_config(train__epochs=1),
+        {"no_alignment": {"loss.alignment_weight": 0}, "clfa": {}},
+        str(tmp_path / "sweep"),
+        seeds=1,
+        folds=2,
+        compare_to="no_alignment",
+    )
+    result = sweep(config, say=lambda line: None)
+    assert result["rows"] == 40
+    ids = []
+    for fold in range(2):
+        ids += read_table(tmp_path / "sweep" / "clfa" / f"seed-0-fold-{fold}" / "predictions" / "test.parquet")[0]
+    assert len(ids) == len(set(ids)) == 40
+    assert 0 <= result["differences"][0]["mcnemar"]["p"] <= 1
+
+
+def test_wrong_systems_are_told_before_anything_runs(run_config, tmp_path):
+    config = SweepConfig(run_config(), {"odd": {"loss.alpha": 1}}, str(tmp_path / "sweep"))
+    with pytest.raises(UserError, match=r"system 'odd'.*alpha"):
+        sweep(config, say=lambda line: None)
+    with pytest.raises(UserError, match="compare_to"):
+        sweep(
+            SweepConfig(run_config(), {"clfa": {}}, str(tmp_path / "sweep"), compare_to="other"), say=lambda line: None
+        )
+    assert not Path(config.output).exists()
+
+
+def test_a_sweep_round_trips_through_its_own_config(run_config, tmp_path):
+    from clfa.configure import build_config
+
+    config = SweepConfig(run_config(), SYSTEMS, str(tmp_path / "sweep"))
+    assert build_config(SweepConfig, asdict(config)) == config
