@@ -1,7 +1,7 @@
 """Write docs/results.md and the table of the README from finished runs; no number in them is typed.
 
-    python docs/make_results.py runs         copy the results of the runs to docs/results/*.json, then write the pages
-    python docs/make_results.py              write the pages again from docs/results/*.json
+python docs/make_results.py runs         copy the results of the runs to docs/results/*.json, then write the pages
+python docs/make_results.py              write the pages again from docs/results/*.json
 """
 
 import json
@@ -85,7 +85,7 @@ def page(found: dict) -> str:
     if "curve" in found:
         parts += [
             "## Learning curve",
-            "Test scores on the published fold when only some training posts have labels (five samples of each size). "
+            f"Test scores on the published fold when only some training posts have labels ({len(found['curve']['systems'][-1]['seeds'])} samples of each size). "
             "`clfa sweep --config configs/mvsa_single/curve.yaml`",
             "![Macro F1 against labelled posts](results/curve.png)",
             table(curve_rows(found)),
@@ -105,10 +105,16 @@ def page(found: dict) -> str:
         for name, title in (("teacher", "Flickr8k"), ("teacher_posts", "Flickr8k + MVSA-Single train, no labels")):
             if name in found:
                 retrieval = found[name]["retrieval"]
-                rows.append([title, f"{found[name]['images']:,}", *(
-                    " / ".join(f"{value:.1f}" for value in retrieval[way].values())
-                    for way in ("image_to_text", "text_to_image")
-                )])
+                rows.append(
+                    [
+                        title,
+                        f"{found[name]['images']:,}",
+                        *(
+                            " / ".join(f"{value:.1f}" for value in retrieval[way].values())
+                            for way in ("image_to_text", "text_to_image")
+                        ),
+                    ]
+                )
         parts += [
             "## Teachers",
             "Projections over frozen MiniLM and MobileNetV2 features; retrieval in percent on the same 1,000 held-out "
@@ -122,7 +128,12 @@ def page(found: dict) -> str:
             table(found["tune"]["systems"]),
         ]
     if "demo" in found:
-        parts += ["## The generated set", "`clfa demo`", demo_text(found["demo"]), table(found["demo"]["systems"], METRICS[:2])]
+        parts += [
+            "## The generated set",
+            "`clfa demo`",
+            demo_text(found["demo"]),
+            table(found["demo"]["systems"], METRICS[:2]),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -198,8 +209,15 @@ def draw_curve(found: dict, path: Path) -> None:
         sizes = [int(row["system"].rsplit("-", 1)[1].replace("all", "3611")) for row in rows]
         mean = [100 * row["macro_f1"]["mean"] for row in rows]
         low, high = ([100 * row["macro_f1"]["ci95"][side] for row in rows] for side in (0, 1))
-        axes.errorbar(sizes, mean, [[m - b for m, b in zip(mean, low)], [b - m for m, b in zip(mean, high)]],
-                      color=colour, marker="o", capsize=3, label=NAMES[name])
+        axes.errorbar(
+            sizes,
+            mean,
+            [[m - b for m, b in zip(mean, low)], [b - m for m, b in zip(mean, high)]],
+            color=colour,
+            marker="o",
+            capsize=3,
+            label=NAMES[name],
+        )
     axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
@@ -222,9 +240,18 @@ def demo_text(demo: dict) -> str:
 
 def differences(result: dict) -> str:
     """The paired differences of a sweep as a table."""
-    rows = [["system", *(name.replace("_", " ").replace("f1", "F1") for name in METRICS), "McNemar p (only it / only the other right)"]]
+    rows = [
+        [
+            "system",
+            *(name.replace("_", " ").replace("f1", "F1") for name in METRICS),
+            "McNemar p (only it / only the other right)",
+        ]
+    ]
     for row in result["differences"]:
-        cells = [f"{100 * row[n]['mean']:+.1f} [{100 * row[n]['ci95'][0]:+.1f}, {100 * row[n]['ci95'][1]:+.1f}]" for n in METRICS]
+        cells = [
+            f"{100 * row[n]['mean']:+.1f} [{100 * row[n]['ci95'][0]:+.1f}, {100 * row[n]['ci95'][1]:+.1f}]"
+            for n in METRICS
+        ]
         test = row.get("mcnemar")
         p = f"{test['p']:.2f} ({test['only_system_right']} / {test['only_base_right']})" if test else "–"
         rows.append([NAMES.get(row["system"], row["system"]), *cells, p])
@@ -235,7 +262,9 @@ def table(systems: list[dict], metrics: tuple[str, ...] = METRICS) -> str:
     """Systems with their scores as a table."""
     rows = [["system", "seeds", *(name.replace("_", " ").replace("f1", "F1") for name in metrics)]]
     for row in systems:
-        name, _, size = row["system"].rpartition("-") if re.search(r"-(\d+|all)$", row["system"]) else (row["system"], "", "")
+        name, _, size = (
+            row["system"].rpartition("-") if re.search(r"-(\d+|all)$", row["system"]) else (row["system"], "", "")
+        )
         title = NAMES.get(name, name) + (f", {size} labels" if size else "")
         rows.append([title, str(len(row["seeds"])), *(cell(row[metric]) for metric in metrics)])
     return markdown(rows)
@@ -261,8 +290,12 @@ def with_tables(readme: str, found: dict) -> str:
     if "demo" in found:
         tables["demo"] = demo_text(found["demo"]) + "\n\n" + table(found["demo"]["systems"], METRICS[:2])
     for name, text in tables.items():
-        readme = re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda match: match[1] + text + "\n" + match[2],
-                        readme, flags=re.DOTALL)
+        readme = re.sub(
+            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
+            lambda match: match[1] + text + "\n" + match[2],
+            readme,
+            flags=re.DOTALL,
+        )
     return readme
 
 

@@ -23,7 +23,8 @@ def build_config(cls: type[T], values: dict[str, Any]) -> T:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "config")
     try:
-        return parser.instantiate_classes(parser.parse_object({"config": values})).config
+        # a copy, as jsonargparse changes nested dictionaries in place
+        return parser.instantiate_classes(parser.parse_object({"config": copy.deepcopy(values)})).config
     except (ArgumentError, ValueError, TypeError) as error:
         raise UserError(f"configuration: {error}") from None
 
