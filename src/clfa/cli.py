@@ -389,15 +389,14 @@ def _say(line: str) -> None:
 
 
 def _readable(result: dict[str, Any]) -> str:
-    """A result for people: metrics with intervals as lines, tables as tables, anything else as `name: value`."""
-    if "table" in result:
-        return result["table"]
+    """A result for people: systems as a table, metrics with intervals as lines, anything else as `name: value`."""
+    if "systems" in result:
+        return _systems_table(result)
     lines = []
     for name, value in result.items():
         if name == "metrics":
             lines += [
-                f"  {metric:<20} {100 * found['value']:5.1f}  [{100 * found['ci95'][0]:.1f}, "
-                f"{100 * found['ci95'][1]:.1f}]"
+                f"  {metric:<20} {100 * found['value']:5.1f}  [{100 * found['ci95'][0]:.1f}, {100 * found['ci95'][1]:.1f}]"
                 for metric, found in value.items()
             ]
         elif name == "floors":
@@ -407,10 +406,25 @@ def _readable(result: dict[str, Any]) -> str:
                 for floor, found in value.items()
             ]
         elif isinstance(value, dict):
-            lines += [
-                f"{name}:",
-                *(f"  {key}: {json.dumps(found, ensure_ascii=False)}" for key, found in value.items()),
-            ]
+            lines += [f"{name}:", *(f"  {key}: {json.dumps(found, ensure_ascii=False)}" for key, found in value.items())]
         elif name not in ("confusion", "config"):
             lines.append(f"{name}: {value}")
+    return "\n".join(lines)
+
+
+def _systems_table(result: dict[str, Any]) -> str:
+    """The systems of a sweep or of the demo, aligned; then the paired differences."""
+    from clfa.sweep import difference_cell, score_cell
+
+    rows = [["system", "seeds", "accuracy, %", "macro F1, %"]]
+    for row in result["systems"]:
+        rows.append([row["system"], str(len(row["seeds"])), score_cell(row["accuracy"]), score_cell(row["macro_f1"])])
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    lines += ["", "mean ± standard deviation over seeds [95 % interval over seeds and test posts]"]
+    lines += [
+        f"{row['system']} minus {row['minus']}: accuracy {difference_cell(row['accuracy'])}, "
+        f"macro F1 {difference_cell(row['macro_f1'])} points"
+        for row in result["differences"]
+    ]
     return "\n".join(lines)

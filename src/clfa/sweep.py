@@ -108,6 +108,12 @@ def score_cell(found: dict[str, Any]) -> str:
     return f"{100 * found['mean']:.1f}{spread} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
+def difference_cell(found: dict[str, Any]) -> str:
+    """Mean [low, high] of a difference in points, with signs."""
+    low, high = found["ci95"]
+    return f"{100 * found['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
 def markdown(rows: list[list[str]]) -> str:
     """A Markdown table; the first row is the head."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
