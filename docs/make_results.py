@@ -9,6 +9,8 @@ import re
 import sys
 from pathlib import Path
 
+from clfa.sweep import difference_cell, markdown, score_cell
+
 DOCS = Path(__file__).resolve().parent
 SOURCES = {
     "table": "mvsa_single/table/sweep.json",
@@ -76,7 +78,7 @@ def page(found: dict) -> str:
         parts += [
             "## MVSA-Single, 5-fold cross-validation",
             f"All {found['folds']['rows']:,} posts, each predicted once by a model that did not see it; stratified, posts "
-            "with equal text never on two sides. Near the same teacher and settings as above; one seed. "
+            "with equal text never on two sides. The Flickr8k teacher and the settings above; one seed. "
             "`clfa sweep --config configs/mvsa_single/folds.yaml --folds 5`",
             table(found["folds"]["systems"]),
             "Differences from no alignment, in points:",
@@ -85,7 +87,7 @@ def page(found: dict) -> str:
     if "curve" in found:
         parts += [
             "## Learning curve",
-            f"Test scores on the published fold when only some training posts have labels ({len(found['curve']['systems'][-1]['seeds'])} samples of each size). "
+            "Test scores on the published fold when only some training posts have labels; each seed draws its own sample. "
             "`clfa sweep --config configs/mvsa_single/curve.yaml`",
             "![Macro F1 against labelled posts](results/curve.png)",
             table(curve_rows(found)),
@@ -94,8 +96,8 @@ def page(found: dict) -> str:
         seeds = len(found["fine_tune"]["systems"][-1]["seeds"])
         parts += [
             "## Text encoder fine-tuned",
-            f"As in the main table, but MiniLM is trained too (3 epochs, {seeds} seed{'s' * (seeds > 1)}); MobileNetV2 stays "
-            "frozen. `clfa sweep --config configs/mvsa_single/fine_tune.yaml`",
+            f"As in the main table, but MiniLM is trained too (at most 3 epochs, seeds: {seeds}); MobileNetV2 stays frozen. "
+            "`clfa sweep --config configs/mvsa_single/fine_tune.yaml`",
             table(found["fine_tune"]["systems"]),
             "Differences from no alignment, in points:",
             differences(found["fine_tune"]),
@@ -233,8 +235,8 @@ def demo_text(demo: dict) -> str:
     """What the demo measured, in a sentence."""
     row = next(row for row in demo["differences"] if row["system"] == "clfa")["accuracy"]
     return (
-        f"{demo['train_posts']} labelled posts, {demo['test_posts']} test posts: alignment adds {100 * row['mean']:.1f} points "
-        f"of accuracy [{100 * row['ci95'][0]:.1f}, {100 * row['ci95'][1]:.1f}]."
+        f"{demo['train_posts']} labelled posts, {demo['test_posts']} test posts: alignment adds "
+        f"{difference_cell(row)} points of accuracy."
     )
 
 
@@ -248,10 +250,7 @@ def differences(result: dict) -> str:
         ]
     ]
     for row in result["differences"]:
-        cells = [
-            f"{100 * row[n]['mean']:+.1f} [{100 * row[n]['ci95'][0]:+.1f}, {100 * row[n]['ci95'][1]:+.1f}]"
-            for n in METRICS
-        ]
+        cells = [difference_cell(row[name]) for name in METRICS]
         test = row.get("mcnemar")
         p = f"{test['p']:.2f} ({test['only_system_right']} / {test['only_base_right']})" if test else "–"
         rows.append([NAMES.get(row["system"], row["system"]), *cells, p])
@@ -262,24 +261,12 @@ def table(systems: list[dict], metrics: tuple[str, ...] = METRICS) -> str:
     """Systems with their scores as a table."""
     rows = [["system", "seeds", *(name.replace("_", " ").replace("f1", "F1") for name in metrics)]]
     for row in systems:
-        name, _, size = (
-            row["system"].rpartition("-") if re.search(r"-(\d+|all)$", row["system"]) else (row["system"], "", "")
-        )
+        name, _, size = row["system"].rpartition("-")
+        if name not in NAMES:
+            name, size = row["system"], ""
         title = NAMES.get(name, name) + (f", {size} labels" if size else "")
-        rows.append([title, str(len(row["seeds"])), *(cell(row[metric]) for metric in metrics)])
+        rows.append([title, str(len(row["seeds"])), *(score_cell(row[metric]) for metric in metrics)])
     return markdown(rows)
-
-
-def cell(found: dict) -> str:
-    """Mean ± sd [low, high] in percent."""
-    spread = f" ± {100 * found['sd']:.1f}" if len(found["values"]) > 1 else ""
-    return f"{100 * found['mean']:.1f}{spread} [{100 * found['ci95'][0]:.1f}, {100 * found['ci95'][1]:.1f}]"
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """A Markdown table; the first row is the head."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def with_tables(readme: str, found: dict) -> str:
@@ -292,7 +279,7 @@ def with_tables(readme: str, found: dict) -> str:
     for name, text in tables.items():
         readme = re.sub(
             rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)",
-            lambda match: match[1] + text + "\n" + match[2],
+            lambda match, text=text: match[1] + text + "\n" + match[2],
             readme,
             flags=re.DOTALL,
         )

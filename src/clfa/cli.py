@@ -406,7 +406,10 @@ def _readable(result: dict[str, Any]) -> str:
                 for floor, found in value.items()
             ]
         elif isinstance(value, dict):
-            lines += [f"{name}:", *(f"  {key}: {json.dumps(found, ensure_ascii=False)}" for key, found in value.items())]
+            lines += [
+                f"{name}:",
+                *(f"  {key}: {json.dumps(found, ensure_ascii=False)}" for key, found in value.items()),
+            ]
         elif name not in ("confusion", "config"):
             lines.append(f"{name}: {value}")
     return "\n".join(lines)

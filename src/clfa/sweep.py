@@ -110,8 +110,8 @@ def score_cell(found: dict[str, Any]) -> str:
 
 def difference_cell(found: dict[str, Any]) -> str:
     """Mean [low, high] of a difference in points, with signs."""
-    low, high = found["ci95"]
-    return f"{100 * found['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    mean, low, high = (round(100 * value, 1) + 0.0 for value in (found["mean"], *found["ci95"]))  # no "-0.0"
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def markdown(rows: list[list[str]]) -> str:
