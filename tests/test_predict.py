@@ -133,7 +133,47 @@ def test_masked_equals_text_without_image(run, posts, tmp_path):
     assert row["probability_yes"] == pytest.approx(alone.probabilities["yes"], abs=2e-6)
 
 
+def test_optional_columns_and_odd_values_come_through(run, tmp_path):
+    lines = [
+        {"id": 1, "text": 2024, "image": None},
+        {"id": 2, "text": 2025, "image": None, "extra": {"a": 1}, "note": "x"},
+    ]
+    (tmp_path / "posts.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    for ending in (".parquet", ".csv", ".jsonl"):
+        predict_file(run, tmp_path / "posts.jsonl", tmp_path / f"out{ending}", COLUMNS)
+    import pyarrow.parquet as pq
+
+    found = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["note"] for row in found] == [None, "x"]
+    assert [row["text"] for row in found] == [2024, 2025]
+
+
+def test_transparent_picture_in_memory_is_the_same_as_in_a_file(run, tmp_path):
+    from PIL import Image
+
+    clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    found = Predictor(run)([{"text": "word1", "image": clear}, {"text": "word1", "image": tmp_path / "clear.png"}])
+    assert found[0] == found[1]
+
+
+def test_results_on_other_data_never_replace_the_runs_own(run, dataset, tmp_path):
+    import shutil
+
+    shutil.copytree(dataset, tmp_path / "other", ignore=shutil.ignore_patterns("states", "teachers"))
+    before = json.loads((run / "metrics.json").read_text())["test"]
+    found = evaluate(run, "test", dataset=str(tmp_path / "other"), report=False, say=lambda line: None)
+    assert found["split"] == "test@other"
+    assert json.loads((run / "metrics.json").read_text())["test"] == before
+    assert (run / "predictions" / "test@other.parquet").is_file()
+
+
 def test_refusals(run, posts, tmp_path):
+    with pytest.raises(UserError, match="--image-column note"):
+        predict_file(run, posts, tmp_path / "out.csv", {**COLUMNS, "image": "notes"})
+    (tmp_path / "taken.csv").write_text("text,image,predicted\nword1,,yes\n")
+    with pytest.raises(UserError, match="rename"):
+        predict_file(run, tmp_path / "taken.csv", tmp_path / "out.csv", COLUMNS)
     (tmp_path / "there.csv").write_text("x")
     with pytest.raises(UserError, match="exists"):
         predict_file(run, posts, tmp_path / "there.csv", COLUMNS)

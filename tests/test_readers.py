@@ -216,6 +216,33 @@ def test_ragged_and_badly_encoded_files_are_told(tmp_path):
         read_posts(Path(__file__), COLUMNS)
 
 
+def test_quotes_never_swallow_rows(tmp_path):
+    (tmp_path / "open.csv").write_text('id,label,text\n1,a,"oops\n2,b,fine\n3,a,ok\n')
+    (tmp_path / "tabs.tsv").write_text('id\ttext\tlabel\n1\t"hello\ta\n2\tfoo\tb\n3\tbar"\ta\n')
+    for name in ("open.csv", "tabs.tsv"):
+        with pytest.raises(UserError, match="quote"):
+            read_posts(tmp_path / name, COLUMNS)
+
+
+def test_unlabelled_and_repeated_rows_of_research_sets_are_told(tmp_path):
+    write_mmsd(tmp_path)
+    (tmp_path / "train.txt").write_text("['1', 'a', -1]\n")
+    with pytest.raises(UserError, match=r"train\.txt:1"):
+        list(read_mmsd(tmp_path, None)[0])
+    folder = tmp_path / "mvsa"
+    folder.mkdir()
+    write_mvsa(folder, ["1\tpositive,positive", "2\tneutral,neutral"])
+    for entries, message in (
+        ({"train": [1], "dev": [1], "test": [2]}, "two splits"),
+        ({"train": [{"id": 1}], "dev": [], "test": []}, "emotion_label"),
+        ({"train": [{"id": 1, "emotion_label": 3}], "dev": [], "test": []}, "emotion_label"),
+    ):
+        for name, ids in entries.items():
+            (folder / f"{name}.json").write_text(json.dumps(ids))
+        with pytest.raises(UserError, match=message):
+            read_mvsa(folder, None, folder)
+
+
 def test_missing_images_are_counted_or_skipped_or_left_out(tmp_path):
     rows = write_posts(tmp_path)
     for number in range(3):

@@ -51,6 +51,9 @@ def test_seeds(run_config, tmp_path):
     before = model.stat().st_mtime_ns
     assert sweep(config, say=lambda line: None) == result  # nothing is trained again
     assert model.stat().st_mtime_ns == before
+    other = SweepConfig(run_config(train__epochs=2), SYSTEMS, config.output, seeds=2)
+    with pytest.raises(UserError, match=r"train\.epochs"):  # old runs are never reported under a new configuration
+        sweep(other, say=lambda line: None)
 
 
 @pytest.mark.slow

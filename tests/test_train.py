@@ -169,6 +169,28 @@ def test_mistakes_are_told(run_config, changes, message):
         train(run_config(**changes), say=silent)
 
 
+def test_a_failed_start_does_not_block_the_corrected_one(run_config):
+    with pytest.raises(UserError, match=r"set model\.dim"):
+        train(run_config(model__dim=24, train__epochs=1), say=silent)
+    assert train(run_config(train__epochs=1), say=silent)
+
+
+def test_a_modality_that_no_post_has_is_told(run_config, tmp_path):
+    from clfa.data.records import Record, write_dataset
+
+    rows = [
+        (split, Record(f"{split}{n}", "word1", None, "ab"[n % 2]))
+        for split in ("train", "validation")
+        for n in range(4)
+    ]
+    write_dataset(
+        iter(rows), tmp_path / "texts", ["a", "b"], {"reader": "t", "name": "t", "filters": []}, images="none"
+    )
+    for frozen in (True, False):
+        with pytest.raises(UserError, match="no training post"):
+            train(run_config(data__path=str(tmp_path / "texts"), model__modalities__image__frozen=frozen), say=silent)
+
+
 def test_diverging_loss_is_told(run_config):
     with pytest.raises(UserError, match="learning_rate"):
         train(run_config(train__head_learning_rate=1e30, train__clip=1e30, train__warmup=0.0), say=silent)

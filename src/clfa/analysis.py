@@ -11,6 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
 
+from clfa.data.collate import input_name
 from clfa.data.readers import read_posts, safe_image
 from clfa.data.records import load_manifest, load_split, open_image
 from clfa.errors import UserError
@@ -57,7 +58,9 @@ def alignment_heatmap(predictor: Predictor, post: dict[str, Any]) -> Heatmap:
         output = predictor.model({name: value.to(device) for name, value in batch.items()})
     tokens, patches = (F.normalize(output.states[name][0].float(), dim=-1).cpu() for name in (text, image))
     probabilities = output.logits[0].float().softmax(0)
-    words, groups = _words(predictor.collator.preparers[text], batch["input_ids"][0])
+    words, groups = _words(predictor.collator.preparers[text], batch[input_name(text, "input_ids")][0])
+    if not words:
+        raise UserError(f"the tokenizer finds no word in {row['text']!r}")
     similarity = torch.stack([(tokens[group] @ patches.T).mean(0) for group in groups]).numpy()
     return Heatmap(
         words=words,
@@ -150,7 +153,7 @@ def worst_errors(truth: NDArray, probabilities: NDArray, count: int = 12) -> lis
 
 def _words(tokenizer, ids: torch.Tensor) -> tuple[list[str], list[list[int]]]:
     """Sub-word tokens of one text merged to words by the tokenizer's own offsets; special tokens are left out."""
-    special = set(tokenizer.all_special_ids)
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     words: list[str] = []
     groups: list[list[int]] = []
     for place, (number, token) in enumerate(zip(ids.tolist(), tokenizer.convert_ids_to_tokens(ids.tolist()))):

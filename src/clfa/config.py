@@ -61,7 +61,7 @@ class ModelConfig:
     """The classifier. The first modality is the query, the others are its contexts, in this order."""
 
     modalities: dict[str, ModalityConfig]
-    """Name -> modality. An entry set to null is left out, which makes ablations one line."""
+    """Name -> modality. In a sweep, overriding an entry by null takes it out."""
     dim: int = 512
     """Width of the shared space; must be the teacher's width when the alignment weight is above 0."""
     projection_hidden: int = 1536

@@ -33,7 +33,7 @@ class Encoder(nn.Module):
     backbone: Any
     preparer: Any
 
-    def __init__(self, backbone: nn.Module, preparer: Any, kind: str):
+    def __init__(self, backbone: Any, preparer: Any, kind: str):
         super().__init__()
         pooler = getattr(backbone, "pooler", None)
         if isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()):
@@ -66,7 +66,7 @@ def load_encoder(name: str, kind: str, pretrained: bool = True) -> Encoder:
     folder = resolve(name)
     try:
         if pretrained:
-            backbone = AutoModel.from_pretrained(folder, dtype=torch.float32)
+            backbone = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         else:
             backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder))
         preparer = load_preparer(folder, kind)

@@ -36,7 +36,7 @@ def evaluate(
     """Evaluate a trained run on one split.
 
     Writes `RUN/predictions/<split>.parquet` (`id, label, predicted, probability_<class>…, split, run`), the entry
-    `<split>` of `RUN/metrics.json`, and `RUN/report.html`.
+    `<split>` of `RUN/metrics.json`, and `RUN/report.html`. With `dataset` they are called `<split>@<dataset>`.
 
     Args:
         run: run directory.
@@ -59,13 +59,14 @@ def evaluate(
     if dataset:
         config = replace(config, data=replace(config.data, path=dataset, folds=0, train_rows=None))
     labels = load_manifest(dataset_path(config.data))["labels"]
-    rows = load_rows(config.data, split)
+    rows = load_rows(config.data, split, config.seed)
+    name = f"{split}@{Path(dataset).name}" if dataset else split  # never in the place of the run's own results
     model = Classifier.from_pretrained(run)
     if labels != model.labels:
         raise UserError(f"{config.data.path} has the labels {labels}, the model was trained on {model.labels}")
     probabilities = predict_split(model, config, rows, split)
-    path = write_table(run, split, rows["id"], labels, np.array(rows["label"]), probabilities)
-    result = {"split": split, **measure(*read_table(path)[1:], labels)}
+    path = write_table(run, name, rows["id"], labels, np.array(rows["label"]), probabilities)
+    result = {"split": name, **measure(*read_table(path)[1:], labels)}
     if report:
         say(f"{run}: fitting floors")
         train = load_rows(config.data, "train", config.seed)
@@ -73,14 +74,14 @@ def evaluate(
         floors = floor_predictions(train, rows, len(labels))
         result["floors"] = {name: measure(truth, found, None, labels)["metrics"] for name, found in floors.items()}
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    metrics[split] = result
+    metrics[name] = result
     partial = run / "metrics.json.partial"
     partial.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, run / "metrics.json")
     if report:
         from clfa.report import write_run_report
 
-        write_run_report(run, split, rows)
+        write_run_report(run, name, rows)
     return result
 
 

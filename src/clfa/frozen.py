@@ -49,7 +49,9 @@ def cache_states(model: Classifier, dataset: Path, splits: list[str]) -> dict[st
                 partial(encode_frozen, encoder, modality),
                 known=known,
             )
-        caches[name] = Cache(folder / f"{split}.safetensors" for split in splits)
+        files = [folder / f"{split}.safetensors" for split in splits if (folder / f"{split}.safetensors").is_file()]
+        if files:  # without any, the collator masks the modality
+            caches[name] = Cache(files)
     return caches
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from clfa.data.collate import Collator
-from clfa.data.readers import read_posts, safe_image
-from clfa.data.records import normalise_text, open_image
+from clfa.data.readers import as_text, read_posts, safe_image
+from clfa.data.records import normalise_text, open_image, to_rgb
 from clfa.errors import UserError
 from clfa.model import Classifier
 
@@ -91,9 +92,9 @@ class Predictor:
     def prepare(self, post: dict[str, Any]) -> dict[str, Any]:
         """A post as a row: text cleaned as in training, image as checked bytes."""
         clean = normalise_text if self.model.text == "normalised" else str
-        row = {**post, "text": clean(post.get("text") or ""), "image": _image_bytes(post.get("image"))}
+        row = {**post, "text": clean(as_text(post.get("text"))), "image": _image_bytes(post.get("image"))}
         if post.get("knowledge") is not None:
-            row["knowledge"] = clean(post["knowledge"])
+            row["knowledge"] = clean(as_text(post["knowledge"]))
         return {key: value for key, value in row.items() if key != "label"}
 
     def _prediction(self, probabilities: Tensor) -> Prediction:
@@ -111,7 +112,8 @@ def predict_file(
 ) -> dict[str, int]:
     """Predict each post of a CSV, TSV, JSONL or Parquet file; every input row is one output row, in order.
 
-    The output holds the input's columns (images as they were given) and `predicted`, `probability_<class>` …, `problem`.
+    The output holds the input's columns (but for pictures stored inside the table) and `predicted`, `probability_<class>` …,
+    `problem`.
     An empty image cell means that the post has no image: it is predicted from its text, and `problem` says "no image".
 
     Args:
@@ -134,9 +136,13 @@ def predict_file(
         raise UserError(f"{output}: unknown ending {output.suffix!r}; written are {', '.join(_WRITERS)}")
     if output.exists():
         raise UserError(f"{output} exists: choose another --output, or delete it first")
-    rows = read_posts(source, columns)
     predictor = Predictor(run)
     uses_images = any(m.kind == "image" for m in predictor.model.config.modalities.values())
+    rows = read_posts(source, columns, ("text", "image") if uses_images else ("text",))
+    ours = ["predicted", *(f"probability_{name}" for name in predictor.labels), "problem"]
+    taken = [name for name in ours if any(name in row for row in rows)]
+    if taken:
+        raise UserError(f"{source} has columns that the output adds ({', '.join(taken)}): rename them in the input")
     posts: list[dict[str, Any]] = []
     problems: list[str] = []
     bad: list[str] = []
@@ -163,11 +169,19 @@ def predict_file(
         )
     wanted = [n for n, problem in enumerate(problems) if on_bad == "mask" or not problem.startswith("bad image")]
     found = dict(zip(wanted, predictor([posts[number] for number in wanted])))
+    kept = [
+        name
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if not any(isinstance(row.get(name), (bytes, dict)) for row in rows)  # pictures inside the table stay out
+    ]
     results = [
-        _output_row(row, found.get(number), predictor.labels, problems[number]) for number, row in enumerate(rows)
+        {name: row.get(name) for name in kept} | _answer(found.get(number), predictor.labels, problems[number])
+        for number, row in enumerate(rows)
     ]
     output.parent.mkdir(parents=True, exist_ok=True)
-    _WRITERS[output.suffix](results, output)
+    partial = output.with_name(output.name + ".partial")
+    _WRITERS[output.suffix](results, partial)
+    os.replace(partial, output)
     return {
         "rows": len(rows),
         "predicted": len(found),
@@ -181,10 +195,10 @@ def _image_bytes(image: Any) -> dict[str, Any] | None:
     if image is None or image == "":
         return None
     if isinstance(image, dict):
-        return _image_bytes(image.get("bytes"))
+        return _image_bytes(image.get("bytes") or image.get("path"))
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "PNG")
+        to_rgb(ImageOps.exif_transpose(image)).save(buffer, "PNG")
         return {"bytes": buffer.getvalue()}
     if isinstance(image, (str, Path)):
         if not Path(image).is_file():
@@ -196,10 +210,9 @@ def _image_bytes(image: Any) -> dict[str, Any] | None:
     return {"bytes": data}
 
 
-def _output_row(row: dict[str, Any], found: Prediction | None, labels: list[str], problem: str) -> dict[str, Any]:
-    kept = {key: value for key, value in row.items() if not isinstance(value, (bytes, dict))}
+def _answer(found: Prediction | None, labels: list[str], problem: str) -> dict[str, Any]:
     probabilities = {f"probability_{name}": found.probabilities[name] if found else None for name in labels}
-    return {**kept, "predicted": found.predicted if found else None, **probabilities, "problem": problem}
+    return {"predicted": found.predicted if found else None, **probabilities, "problem": problem}
 
 
 def _write_csv(rows: list[dict[str, Any]], path: Path, delimiter: str = ",") -> None:
@@ -212,7 +225,7 @@ def _write_csv(rows: list[dict[str, Any]], path: Path, delimiter: str = ",") -> 
 def _write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
     with open(path, "w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
 
 
 def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:

@@ -83,7 +83,8 @@ def write_run_report(run: Path, split: str, rows: Any) -> None:
         },
         *_heatmap_section(run, rows, truth, predicted),
     ]
-    render(run / "report.html", run.name, f"{run}, split {split}", sections)
+    page = "report.html" if "@" not in split else f"report-{split}.html"
+    render(run / page, run.name, f"{run}, split {split}", sections)
 
 
 def scores_table(systems: dict[str, dict[str, Any]], strong: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clfa.config import DataConfig, RunConfig, SweepConfig
+from clfa.config import RunConfig, SweepConfig
 from clfa.configure import build_config, override, save_config
 from clfa.data.records import load_manifest
 from clfa.data.splits import load_rows
@@ -44,6 +44,10 @@ def sweep(config: SweepConfig, say: Say = print) -> dict[str, Any]:
     """
     output = Path(config.output)
     plan = _plan(config)
+    from clfa.train import refuse_other_run
+
+    for run in plan:
+        refuse_other_run(Path(run.output), run)
     output.mkdir(parents=True, exist_ok=True)
     save_config(config, output / "config.yaml")
     todo = [run for run in plan if not _is_done(Path(run.output), config.split)]
@@ -58,7 +62,9 @@ def sweep(config: SweepConfig, say: Say = print) -> dict[str, Any]:
 def summarise(config: SweepConfig) -> dict[str, Any]:
     """What the finished runs of a sweep say: each system's scores over seeds, and paired differences."""
     labels = load_manifest(config.run.data.path)["labels"]
-    pooled = {system: _pooled(config, system) for system in config.systems}
+    ids, pooled = {}, {}
+    for system in config.systems:
+        ids[system], *pooled[system] = _pooled(config, system)
     floors, truth = _floors(config, len(labels))
     systems = [_scores_row(name, [0], truth, found[None], len(labels)) for name, found in floors.items()]
     systems += [
@@ -67,9 +73,13 @@ def summarise(config: SweepConfig) -> dict[str, Any]:
     ]
     differences = []
     if config.compare_to:
-        base_truth, base = pooled[config.compare_to]
+        _, base = pooled[config.compare_to]
         for name, (labels_of, found) in pooled.items():
-            if name != config.compare_to and len(labels_of) == len(base_truth):
+            if name != config.compare_to:
+                if ids[name] != ids[config.compare_to]:
+                    raise UserError(
+                        f"{name} and {config.compare_to} were evaluated on different posts: nothing to compare"
+                    )
                 differences.append(_difference(name, config.compare_to, labels_of, found, base, len(labels)))
     return {
         "systems": systems,
@@ -158,7 +168,7 @@ def _run_all(todo: list[RunConfig], config: SweepConfig, say: Say) -> None:
                 try:
                     score = future.result()
                     say(f"[{number}/{len(todo)}] {run.output}: {config.split} macro F1 {100 * score:.1f}")
-                except UserError as error:
+                except Exception as error:  # one run's failure is told at the end, after all others
                     failed.append(f"{run.output}: {error}")
                     say(f"[{number}/{len(todo)}] {run.output}: failed")
         except BaseException:  # interrupted: do not start what waits; what runs can be resumed
@@ -183,17 +193,19 @@ def _silent(line: str) -> None:
     """Runs of a sweep do not report their epochs."""
 
 
-def _pooled(config: SweepConfig, system: str) -> tuple[NDArray, NDArray]:
-    """(N,) labels and (seeds, N) predictions; with folds, of all folds one after the other."""
+def _pooled(config: SweepConfig, system: str) -> tuple[list[str], NDArray, NDArray]:
+    """Ids, (N,) labels and (seeds, N) predictions; with folds, of all folds one after the other."""
+    ids: list[str] = []
     truth, predictions = np.empty(0), []
     for seed in range(config.seeds):
         parts = [
             read_table(_folder(config, system, seed, fold) / "predictions" / f"{config.split}.parquet")
             for fold in range(max(1, config.folds))
         ]
+        ids = [id for part in parts for id in part[0]]
         truth = np.concatenate([part[1] for part in parts])
         predictions.append(np.concatenate([part[2] for part in parts]))
-    return truth, np.stack(predictions)
+    return ids, truth, np.stack(predictions)
 
 
 def _floors(config: SweepConfig, classes: int) -> tuple[dict[str, NDArray], NDArray]:
@@ -202,7 +214,7 @@ def _floors(config: SweepConfig, classes: int) -> tuple[dict[str, NDArray], NDAr
     found: dict[str, list[NDArray]] = {}
     truth = []
     for fold in range(max(1, config.folds)):
-        data = DataConfig(config.run.data.path, folds=config.folds, fold=fold)
+        data = replace(config.run.data, folds=config.folds, fold=fold)
         train, rows = load_rows(data, "train"), load_rows(data, config.split)
         truth.append(np.array(rows["label"]))
         for name, predicted in floor_predictions(train, rows, classes).items():

@@ -140,7 +140,7 @@ def load_teacher(name: str) -> Teacher:
         else:
             config = AutoConfig.from_pretrained(str(folder) if folder.exists() else name)
             source = config._name_or_path or name
-            model = AutoModel.from_pretrained(source, dtype=torch.float32)
+            model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
             if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
                 raise UserError(f"{name} is a {config.model_type}, not a dual encoder: give a CLIP-like model")
             teacher = HubTeacher(model, load_preparer(source, "text"), load_preparer(source, "image"))
@@ -222,8 +222,8 @@ def train_teacher(config: TeacherConfig, say: Callable[[str], None] = print) -> 
         UserError: the output exists, a source is missing or too small.
     """
     output = Path(config.output)
-    if (output / "model.safetensors").exists():
-        raise UserError(f"{output} already holds a teacher: delete it, or choose another output")
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} already holds a teacher or other files: delete it, or choose another output")
     started = time.monotonic()
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)
@@ -266,6 +266,8 @@ def train_teacher(config: TeacherConfig, say: Callable[[str], None] = print) -> 
             pairs = [(int(number), int(generator.integers(len(captions[number])))) for number in batch]
             numbers = [number for number, _ in pairs]
             loss = info_nce(embed("image", numbers), embed("text", pairs), config.temperature)
+            if not torch.isfinite(loss):
+                raise UserError(f"the teacher's loss is {loss.item()} in epoch {epoch + 1}: lower learning_rate")
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(trained, 1.0)
@@ -304,7 +306,7 @@ def recalls(similarity: Float[np.ndarray, "queries candidates"], right: np.ndarr
         right: bool of the same shape.
     """
     best = np.where(right, similarity, -np.inf).max(1, keepdims=True)
-    rank = (similarity > best).sum(1)
+    rank = (~right & ~(similarity < best)).sum(1)  # ties and NaN count against the query
     return {f"R@{k}": 100 * float((rank < k).mean()) for k in (1, 5, 10)}
 
 
@@ -355,7 +357,10 @@ def _read_caption_files(folder: Path, path: Path) -> list[tuple[Callable, list[s
     captions: dict[str, list[str]] = {}
     with open(path, encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".csv":
-            pairs = [(row["image"], row["caption"]) for row in csv.DictReader(file)]
+            table = list(csv.DictReader(file, strict=True))
+            if table and not {"image", "caption"} <= table[0].keys():
+                raise UserError(f"{path}: columns image and caption expected, found {', '.join(table[0])}")
+            pairs = [(row["image"], row["caption"]) for row in table]
         else:
             cells = (line.rstrip("\n").partition("\t") for line in file if "\t" in line)
             pairs = [(name, caption) for name, _, caption in cells]

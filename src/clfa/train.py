@@ -55,9 +55,12 @@ def train(config: RunConfig, resume: bool = False, say: Say = print) -> Path:
         UserError: the output holds another run, data or teacher do not fit, or the loss is no longer finite.
     """
     run = Path(config.output)
-    if _already_finished(run, config, resume):
+    refuse_other_run(run, config)
+    if (run / "metrics.json").is_file():
         say(f"{run}: already finished")
         return run
+    if not resume and (run / "checkpoints").is_dir():
+        raise UserError(f"{run} holds an unfinished run: add --resume to go on, or delete it")
     run.mkdir(parents=True, exist_ok=True)
     save_config(config, run / "config.yaml")
 
@@ -78,6 +81,7 @@ def train(config: RunConfig, resume: bool = False, say: Say = print) -> Path:
     rows = load_rows(config.data, "train", config.seed)
     validation = load_rows(config.data, "validation")
     files = source_splits(config.data, ["train", "validation"])
+    _check_modalities(config, rows)
     model = build_classifier(config.model, labels, manifest["text"]).to(accelerator.device)
     states = cache_states(model, dataset, files)
     teacher = _teacher_embeds(config, model, dataset, files)
@@ -199,21 +203,22 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     return {"linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "constant": 1.0}[config.schedule]
 
 
-def _already_finished(run: Path, config: RunConfig, resume: bool) -> bool:
-    """True if `config.output` holds this run, complete. Refuses to write over, or go on with, another one."""
-    if not (run / "config.yaml").is_file():
-        return False
+def refuse_other_run(run: Path, config: RunConfig) -> None:
+    """Nothing is trained into, or reported from, a run directory that was made with another configuration.
+
+    Raises:
+        UserError: `run` holds a run that has begun with other settings (they are named).
+    """
+    begun = (run / "metrics.json").is_file() or (run / "checkpoints").is_dir()
+    if not begun or not (run / "config.yaml").is_file():
+        return
     old, new = _flat(read_yaml(run / "config.yaml")), _flat(json.loads(json.dumps(asdict(config))))
     changed = sorted(name for name in new.keys() | old.keys() if new.get(name) != old.get(name) and name != "output")
     if changed:
         raise UserError(
-            f"{run} holds a run with another configuration ({', '.join(changed[:8])} differ): choose another output"
+            f"{run} holds a run with another configuration ({', '.join(changed[:8])} differ): "
+            "choose another output, or delete it"
         )
-    if (run / "metrics.json").is_file():
-        return True
-    if not resume and (run / "checkpoints").is_dir():
-        raise UserError(f"{run} holds an unfinished run: add --resume to go on, or delete it")
-    return False
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -234,6 +239,16 @@ def _environment(accelerator: Accelerator) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
     }
+
+
+def _check_modalities(config: RunConfig, rows: Any) -> None:
+    for name, modality in config.model.modalities.items():
+        column = modality.column or name
+        if column not in rows.column_names or all(value is None for value in rows[column]):
+            raise UserError(
+                f"no training post of {config.data.path} has a {column!r}: import it with the data set, name another "
+                f"column with model.modalities.{name}.column, or take the modality {name!r} out"
+            )
 
 
 def _teacher_embeds(config: RunConfig, model: Classifier, dataset: Path, files: list[str]) -> dict:

@@ -21,6 +21,7 @@ MMSD_FILTER = frozenset(
     ["sarcasm", "sarcastic", "reposting", "<url>", "joke", "humour", "humor", "jokes", "irony", "ironic", "exgag"]
 )
 MMSD_LABELS = ["not_sarcastic", "sarcastic"]
+NUMBERED = dict(enumerate(MMSD_LABELS))  # a dictionary, so that -1 is an error and not the last class
 MMSD_FILES = {"train": "train.txt", "validation": "valid2.txt", "test": "test2.txt"}
 MMSD2_FILES = {"train": "train.json", "validation": "valid.json", "test": "test.json"}
 MVSA_LABELS = ["positive", "neutral", "negative"]
@@ -46,8 +47,9 @@ def read_mmsd(source: Path, images: Path | None, filter: str = "tokens") -> tupl
             for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
                 try:
                     id, text, *found = ast.literal_eval(line)
-                    label = MMSD_LABELS[found[-1]]
-                except (ValueError, SyntaxError, IndexError, TypeError):
+                    label = NUMBERED[found[-1]]
+                    extra = {"hashtag_label": NUMBERED[found[0]]} if len(found) == 2 else {}
+                except (ValueError, SyntaxError, IndexError, TypeError, KeyError):
                     raise UserError(
                         f"{path}:{number}: expected a list [id, text, label], found {line[:80]!r}"
                     ) from None
@@ -55,7 +57,6 @@ def read_mmsd(source: Path, images: Path | None, filter: str = "tokens") -> tupl
                 if word:
                     yield split, Dropped(str(id), split, f"contains {word!r}", f"{name}:{number}")
                     continue
-                extra = {"hashtag_label": MMSD_LABELS[found[0]]} if len(found) == 2 else {}
                 yield split, Record(str(id), text, images and images / f"{id}.jpg", label, extra=extra)
 
     return rows(), MMSD_LABELS, {"name": "mmsd", "filters": [f"giveaway words as {filter}"] if filter != "none" else []}
@@ -77,7 +78,7 @@ def read_mmsd2(source: Path, images: Path | None) -> tuple[Rows, list[str], dict
             path = _existing(source / name, "train.json, valid.json and test.json of MMSD2.0")
             for number, entry in enumerate(_read_json(path)):
                 try:
-                    id, text, label = str(entry["image_id"]), entry["text"], MMSD_LABELS[entry["label"]]
+                    id, text, label = str(entry["image_id"]), entry["text"], NUMBERED[entry["label"]]
                 except (KeyError, IndexError, TypeError):
                     raise UserError(
                         f"{path}, entry {number}: expected image_id, text and label 0 or 1, found {str(entry)[:80]}"
@@ -111,7 +112,10 @@ def read_mvsa(
     result = source / "labelResultAll.txt"
     lists = _read_split_lists(split_dir) if split_dir else None
     if result.is_file():
-        joint = dict(_read_joint_labels(result))
+        found = list(_read_joint_labels(result))
+        joint = dict(found)
+        if len(joint) < len(found):
+            raise UserError(f"{result} names an id twice")
     elif lists:
         joint = {id: (label, {}) for entries in lists.values() for id, label in entries.items() if label}
     else:
@@ -169,18 +173,19 @@ def read_table(
     for split, name, rows in tables:
         for number, row in enumerate(rows):
             if number == 0:
-                _check_columns(list(row), columns, name, embed)
+                needed = ("text", "label", "image") if embed else ("text", "label")
+                _check_columns(list(row), columns, name, needed, "for texts alone, use --images none")
             where = f"{name}, row {number + 1}"
-            label = row.get(columns["label"])
-            if label is None or str(label) == "":
+            label = as_text(row.get(columns["label"])).strip()
+            if not label:
                 raise UserError(f"{where}: the label is empty; fill it in or delete the row")
             id = row.get(columns["id"])
             record = Record(
                 id=str(id) if id is not None else f"{number:06d}",
-                text=_as_text(row.get(columns["text"])),
+                text=as_text(row.get(columns["text"])),
                 image=safe_image(row.get(columns["image"]), root, where) if embed else None,
-                label=str(label),
-                knowledge=row.get(columns["knowledge"]),
+                label=label,
+                knowledge=None if row.get(columns["knowledge"]) is None else str(row[columns["knowledge"]]),
             )
             parsed.append((_split_name(row[columns["split"]], where) if row.get(columns["split"]) else split, record))
     labels = sorted({str(record.label) for _, record in parsed})
@@ -194,16 +199,22 @@ def read_table(
     return rows_out, labels, {"name": path.stem, "filters": [], "split": how}
 
 
-def read_posts(path: Path, columns: dict[str, str]) -> list[dict[str, Any]]:
+def read_posts(path: Path, columns: dict[str, str], needed: tuple[str, ...] = ("text",)) -> list[dict[str, Any]]:
     """Rows of a CSV, TSV, JSONL or Parquet file to predict on, as they are (labels are not needed).
 
+    Args:
+        path: the file.
+        columns: our name -> column name.
+        needed: which of them must be there.
+
     Raises:
-        UserError: no such file, unknown ending, or no column with the text.
+        UserError: no such file, unknown ending, or a needed column is missing.
     """
     rows = [row for _, _, rows in _read_tables(path) for row in rows]
     if not rows:
         raise UserError(f"{path} holds no rows")
-    _check_columns(list(rows[0]), {"text": columns["text"]}, str(path), embed=False, needed=("text",))
+    found = list(dict.fromkeys(name for row in rows for name in row))
+    _check_columns(found, columns, str(path), needed, "for posts without pictures, add the column and leave it empty")
     return rows
 
 
@@ -306,12 +317,23 @@ def _read_split_lists(folder: Path) -> dict[str, dict[str, str | None]]:
         if path is None:
             raise UserError(f"{folder} holds no list for {split!r}; looked for {', '.join(p.name for p in paths)}")
         entries = _read_json(path) if path.suffix == ".json" else path.read_text(encoding="utf-8").split()
-        found = [
-            (str(entry["id"]), MVSA_LABELS[entry["emotion_label"]]) if isinstance(entry, dict) else (str(entry), None)
-            for entry in entries
-        ]
-        lists[split] = dict(found)
+        lists[split] = dict(_split_entry(entry, path) for entry in entries)
+        if len(lists[split]) < len(entries):
+            raise UserError(f"{path} names an id twice")
+    ids = [id for entries in lists.values() for id in entries]
+    if len(set(ids)) < len(ids):
+        twice = [id for id, count in Counter(ids).items() if count > 1]
+        raise UserError(f"{folder}: {len(twice)} ids are in two splits, the first: {', '.join(twice[:5])}")
     return lists
+
+
+def _split_entry(entry: Any, path: Path) -> tuple[str, str | None]:
+    if not isinstance(entry, dict):
+        return str(entry), None
+    try:
+        return str(entry["id"]), dict(enumerate(MVSA_LABELS))[entry["emotion_label"]]
+    except (KeyError, TypeError):
+        raise UserError(f"{path}: expected id and emotion_label 0, 1 or 2, found {str(entry)[:80]}") from None
 
 
 def _decode(data: bytes) -> str:
@@ -349,16 +371,26 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 def _read_csv(path: Path, delimiter: str = ",") -> list[dict[str, Any]]:
     csv.field_size_limit(10_000_000)
     with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter)
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         rows = []
-        for row in reader:
+        for row in _told(reader, path):
             if None in row or None in row.values():
                 raise UserError(
                     f"{path}:{reader.line_num}: {len(row)} fields expected as in the header, found more or fewer; "
                     "quote texts that contain the separator or line breaks"
                 )
+            if delimiter == "\t" and any("\t" in cell for cell in row.values()):
+                raise UserError(f"{path}:{reader.line_num}: a quote swallowed a tab; double each quote inside a text")
             rows.append(row)
     return rows
+
+
+def _told(reader: Any, path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a csv reader; what it cannot parse is an error with its line."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: {error}; double each quote inside a quoted text") from None
 
 
 def _read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -404,10 +436,18 @@ def _read_hub(source: str) -> list[tuple[str | None, str, list[dict[str, Any]]]]
             (
                 _split_name(split, source) if len(splits) > 1 else None,
                 source,
-                [{key: names[key][value] if key in names else value for key, value in row.items()} for row in rows],
+                [
+                    {key: _class_name(value, names[key]) if key in names else value for key, value in row.items()}
+                    for row in rows
+                ],
             )
         )
     return found
+
+
+def _class_name(number: int | None, names: list[str]) -> str | None:
+    """Unlabelled rows carry None or -1."""
+    return None if number is None or number < 0 else names[number]
 
 
 def _split_name(name: str, where: str) -> str:
@@ -418,18 +458,19 @@ def _split_name(name: str, where: str) -> str:
 
 
 def _check_columns(
-    found: list[str], columns: dict[str, str], name: str, embed: bool, needed: tuple[str, ...] = ("text", "label")
+    found: list[str], columns: dict[str, str], name: str, needed: tuple[str, ...], without_image: str
 ) -> None:
     from difflib import get_close_matches
 
-    for ours in (*needed, "image") if embed else needed:
+    for ours in needed:
         if columns[ours] not in found:
-            free = [name for name in found if name not in columns.values()]
+            free = [other for other in found if other not in columns.values()]
             near = get_close_matches(columns[ours], found, 1) or (free if len(free) == 1 else [])
-            hint = f"; did you mean --{ours}-column {near[0]}?" if near else f"; name it with --{ours}-column."
-            none = " Or use --images none for texts alone." if ours == "image" else ""
-            raise UserError(f"{name}: no column {columns[ours]!r} for the {ours}; found {', '.join(found)}{hint}{none}")
+            hint = f"did you mean --{ours}-column {near[0]}?" if near else f"name it with --{ours}-column"
+            hint += f"; {without_image}" if ours == "image" else ""
+            raise UserError(f"{name}: no column {columns[ours]!r} for the {ours}; found {', '.join(found)}; {hint}")
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A cell as text; empty for None."""
     return "" if value is None else str(value)
