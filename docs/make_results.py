@@ -79,8 +79,8 @@ def page(found: dict) -> str:
             "## MVSA-Single, 5-fold cross-validation",
             f"All {found['folds']['rows']:,} posts, each predicted once by a model that did not see it; stratified, posts "
             "with equal text never on two sides. The Flickr8k teacher and the settings above, each system "
-            "with the learning rate that tuning chose for it (3e-4 and 1e-3, one seed, on validation); intervals cover posts, "
-            "not seeds. "
+            "with the learning rate that tuning chose for it (3e-4 and 1e-3, one seed, on validation); intervals cover "
+            "posts, not seeds. "
             "`clfa sweep --config configs/mvsa_single/folds.yaml --folds 5`",
             table(found["folds"]["systems"]),
             "Differences from no alignment, in points:",
@@ -98,8 +98,8 @@ def page(found: dict) -> str:
         seeds = len(found["fine_tune"]["systems"][-1]["seeds"])
         parts += [
             "## Text encoder fine-tuned",
-            f"As in the main table, but with 1,000 labels and MiniLM trained too (at most 3 epochs, seeds: {seeds}); MobileNetV2 "
-            "stays frozen. "
+            f"As in the main table, but with 1,000 labels and MiniLM trained too (at most 3 epochs, seeds: {seeds}); "
+            "MobileNetV2 stays frozen. "
             "`clfa sweep --config configs/mvsa_single/fine_tune.yaml`",
             table(found["fine_tune"]["systems"]),
             "Differences from no alignment, in points:",
