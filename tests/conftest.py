@@ -100,7 +100,7 @@ def encoders(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory) -> Path:
-    """A dataset directory: 24/8/8 posts, two classes, one training post without an image."""
+    """A dataset directory: 24/8/8 posts, two classes; one training post has no image, every other a knowledge text."""
     folder = tmp_path_factory.mktemp("data") / "posts"
 
     def rows():
@@ -108,7 +108,9 @@ def dataset(tmp_path_factory) -> Path:
             for number in range(count):
                 seed = number + 100 * len(split)
                 image = None if (split, number) == ("train", 0) else picture(seed)
-                yield split, Record(f"{split}-{number}", text(seed, 3 + number % 5), image, ["no", "yes"][number % 2])
+                knowledge = text(seed + 7) if number % 2 else None
+                label = ["no", "yes"][number % 2]
+                yield split, Record(f"{split}-{number}", text(seed, 3 + number % 5), image, label, knowledge)
 
     write_dataset(rows(), folder, ["no", "yes"], {"reader": "test", "name": "tiny", "filters": []})
     return folder
