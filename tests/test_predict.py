@@ -202,7 +202,7 @@ def test_evaluation_writes_table_metrics_and_report(run):
 
 
 def test_report_escapes_what_users_wrote(tmp_path):
-    from clfa.report import render
+    from clfa.page import render
 
     hostile = "<script>alert(1)</script>"
     render(

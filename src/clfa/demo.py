@@ -212,8 +212,8 @@ def write_captions(folder: Path) -> None:
 def write_demo_report(out: Path, result: dict[str, Any]) -> None:
     """`out/report.html`: the set, the systems with intervals, accuracy against labels, an alignment heatmap."""
     from clfa.analysis import alignment_heatmap, draw_heatmap
+    from clfa.page import figure_source, picture_source, render
     from clfa.predict import Predictor
-    from clfa.report import figure_source, picture_source, render
 
     rows = load_split(out / "data", "test")
     examples = [rows[number] for number in range(8)]
@@ -284,7 +284,7 @@ def write_demo_report(out: Path, result: dict[str, Any]) -> None:
 
 
 def _draw_curve(curve: list[dict[str, Any]]):
-    from clfa.report import BLUE, GREY, ORANGE, plain_axes
+    from clfa.page import BLUE, GREY, ORANGE, plain_axes
 
     figure, axes = plain_axes(6.4, 3.8)
     for name, colour in (("no_alignment", ORANGE), ("clfa", BLUE)):
