@@ -9,7 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-from clfa.sweep import difference_cell, markdown, score_cell
+from clfa.sweep import difference_cell, score_cell
+from clfa.tables import markdown
 
 DOCS = Path(__file__).resolve().parent
 SOURCES = {

@@ -17,6 +17,7 @@ from clfa.cues import Cue, find_cues
 from clfa.data.collate import column_values
 from clfa.data.records import load_manifest, load_split
 from clfa.floors import floor_predictions, frozen_floor_predictions
+from clfa.language import language_of
 from clfa.leakage import KINDS, Traces, conflicts, image_hashes, matches, traces
 from clfa.metrics import bootstrap, confusion, scores
 
@@ -81,7 +82,7 @@ def audit(
             split: dict(zip(labels, np.bincount(truth[split], minlength=len(labels)).tolist())) for split in splits
         },
         "disagreement": _disagreement(rows, labels),
-        "languages": {split: languages(texts[split]) for split in splits},
+        "languages": {split: dict(Counter(map(language_of, texts[split])).most_common()) for split in splits},
         "images": {split: _image_sizes(rows[split]) for split in splits},
         "splits": {
             split: {"rows": len(rows[split]), "sha256": manifest["splits"][split]["sha256"]} for split in splits
@@ -97,20 +98,6 @@ def audit(
 
     write_audit_page(result, target / "audit.html")
     return result
-
-
-def languages(texts: list[str]) -> dict[str, int]:
-    """Posts by language (ISO 639-1; `short`: under 4 words once links, names and tags are out), most frequent first."""
-    import re
-
-    from py3langid.langid import classify
-
-    noise = re.compile(r"https?:\S*|[@#]\s?\w+|<\w+>|emoji_\d+|\brt\b", re.IGNORECASE)
-    counts: Counter[str] = Counter()
-    for text in texts:
-        plain = noise.sub(" ", text)
-        counts["short" if len(re.findall(r"[^\W\d_]+", plain)) < 4 else classify(plain)[0]] += 1
-    return dict(counts.most_common())
 
 
 def _describe_cue(

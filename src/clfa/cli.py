@@ -11,9 +11,9 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from clfa.errors import UserError
 
@@ -114,21 +114,74 @@ def teacher_embed(dataset: str, *, teacher: str, splits: str = "all") -> dict[st
     return {"teacher": teacher, "key": teacher_key(teacher), "computed": computed}
 
 
-def evaluate(run: str, *, split: str = "test", dataset: str | None = None) -> dict[str, Any]:
-    """Evaluate a trained run: predictions table, metrics with intervals, floors, report.html.
+def evaluate(
+    run: str, *, split: str = "test", dataset: str | None = None, normalise_format: bool = True
+) -> dict[str, Any]:
+    """Evaluate a trained run: predictions table, metrics with intervals, floors, evidence, report.html, model card.
 
     Args:
         run: Run directory.
         split: Split to evaluate.
         dataset: Another dataset directory with the same labels.
+        normalise_format: Whether to predict again without cues of form (white space, <num>, hashtags, emoji, ellipses).
 
     Examples:
         clfa evaluate runs/posts --split test
-        clfa evaluate runs/posts --split validation --json
+        clfa evaluate runs/posts --split validation --no-normalise-format --json
     """
     from clfa.evaluate import evaluate as run_evaluation
 
-    return run_evaluation(run, split, dataset, say=_say)
+    return run_evaluation(run, split, dataset, normalise_format=normalise_format, say=_say)
+
+
+def compare(
+    runs: list[str],
+    *,
+    split: str = "test",
+    metric: str = "macro_f1",
+    out: str = "comparison",
+) -> dict[str, Any]:
+    """Compare systems on the same posts: paired intervals, exact McNemar, ASO over seeds, Holm, a verdict in words.
+
+    Args:
+        runs: Two or more run directories, or folders of runs of one system (seeds, folds); all are compared with the first.
+        split: Split that all of them were evaluated on.
+        metric: Metric of the verdict.
+        out: Folder to write: comparison.json, .md, .csv, .tex, .html.
+
+    Examples:
+        clfa compare runs/no_alignment runs/clfa
+        clfa compare runs/table/no_alignment runs/table/clfa runs/table/text_only --out runs/comparison
+    """
+    from clfa.compare import compare_runs
+
+    return compare_runs([Path(run) for run in runs], split, metric, Path(out))
+
+
+def probe(
+    run: str,
+    *,
+    split: str = "test",
+    posts: int = 500,
+    corrupted: int = 200,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Does a run use both text and image? EMAP, shuffled, blanked, missing and corrupted modalities -> probe.json, report.
+
+    Args:
+        run: Run directory.
+        split: Split to probe on.
+        posts: Posts for EMAP, which reads every text with every image (posts x posts); all of them if there are fewer.
+        corrupted: Posts for the corruption suites; 0 leaves these out.
+        seed: Of the samples, permutations and corruptions.
+
+    Examples:
+        clfa probe runs/demo/runs/clfa/seed-0
+        clfa probe runs/posts --split validation --corrupted 0
+    """
+    from clfa.probe import probe_run
+
+    return probe_run(run, split, posts, corrupted, seed, say=_say)
 
 
 def predict(
@@ -281,6 +334,8 @@ def main(arguments: list[str] | None = None) -> int:
     _add_config_command(commands, "train", RunConfig, _train)
     _add_command(commands, "evaluate", evaluate)
     _add_config_command(commands, "sweep", SweepConfig, _sweep)
+    _add_command(commands, "compare", compare)
+    _add_command(commands, "probe", probe)
     _add_command(commands, "predict", predict)
     _add_command(commands, "explain", explain)
 
@@ -377,7 +432,13 @@ def _add_command(commands: Any, name: str, function: Callable) -> None:
         keywords: dict[str, Any] = {} if positional else {"required": required}
         if not required:
             keywords["default"] = parameter.default
-        parser.add_argument(flag, type=parameter.annotation, help=helps.get(parameter.name), **keywords)
+        if parameter.annotation is bool:
+            keywords["action"] = ActionYesNo(no_prefix="no-")
+        elif get_origin(parameter.annotation) is list:
+            keywords |= {"type": get_args(parameter.annotation)[0], "nargs": "+"}
+        else:
+            keywords["type"] = parameter.annotation
+        parser.add_argument(flag, help=helps.get(parameter.name), **keywords)
     parser.add_argument("--json", action="store_true", help="Print one JSON object to stdout.")
     commands.add_subcommand(name, parser, help=documented.short_description)
     full = f"teacher {name}" if function is teacher_embed else name

@@ -95,28 +95,6 @@ def interval(draws: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def calibration(probabilities: Array, labels: NDArray, bins: int = 15) -> tuple[float, list[tuple[float, float, int]]]:
-    """Expected calibration error and its bins.
-
-    ECE = sum_b n_b / N |accuracy_b - confidence_b| over equal-width bins of the largest probability (Guo et al. 2017).
-
-    Args:
-        probabilities: (N, C).
-        labels: (N,) class numbers.
-        bins: number of bins.
-
-    Returns:
-        ECE in [0, 1], and per non-empty bin (mean confidence, accuracy, count).
-    """
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
-    places = np.minimum((confidence * bins).astype(int), bins - 1)
-    found = [
-        (float(confidence[places == place].mean()), float(right[places == place].mean()), int((places == place).sum()))
-        for place in np.unique(places)
-    ]
-    return sum(count * abs(accuracy - mean) for mean, accuracy, count in found) / len(labels), found
-
-
 def mcnemar(labels: NDArray, first: NDArray, second: NDArray) -> tuple[int, int, float]:
     """Exact McNemar test of two classifiers on the same rows.
 

@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib import pyplot
 
 from clfa.analysis import alignment_heatmap, draw_heatmap, worst_errors
+from clfa.calibration import reliability
+from clfa.card import ledger
 from clfa.data.records import open_image
 from clfa.errors import UserError
 from clfa.evaluate import read_table
-from clfa.metrics import calibration
-from clfa.page import BLUE, GREY, ORANGE, figure_source, picture_source, plain_axes, render, scores_table
+from clfa.page import BLUE, GREY, ORANGE, figure_source, percent, picture_source, plain_axes, render, scores_table
 from clfa.predict import Predictor
 
 
@@ -28,15 +29,27 @@ def write_run_report(run: Path, split: str, rows: Any) -> None:
     _, truth, predicted, probabilities = read_table(run / "predictions" / f"{split}.parquet")
     labels = result["labels"]
     systems = dict(result.get("floors", {})) | {"this run": result["metrics"]}
+    for name, title in (
+        ("deduplicated", "posts that train does not hold"),
+        ("neutralised", "cues of form neutralised"),
+    ):
+        if result.get(name, {}).get("metrics"):
+            systems[f"this run, {title}"] = result[name]["metrics"]
+    openings = len(ledger(run))
+    opened = (
+        f" The test split was opened {openings} time{'s' if openings != 1 else ''} for this run." if openings else ""
+    )
     sections: list[dict[str, Any]] = [
         {
             "title": "Scores beside the floors",
             "text": [
                 f"{result['rows']:,} posts of the split “{split}”. Brackets are 95 % bootstrap intervals over posts. "
-                "The epoch was chosen on validation."
+                f"The epoch was chosen on validation.{opened}"
             ],
             "table": scores_table(systems, strong=["this run"]),
         },
+        *_flip_section(result),
+        *_probe_section(run),
         {
             "title": "Training",
             "figures": [_figure(_curves(run), "Loss terms on train and scores on validation by epoch.")],
@@ -50,7 +63,9 @@ def write_run_report(run: Path, split: str, rows: Any) -> None:
                     f"Calibration: expected calibration error {100 * result['ece']:.1f} points (15 bins).",
                 ),
             ],
+            **_calibration_table(result),
         },
+        *_group_section(result),
         {
             "title": "The errors it was most sure of",
             "text": ["Wrong predictions with the highest probability: mislabelled posts are often among them."],
@@ -60,6 +75,64 @@ def write_run_report(run: Path, split: str, rows: Any) -> None:
     ]
     page = "report.html" if "@" not in split else f"report-{split}.html"
     render(run / page, run.name, f"{run}, split {split}", sections)
+
+
+def _flip_section(result: dict[str, Any]) -> list[dict[str, Any]]:
+    if not result.get("flips"):
+        return []
+    rows = [
+        [name, f"{found['posts']:,}", f"{found['flipped']:,}", percent(found["rate"], found["ci95"])]
+        for name, found in result["flips"].items()
+    ]
+    told = "Form is changed, nothing else: a prediction that flips rested on it. Brackets are Wilson intervals."
+    head = ["change", "posts it changes", "predictions that flip", "share, %"]
+    return [{"title": "Cues of form", "text": [told], "table": {"head": head, "rows": rows}}]
+
+
+def _calibration_table(result: dict[str, Any]) -> dict[str, Any]:
+    if "calibration" not in result:
+        return {}
+    found = result["calibration"]
+    rows = []
+    for name, title in (
+        ("ece", "ECE, %"),
+        ("adaptive_ece", "adaptive ECE, %"),
+        ("brier", "Brier"),
+        ("nll", "NLL, nats"),
+    ):
+        factor, digits = (100, 1) if name.endswith("ece") else (1, 3)
+        cells = []
+        for side in ("before", "after"):
+            value, (low, high) = found[side][name]["value"], found[side][name]["ci95"]
+            cells.append(f"{factor * value:.{digits}f} [{factor * low:.{digits}f}, {factor * high:.{digits}f}]")
+        rows.append([title, *cells])
+    head = ["calibration", "as trained", f"temperature {found['temperature']:.2f}, fitted on validation"]
+    return {"table": {"head": head, "rows": rows}}
+
+
+def _group_section(result: dict[str, Any]) -> list[dict[str, Any]]:
+    if not result.get("groups"):
+        return []
+    rows = [
+        [
+            name,
+            f"{found['rows']:,}",
+            *(percent(found["metrics"][m]["value"], found["metrics"][m]["ci95"]) for m in ("accuracy", "macro_f1")),
+        ]
+        for name, found in result["groups"].items()
+    ]
+    told = "Groups of at least 20 posts. Many groups are looked at: expect one in twenty to differ by chance."
+    head = ["group", "posts", "accuracy", "macro F1"]
+    return [{"title": "Groups of posts", "text": [told], "table": {"head": head, "rows": rows}}]
+
+
+def _probe_section(run: Path) -> list[dict[str, Any]]:
+    """What `clfa probe` found, if it was run."""
+    if not (run / "probe.json").is_file():
+        return []
+    from clfa.probe_page import probe_sections
+
+    return probe_sections(json.loads((run / "probe.json").read_text(encoding="utf-8")))
 
 
 def _figure(figure: Any, caption: str) -> dict[str, str]:
@@ -108,7 +181,7 @@ def _confusion(matrix: np.ndarray, labels: list[str]) -> Any:
 
 
 def _calibration(probabilities: np.ndarray, truth: np.ndarray) -> Any:
-    _, bins = calibration(probabilities, truth)
+    bins = reliability(probabilities, truth)
     confidence, accuracy, counts = (np.array(column) for column in zip(*bins))
     figure, axes = plain_axes(4.4, 3.6)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")

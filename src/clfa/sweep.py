@@ -1,6 +1,5 @@
 """Several systems under one trainer, several seeds or folds of each -> one table with intervals. Skips finished runs."""
 
-import csv
 import json
 import os
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from clfa.data.splits import load_rows
 from clfa.errors import UserError
 from clfa.evaluate import read_table
 from clfa.metrics import bootstrap_seeds, confusion, interval, mcnemar, scores
+from clfa.tables import latex, markdown, write_csv
 
 Say = Callable[[str], None]
 TABLE_METRICS = ("accuracy", "macro_f1", "weighted_f1")
@@ -100,15 +100,12 @@ def write_tables(result: dict[str, Any], output: Path) -> None:
             found = system[name]
             cells += [f"{100 * value:.2f}" for value in (found["mean"], found["sd"], *found["ci95"])]
         rows.append(cells)
-    with open(output / "table.csv", "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([head, *rows])
+    write_csv([head, *rows], output / "table.csv")
     short = [["system", "seeds", *(name.replace("_", " ").replace("f1", "F1") for name in TABLE_METRICS)]]
     for system in result["systems"]:
         short.append([system["system"], str(len(system["seeds"])), *(score_cell(system[n]) for n in TABLE_METRICS)])
     (output / "table.md").write_text(markdown(short) + "\n", encoding="utf-8")
-    lines = [" & ".join(row).replace("_", r"\_").replace("±", r"$\pm$") + r" \\" for row in short]
-    body = "\n".join([r"\begin{tabular}{lrrrr}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"])
-    (output / "table.tex").write_text(body + "\n" + r"\end{tabular}" + "\n", encoding="utf-8")
+    (output / "table.tex").write_text(latex(short) + "\n", encoding="utf-8")
 
 
 def score_cell(found: dict[str, Any]) -> str:
@@ -122,12 +119,6 @@ def difference_cell(found: dict[str, Any]) -> str:
     """Mean [low, high] of a difference in points, with signs."""
     mean, low, high = (round(100 * value, 1) + 0.0 for value in (found["mean"], *found["ci95"]))  # no "-0.0"
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """A Markdown table; the first row is the head."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def _plan(config: SweepConfig) -> list[RunConfig]:

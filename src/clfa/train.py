@@ -49,7 +49,7 @@ def train(config: RunConfig, resume: bool = False, say: Say = print) -> Path:
         say: where progress lines go.
 
     Returns:
-        The run directory: `config.yaml`, model files, `log.jsonl`, `metrics.json`, `environment.json`, `checkpoints/`.
+        The run directory: `config.yaml`, `dataset.json` (the data it was made from), model files, `log.jsonl`, `metrics.json`, `environment.json`, `checkpoints/`.
 
     Raises:
         UserError: the output holds another run, data or teacher do not fit, or the loss is no longer finite.
@@ -75,6 +75,7 @@ def train(config: RunConfig, resume: bool = False, say: Say = print) -> Path:
     dataset = dataset_path(config.data)
     manifest = load_manifest(dataset)
     labels = manifest["labels"]
+    (run / "dataset.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     allowed = sorted(scores(np.eye(len(labels))))
     if config.train.monitor not in allowed:
         raise UserError(f"train.monitor = {config.train.monitor!r}: allowed are {', '.join(allowed)}")

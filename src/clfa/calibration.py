@@ -1,0 +1,99 @@
+"""How far probabilities can be believed: calibration errors with intervals, and temperature scaling.
+
+All errors are means over posts of something, or over bins of means, so a bootstrap draws weights of posts.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 15
+Array = NDArray[np.float64]
+
+
+def reliability(probabilities: Array, labels: NDArray) -> list[tuple[float, float, int]]:
+    """Mean confidence, accuracy and count of each non-empty one of 15 equal-width bins of the largest probability.
+
+    Args:
+        probabilities: (N, C).
+        labels: (N,) class numbers.
+    """
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    places = _equal_width(confidence)
+    return [
+        (float(confidence[places == place].mean()), float(right[places == place].mean()), int((places == place).sum()))
+        for place in np.unique(places)
+    ]
+
+
+def calibration(
+    probabilities: Array, labels: NDArray, resamples: int = 2_000, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Calibration errors with 95 % percentile bootstrap intervals over posts.
+
+    `ece`: sum_b n_b / N |accuracy_b - confidence_b| over 15 equal-width bins of the largest probability (Guo et al. 2017,
+    equation 3). `adaptive_ece`: the same over 15 bins of equal count, whose edges are those of the whole sample in each
+    draw (Nixon et al. 2019, for the largest probability). `brier`: mean of sum_c (p_c - 1[c = label])^2, 0 … 2 (Brier
+    1950). `nll`: mean of -log p_label, in nats.
+
+    Args:
+        probabilities: (N, C).
+        labels: (N,) class numbers.
+        resamples: number of draws.
+        seed: of the draws.
+
+    Returns:
+        name -> `{"value", "ci95"}`.
+    """
+    count = len(labels)
+    confidence = probabilities.max(1)
+    gap = (probabilities.argmax(1) == labels) - confidence
+    truth = np.eye(probabilities.shape[1])[labels]
+    terms = {
+        "brier": ((probabilities - truth) ** 2).sum(1),
+        "nll": -np.log(np.clip(probabilities[np.arange(count), labels], 1e-12, None)),
+    }
+    ranks = np.argsort(np.argsort(confidence, kind="stable"), kind="stable")
+    bins = {"ece": _equal_width(confidence), "adaptive_ece": ranks * BINS // count}
+    generator = np.random.default_rng(seed)
+    draws: dict[str, list[float]] = {name: [] for name in (*bins, *terms)}
+    weights = np.ones(count)
+    for number in range(resamples + 1):  # the first is the sample itself
+        if number:
+            weights = np.bincount(generator.integers(count, size=count), minlength=count).astype(float)
+        for name, places in bins.items():
+            draws[name].append(np.abs(np.bincount(places, weights * gap, minlength=BINS)).sum() / count)
+        for name, values in terms.items():
+            draws[name].append(float(weights @ values) / count)
+    return {
+        name: {"value": float(found[0]), "ci95": np.quantile(found[1:], [0.025, 0.975]).tolist()}
+        for name, found in draws.items()
+    }
+
+
+def fit_temperature(probabilities: Array, labels: NDArray) -> float:
+    """T that minimises the NLL of softmax(log p / T), between 0.05 and 20 (Guo et al. 2017, section 4.2).
+
+    Args:
+        probabilities: (N, C) of validation posts, never of the posts that are reported on.
+        labels: (N,) class numbers.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature: float) -> float:
+        scaled = rescale(probabilities, float(np.exp(log_temperature)))
+        return float(-np.log(np.clip(scaled[np.arange(len(labels)), labels], 1e-12, None)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+def rescale(probabilities: Array, temperature: float) -> Array:
+    """softmax(log p / T): the same predictions, softer (T > 1) or harder (T < 1)."""
+    from scipy.special import softmax
+
+    return softmax(np.log(np.clip(probabilities, 1e-30, None)) / temperature, axis=1)
+
+
+def _equal_width(confidence: Array) -> NDArray[np.int64]:
+    return np.minimum((confidence * BINS).astype(int), BINS - 1)

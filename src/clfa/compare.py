@@ -1,0 +1,331 @@
+"""Systems on the same posts: paired intervals, tests, what could have been seen at all, a verdict in words."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clfa.configure import read_yaml
+from clfa.errors import UserError
+from clfa.evaluate import read_table
+from clfa.metrics import bootstrap_seeds, confusion, interval, mcnemar, scores
+from clfa.page import BLUE, GREY, figure_source, plain_axes, render
+from clfa.significance import (
+    almost_stochastic_order,
+    bootstrap_p,
+    detectable_accuracy,
+    detectable_difference,
+    holm,
+    paired_bootstrap,
+)
+from clfa.sweep import difference_cell, score_cell
+from clfa.tables import latex, markdown, write_csv
+
+LEVEL, TAU = 0.05, 0.2
+
+
+@dataclass(frozen=True)
+class System:
+    """The runs of one system on one split, posts in the order of their ids."""
+
+    name: str
+    ids: list[str]
+    labels: list[str]
+    truth: NDArray
+    predictions: NDArray
+    """(runs, N) class numbers; a run is a seed, its folds one after the other."""
+
+
+def compare_runs(paths: list[Path], split: str, metric: str, out: Path) -> dict[str, Any]:
+    """Compare systems with the first of them; write `comparison.{json,md,csv,tex,html}` to `out`.
+
+    A difference is claimed if its interval excludes 0, its p is at most 0.05 after Holm's correction over all
+    comparisons, and it is at least the minimum detectable effect (80 % power); the verdict is “cannot tell” otherwise.
+    The interval is BCa over posts where both systems have one run, and over runs and posts (percentiles) where one has
+    several. p is McNemar's for one run each and accuracy, else that of the bootstrap.
+
+    Args:
+        paths: run directories, or folders of run directories of one system (seeds, folds).
+        split: split that all were evaluated on.
+        metric: metric of the verdicts, see `clfa.metrics.scores`.
+        out: folder to write.
+
+    Returns:
+        `{"split", "metric", "posts", "base", "systems": [{"system", "runs", <metric>: {"mean", "sd", "ci95", "values"}}],
+        "comparisons": [{"system", "minus", "metrics": {<metric>: {"value", "ci95"}}, "difference", "ci95", "ci95_posts",
+        "detectable", "p", "p_holm", "mcnemar", "aso", "verdict", "told"}]}`.
+
+    Raises:
+        UserError: fewer than two systems, no predictions, or other test rows.
+    """
+    if len(paths) < 2:
+        raise UserError("give two or more runs to compare")
+    systems = [load_system(path, split) for path in paths]
+    names = _short_names(paths)
+    systems = [System(name, *_values(system)) for name, system in zip(names, systems)]
+    base, *others = systems
+    for other in others:
+        _refuse_other_posts(base, other, split)
+    allowed = sorted(scores(np.eye(len(base.labels))))
+    if metric not in allowed:
+        raise UserError(f"metric {metric!r}: allowed are {', '.join(allowed)}")
+    result: dict[str, Any] = {
+        "split": split,
+        "metric": metric,
+        "posts": len(base.ids),
+        "base": base.name,
+        "systems": [_describe(system) for system in systems],
+        "comparisons": [_compare(base, other, metric) for other in others],
+    }
+    adjusted = holm([found["p"] for found in result["comparisons"]])
+    for found, p in zip(result["comparisons"], adjusted):
+        found["p_holm"] = p
+    _aso(base, others, metric, result["comparisons"])
+    for found in result["comparisons"]:
+        found["told"], found["verdict"] = _verdict(found, metric)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "comparison.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(result, out)
+    return result
+
+
+def load_system(path: Path, split: str) -> System:
+    """The runs of a run directory, or of a folder of run directories.
+
+    Raises:
+        UserError: no runs, no predictions, seeds on different posts, missing folds.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder: give a run directory, or a folder of run directories of one system")
+    runs = [path] if (path / "metrics.json").is_file() else sorted(file.parent for file in path.glob("*/metrics.json"))
+    if not runs:
+        raise UserError(f"{path} holds no finished run: train one with `clfa train` or `clfa sweep`")
+    labels: list[str] = json.loads((runs[0] / "model.json").read_text(encoding="utf-8"))["labels"]
+    by_seed: dict[int, dict[int, Path]] = {}
+    folds = 1
+    for run in runs:
+        config = read_yaml(run / "config.yaml")
+        data = config["data"]
+        folds = max(folds, data.get("folds", 0))
+        by_seed.setdefault(config["seed"], {})[data.get("fold", 0) if data.get("folds") else 0] = run
+    tables = []
+    for seed, of_fold in by_seed.items():
+        if len(of_fold) < folds and len(runs) > 1:
+            raise UserError(f"{path}: seed {seed} has {len(of_fold)} of {folds} folds; run the sweep to its end")
+        parts = [read_table(of_fold[fold] / "predictions" / f"{split}.parquet") for fold in sorted(of_fold)]
+        ids = np.concatenate([np.array(part[0]) for part in parts])
+        truth, predicted = (np.concatenate([part[place] for part in parts]) for place in (1, 2))
+        order = np.argsort(ids, kind="stable")
+        tables.append((ids[order].tolist(), truth[order], predicted[order]))
+    if any(table[0] != tables[0][0] for table in tables):
+        raise UserError(f"{path}: its runs were evaluated on different posts")
+    return System(path.name, tables[0][0], labels, tables[0][1], np.stack([table[2] for table in tables]))
+
+
+def _values(system: System) -> tuple:
+    return system.ids, system.labels, system.truth, system.predictions
+
+
+def _short_names(paths: list[Path]) -> list[str]:
+    """The last parts of the paths that tell them apart."""
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(len(part) for part in parts) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError("the same run was given twice")
+
+
+def _refuse_other_posts(base: System, other: System, split: str) -> None:
+    if base.labels != other.labels:
+        raise UserError(f"{base.name} has the labels {base.labels}, {other.name} {other.labels}: nothing to compare")
+    if base.ids != other.ids:
+        shared = len(set(base.ids) & set(other.ids))
+        raise UserError(
+            f"{base.name} and {other.name} were evaluated on different posts of {split}: {len(base.ids):,} and "
+            f"{len(other.ids):,}, {shared:,} in common. Evaluate both on the same data set and split"
+        )
+    if (base.truth != other.truth).any():
+        count = int((base.truth != other.truth).sum())
+        raise UserError(f"{base.name} and {other.name} have different labels for {count:,} of the same posts")
+
+
+def _describe(system: System) -> dict[str, Any]:
+    classes = len(system.labels)
+    by_run = scores(np.stack([confusion(system.truth, found, classes) for found in system.predictions]))
+    draws = bootstrap_seeds(system.truth, system.predictions, classes)
+    row: dict[str, Any] = {"system": system.name, "runs": len(system.predictions)}
+    for name, values in by_run.items():
+        row[name] = {
+            "mean": float(values.mean()),
+            "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+            "ci95": list(interval(draws[name])),
+            "values": values.tolist(),
+        }
+    return row
+
+
+def _compare(base: System, other: System, metric: str) -> dict[str, Any]:
+    classes = len(base.labels)
+    pair = (base.truth, base.predictions, other.predictions, classes)
+    found = paired_bootstrap(*pair, metric)
+    draws, bounds = found.draws, found.ci95
+    several = max(len(base.predictions), len(other.predictions)) > 1
+    if several:
+        ours, theirs = (
+            bootstrap_seeds(base.truth, runs, classes)[metric] for runs in (other.predictions, base.predictions)
+        )
+        draws = ours - theirs
+        bounds = interval(draws)
+    row: dict[str, Any] = {
+        "system": other.name,
+        "minus": base.name,
+        "difference": found.value,
+        "ci95": list(bounds),
+        "ci95_over": "runs and posts" if several else "posts",
+        "ci95_posts": list(found.ci95),
+        "detectable": detectable_difference(draws),
+        "p": bootstrap_p(draws),
+        "metrics": {
+            name: {"value": each.value, "ci95": list(each.ci95)}
+            for name in ("accuracy", "macro_f1", "weighted_f1", *(["binary_f1"] if classes == 2 else []))
+            for each in [paired_bootstrap(*pair, name, 2_000)]
+        },
+        "mcnemar": None,
+    }
+    if not several:
+        only_base, only_other, p = mcnemar(base.truth, base.predictions[0], other.predictions[0])
+        discordant = (only_base + only_other) / len(base.truth)
+        row["mcnemar"] = {
+            "only_system_right": only_other,
+            "only_base_right": only_base,
+            "p": p,
+            "detectable_accuracy": detectable_accuracy(len(base.truth), discordant),
+        }
+        if metric == "accuracy":
+            row["p"] = p
+    return row
+
+
+def _aso(base: System, others: list[System], metric: str, rows: list[dict[str, Any]]) -> None:
+    """ε_min of each system over the first, at Holm's levels: the smallest at 0.05 / k, the next at 0.05 / (k - 1) …"""
+    classes = len(base.labels)
+    values = [
+        scores(np.stack([confusion(system.truth, found, classes) for found in system.predictions]))[metric]
+        for system in (base, *others)
+    ]
+    enough = [place for place in range(len(others)) if min(len(values[0]), len(values[place + 1])) > 1]
+    plain = {place: almost_stochastic_order(values[place + 1], values[0]) for place in enough}
+    open_still = True
+    for rank, place in enumerate(sorted(enough, key=lambda number: plain[number])):
+        epsilon = almost_stochastic_order(values[place + 1], values[0], LEVEL / (len(enough) - rank))
+        open_still = open_still and epsilon <= TAU
+        rows[place]["aso"] = {"epsilon_min": epsilon, "tau": TAU, "dominates": open_still}
+    for row in rows:
+        row.setdefault("aso", None)
+
+
+def _verdict(found: dict[str, Any], metric: str) -> tuple[bool, str]:
+    low, high = found["ci95"]
+    name = metric.replace("_", " ").replace("f1", "F1")
+    size = difference_cell({"mean": found["difference"], "ci95": found["ci95"]})
+    told = (low > 0 or high < 0) and found["p_holm"] <= LEVEL and abs(found["difference"]) >= found["detectable"]
+    if told:
+        word = "better" if found["difference"] > 0 else "worse"
+        return True, f"{found['system']} is {word} than {found['minus']}: {size} points of {name}."
+    return False, (
+        f"cannot tell {found['system']} from {found['minus']}: {size} points of {name}; with these runs and posts only a "
+        f"difference of {100 * found['detectable']:.1f} points or more would be found four times out of five."
+    )
+
+
+def _write(result: dict[str, Any], out: Path) -> None:
+    names = [n for n in ("accuracy", "macro_f1", "weighted_f1", "binary_f1") if n in result["systems"][0]]
+    titles = [name.replace("_", " ").replace("f1", "F1") for name in names]
+    systems = [["system", "runs", *titles]]
+    systems += [[row["system"], str(row["runs"]), *(score_cell(row[n]) for n in names)] for row in result["systems"]]
+    metric = result["metric"].replace("_", " ").replace("f1", "F1")
+    tests = [["system", "minus", f"{metric}, points", "detectable", "p", "p (Holm)", "McNemar p", "ASO ε", "verdict"]]
+    for row in result["comparisons"]:
+        tests.append(
+            [
+                row["system"],
+                row["minus"],
+                difference_cell({"mean": row["difference"], "ci95": row["ci95"]}),
+                f"{100 * row['detectable']:.1f}",
+                f"{row['p']:.4f}",
+                f"{row['p_holm']:.4f}",
+                f"{row['mcnemar']['p']:.4f}" if row["mcnemar"] else "–",
+                f"{row['aso']['epsilon_min']:.2f}" if row["aso"] else "–",
+                ("better" if row["difference"] > 0 else "worse") if row["told"] else "cannot tell",
+            ]
+        )
+    verdicts = [row["verdict"] for row in result["comparisons"]]
+    note = (
+        f"{result['posts']:,} posts of {result['split']}. Percent: mean ± standard deviation over runs [95 % interval over "
+        "runs and posts]; differences in points, paired. Detectable: found with 80 % power. ASO: ε ≤ 0.2 is dominance."
+    )
+    text = "\n\n".join([*verdicts, markdown(systems), markdown(tests), note])
+    (out / "comparison.md").write_text(text + "\n", encoding="utf-8")
+    (out / "comparison.tex").write_text(latex(systems) + "\n\n" + latex(tests) + "\n", encoding="utf-8")
+    head = [
+        "system",
+        "minus",
+        "metric",
+        "difference",
+        "low",
+        "high",
+        "detectable",
+        "p",
+        "p_holm",
+        "mcnemar_p",
+        "aso_epsilon",
+    ]
+    write_csv(
+        [
+            head,
+            *(
+                [
+                    row["system"],
+                    row["minus"],
+                    result["metric"],
+                    row["difference"],
+                    *row["ci95"],
+                    row["detectable"],
+                    row["p"],
+                    row["p_holm"],
+                    row["mcnemar"]["p"] if row["mcnemar"] else "",
+                    row["aso"]["epsilon_min"] if row["aso"] else "",
+                ]
+                for row in result["comparisons"]
+            ),
+        ],
+        out / "comparison.csv",
+    )
+    figure = {"source": figure_source(_forest(result)), "caption": f"Differences in {metric} from {result['base']}."}
+    sections = [
+        {"title": "Verdict", "points": [{"number": "•", "text": verdict} for verdict in verdicts], "figures": [figure]},
+        {"title": "Systems", "text": [note], "table": {"head": systems[0], "rows": systems[1:]}},
+        {"title": "Tests", "table": {"head": tests[0], "rows": tests[1:]}},
+    ]
+    render(out / "comparison.html", f"Comparison with {result['base']}", f"split {result['split']}, {metric}", sections)
+
+
+def _forest(result: dict[str, Any]) -> Any:
+    rows = result["comparisons"][::-1]
+    figure, axes = plain_axes(7.2, 1.2 + 0.45 * len(rows))
+    for place, row in enumerate(rows):
+        low, high = (100 * bound for bound in row["ci95"])
+        detectable = 100 * row["detectable"]
+        axes.plot([-detectable, detectable], [place, place], color=GREY, alpha=0.3, linewidth=9, solid_capstyle="butt")
+        axes.plot([low, high], [place, place], color=BLUE)
+        axes.plot(100 * row["difference"], place, "o", color=BLUE)
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(rows)), [row["system"].replace("$", r"\$") for row in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel("points; grey: too small to be found four times out of five")
+    axes.grid(axis="x", color="#e8e8e8")
+    return figure
