@@ -171,7 +171,7 @@ def _floor_scores(truth: NDArray, predicted: NDArray, classes: int) -> dict[str,
 
 
 def _disagreement(rows: dict[str, Any], labels: list[str]) -> dict[str, Any]:
-    """Columns that hold labels too (`hashtag_label`, `text_label` …): on how many posts they differ from the label."""
+    """Columns that hold labels too (“hashtag_label`, `text_label` …): on how many posts they differ from the label."""
     result: dict[str, Any] = {}
     for split, found in rows.items():
         truth = [labels[number] for number in found["label"]]
@@ -208,8 +208,8 @@ def _image_sizes(rows: Any) -> dict[str, Any]:
 
 ADVICE = {
     "id": "Remove these rows from one of the two splits: the same post is trained on and tested.",
-    "exact_text": "Report the score without them (`clfa evaluate` prints it), or remove them from train.",
-    "normalised_text": "Report the score without them (`clfa evaluate` prints it), or remove them from train.",
+    "exact_text": "Report the score without them (“clfa evaluate” prints it), or remove them from train.",
+    "normalised_text": "Report the score without them (“clfa evaluate” prints it), or remove them from train.",
     "near_text": "Report the score without them: the test post differs from a training post in a word or two.",
     "image_bytes": "Report the score without them: the picture was seen in training with its label.",
     "image_hash": "Look at some pairs: pictures that look alike are mostly copies in another size or quality.",
@@ -268,12 +268,12 @@ def _findings(result: dict[str, Any]) -> list[dict[str, Any]]:
                 "kind": f"cue:{cue['cue']}",
                 "harm": max(0.0, here["accuracy"] - floor),
                 "count": cue["count"],
-                "text": f"{cue['with_label']:,} of {cue['count']:,} training {told} are {cue['label']} (z = {cue['z']:.1f}); "
-                f"this rule alone is right on {100 * here['accuracy']:.1f} % of {evaluated}.",
+                "text": f"{cue['with_label']:,} of {cue['count']:,} training {told} are {cue['label']} "
+                f"(z = {cue['z']:.1f}); this rule alone is right on {100 * here['accuracy']:.1f} % of {evaluated}.",
                 "advice": (
                     "Import with normalised white space (the default), or the label can be read off the spaces."
                     if cue["cue"] == "irregular_whitespace"
-                    else "Compare with the cue-neutralised score of `clfa evaluate`; drop or mask it if it is an artefact."
+                    else "Compare with the cue-neutralised score of “clfa evaluate”; drop or mask it if it is an artefact."
                 ),
                 "examples": [],
             }
@@ -301,7 +301,7 @@ def _findings(result: dict[str, Any]) -> list[dict[str, Any]]:
                         "kind": f"disagreement:{column}",
                         "harm": entry["differ"] / entry["posts"],
                         "count": entry["differ"],
-                        "text": f"`{column}` differs from the label on {entry['differ']:,} of {entry['posts']:,} "
+                        "text": f"“{column}” differs from the label on {entry['differ']:,} of {entry['posts']:,} "
                         f"{evaluated} posts.",
                         "advice": "No model can be right by both; a score above 1 minus this share needs an explanation.",
                         "examples": entry["examples"],

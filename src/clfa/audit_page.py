@@ -81,7 +81,7 @@ def _cues(result: dict[str, Any]) -> list[dict[str, Any]]:
             "text": [
                 f"{len(cues):,} words and format features predict a label on train after Bonferroni's correction; the "
                 f"{len(shown)} with the largest z. z compares P(label | cue) with the label's share. “Rule alone” "
-                f"predicts the label where the cue is, the most frequent other answer elsewhere, scored on {result['evaluated']}."
+                f"predicts the label where the cue is and the most frequent answer elsewhere, on {result['evaluated']}."
             ],
             "figures": [{"source": figure_source(_cue_chart(cues)), "caption": "Each dot is a cue on train."}],
             "table": {

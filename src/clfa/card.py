@@ -23,7 +23,7 @@ def write_card(run: Path) -> Path:
     data = _json(run / "dataset.json")
     environment = Environment(loader=PackageLoader("clfa"), trim_blocks=True, lstrip_blocks=True, autoescape=False)
     text = environment.get_template("card.md.j2").render(
-        name=run.name,
+        name="/".join(run.resolve().parts[-2:]),
         config=config,
         data=data,
         data_name=(data or {}).get("name", Path(config["data"]["path"]).name),

@@ -240,7 +240,7 @@ def audit(
     Args:
         dataset: Dataset directory.
         out: Folder for the two files; the dataset directory by default.
-        text_encoder: Adds the floor text_only, a linear probe on this frozen encoder (folder, hub name, package:NAME/FOLDER).
+        text_encoder: Adds the floor text_only, a linear probe on this frozen encoder (folder, hub or package: name).
         image_encoder: The same for images; with both also late_fusion.
         teacher: Adds the floor teacher_probe, a linear probe on the teacher's embeddings.
 
@@ -478,8 +478,14 @@ def _say(line: str) -> None:
 
 def _readable(result: dict[str, Any]) -> str:
     """A result for people: systems as a table, metrics with intervals as lines, anything else as `name: value`."""
+    if "comparisons" in result:
+        return "\n".join(row["verdict"] for row in result["comparisons"])
     if "systems" in result:
         return _systems_table(result)
+    if "findings" in result:
+        return _audit_text(result)
+    if "verdict" in result:
+        return f"{result['run']}, {result['split']}, {result['posts']:,} posts: {result['verdict']}"
     lines = []
     for name, value in result.items():
         if name == "metrics":
@@ -493,6 +499,23 @@ def _readable(result: dict[str, Any]) -> str:
                 f"macro F1 {100 * found['macro_f1']['value']:.1f}"
                 for floor, found in value.items()
             ]
+        elif name in ("deduplicated", "neutralised") and value["metrics"]:
+            lines.append(
+                f"{name}, {value['rows']:,} posts: accuracy {100 * value['metrics']['accuracy']['value']:.1f}, "
+                f"macro F1 {100 * value['metrics']['macro_f1']['value']:.1f}"
+            )
+        elif name == "flips":
+            lines += [
+                f"predictions that flip by {change}: {found['flipped']:,} of {found['posts']:,}"
+                for change, found in value.items()
+            ]
+        elif name == "calibration":
+            before, after = (100 * value[side]["ece"]["value"] for side in ("before", "after"))
+            lines.append(
+                f"calibration error {before:.1f} points, {after:.1f} at temperature {value['temperature']:.2f}"
+            )
+        elif name == "groups":
+            lines.append(f"groups: {len(value)}, see report.html")
         elif isinstance(value, dict):
             lines += [
                 f"{name}:",
@@ -500,6 +523,18 @@ def _readable(result: dict[str, Any]) -> str:
             ]
         elif name not in ("confusion", "config"):
             lines.append(f"{name}: {value}")
+    return "\n".join(lines)
+
+
+def _audit_text(result: dict[str, Any]) -> str:
+    """The twelve most harmful findings, then the floors."""
+    shown = [finding for finding in result["findings"] if finding["harm"] > 0][:12]
+    lines = [f"{100 * finding['harm']:5.1f} %  {finding['text']}" for finding in shown]
+    lines += [""] if shown else ["nothing that touches the evaluated split was found", ""]
+    lines += [
+        f"floor {name}: accuracy {100 * found['accuracy']:.1f}, macro F1 {100 * found['macro_f1']:.1f}"
+        for name, found in result["floors"].items()
+    ]
     return "\n".join(lines)
 
 

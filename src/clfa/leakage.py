@@ -99,9 +99,9 @@ def matches(kind: str, posts: Traces, others: Traces | None = None) -> NDArray[n
     """For each post the number of a post of `others` that it repeats, or -1.
 
     Args:
-        kind: `id`, `exact_text`, `normalised_text` (equal `normal_form`), `near_text` (the post has at least 5
-            different tokens in the normal form; Jaccard similarity of the two token sets ≥ 0.8), `image_bytes`, `image_hash` (perceptual
-            hashes at most 4 of 64 bits apart).
+        kind: `id`; `exact_text`; `normalised_text`, equal `normal_form`; `near_text`, at least 5 different tokens in the
+            normal form of the post and a Jaccard similarity of both token sets of at least 0.8; `image_bytes`;
+            `image_hash`, perceptual hashes at most 4 of 64 bits apart.
         posts: the posts asked about.
         others: where to look; by default among the posts before each one in `posts` itself.
 

@@ -62,13 +62,23 @@ class Classifier(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Logits and everything on the way to them. Reads inputs or cached states, see `clfa.data.collate`."""
+        states, masks = self.project(batch)
+        biases = {name: batch.get(f"{name}_attention_bias") for name in states}
+        return self.fuse(states, masks, biases)
+
+    def project(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Projected token states (B, L, D) and masks (B, L) of each modality."""
         states, masks = {}, {}
         for name, modality in self.config.modalities.items():
             encoded, mask = self.encode(name, modality, batch)
             states[name] = self.projections[modality.shares or name](encoded)
             masks[name] = mask & batch[f"{name}_mask"][:, None]
+        return states, masks
+
+    def fuse(self, states: dict[str, Tensor], masks: dict[str, Tensor], biases: dict[str, Tensor | None]) -> Output:
+        """What `forward` makes of projected states: fusion and classifier."""
         query, *others = self.config.modalities
-        contexts = [Context(states[name], masks[name], batch.get(f"{name}_attention_bias")) for name in others]
+        contexts = [Context(states[name], masks[name], biases.get(name)) for name in others]
         fused = self.fusion(states[query], masks[query], contexts)
         return Output(
             logits=self.classifier(self.dropout(fused)),

@@ -49,7 +49,8 @@ def train(config: RunConfig, resume: bool = False, say: Say = print) -> Path:
         say: where progress lines go.
 
     Returns:
-        The run directory: `config.yaml`, `dataset.json` (the data it was made from), model files, `log.jsonl`, `metrics.json`, `environment.json`, `checkpoints/`.
+        The run directory: `config.yaml`, `dataset.json` (the data it was made from), model files, `log.jsonl`,
+        `metrics.json`, `environment.json`, `checkpoints/`.
 
     Raises:
         UserError: the output holds another run, data or teacher do not fit, or the loss is no longer finite.

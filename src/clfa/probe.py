@@ -1,0 +1,361 @@
+"""Does a run use both text and image? EMAP, perceptual score, blanked, missing and corrupted modalities.
+
+Everything is a counterfactual of the trained model on posts with labels; nothing is trained.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import pad
+
+from clfa.card import write_card
+from clfa.config import RunConfig
+from clfa.configure import load_config
+from clfa.corruptions import IMAGE_CORRUPTIONS, SEVERITIES, TEXT_CORRUPTIONS, corrupt_image, corrupt_text
+from clfa.data.collate import Collator
+from clfa.data.records import open_image
+from clfa.data.splits import dataset_path, source_splits
+from clfa.errors import UserError
+from clfa.evaluate import open_split
+from clfa.frozen import cache_states
+from clfa.metrics import confusion, scores
+from clfa.model import Classifier
+from clfa.predict import compute_logits
+from clfa.significance import Difference, paired_bootstrap
+
+PERMUTATIONS = 10
+MISSING = (0.0, 0.1, 0.3, 0.5, 1.0)
+SHOWN = ("accuracy", "macro_f1")
+Say = Callable[[str], None]
+ABSENT = -1
+
+
+def probe_run(
+    run: str | Path, split: str, posts: int, corrupted: int, seed: int = 0, say: Say = print
+) -> dict[str, Any]:
+    """Probe a trained run on one split; write `RUN/probe.json`, and the report and the card anew.
+
+    `emap`: the model against its best additive projection (Hessel and Lee 2020), f_text(t_i) + f_image(v_i), which can use
+    both modalities but not their interplay; the difference is the multimodal gain. `modalities`: for each side what
+    accuracy is lost when its contents are shuffled between posts (10 permutations; divided by the accuracy: perceptual
+    score, Gat et al. 2021), blanked (an empty text, a grey picture) or masked. `missing`: accuracy when a share of posts
+    lacks the modality, masked. `corruptions`: 12 for pictures and 8 for texts in 5 severities, accuracy and relative drop.
+    Intervals are paired 95 % BCa bootstraps over posts.
+
+    Args:
+        run: run directory with a text and an image modality; further texts go with the text.
+        split: split to probe on.
+        posts: posts for EMAP, which costs posts x posts forward passes of the fusion: exact for these posts, drawn with
+            `seed` where the split has more.
+        corrupted: posts for the corruptions; 0 leaves them out.
+        seed: of all that is drawn.
+        say: where progress lines go.
+
+    Returns:
+        The content of `probe.json`; `verdict` says in one line whether both modalities are used.
+
+    Raises:
+        UserError: not a finished run, or one with a single kind of modality.
+    """
+    run = Path(run)
+    if not (run / "metrics.json").is_file():
+        raise UserError(f"{run} is not a finished run (no metrics.json): train it with `clfa train`")
+    config = load_config(RunConfig, run / "config.yaml")
+    sides: dict[str, list[str]] = {"text": [], "image": []}
+    for name, modality in config.model.modalities.items():
+        sides[modality.kind].append(name)
+    if not all(sides.values()):
+        raise UserError(f"{run} reads {', '.join(config.model.modalities)} only: there is nothing to probe")
+    rows = open_split(run, config, split, "probe")
+    model = Classifier.from_pretrained(run)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    preparers = {name: model.encoders[m.shares or name].preparer for name, m in model.config.modalities.items()}
+    states = cache_states(model, dataset_path(config.data), source_splits(config.data, [split]))
+
+    say(f"{run}: reading {len(rows):,} posts")
+    parts = read_parts(model, rows, Collator(model.config.modalities, preparers, states))
+    blank = read_parts(model, [_blank(rows[0])], Collator(model.config.modalities, preparers))
+    parts = parts.joined(blank)
+    truth, everyone = np.array(rows["label"]), np.arange(len(rows))
+    generator = np.random.default_rng(seed)
+    predicted = parts.predict(everyone, everyone)
+
+    judge = _Judge(truth, predicted, len(model.labels))
+    chosen = everyone if len(rows) <= posts else np.sort(generator.choice(everyone, posts, replace=False))
+    say(f"{run}: EMAP, {len(chosen):,} x {len(chosen):,} pairs")
+    result: dict[str, Any] = {
+        "run": run.name,
+        "split": split,
+        "posts": len(rows),
+        **judge.values(predicted),
+        "verdict": "",
+        "emap": _emap(parts, chosen, judge),
+        "modalities": {},
+        "missing": {},
+        "corruptions": {},
+    }
+    say(f"{run}: shuffled, blanked and missing modalities")
+    for side in sides:
+        result["modalities"][side] = _counterfactuals(parts, side, judge, generator, len(rows))
+        result["missing"][side] = _missing(parts, side, judge, generator)
+    if corrupted:
+        some = everyone if len(rows) <= corrupted else np.sort(generator.choice(everyone, corrupted, replace=False))
+        result["corruptions"] = _corruptions(model, rows.select(some), preparers, sides, truth[some], seed, say)
+    result["verdict"] = verdict(result)
+    (run / "probe.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_card(run)
+    if split in json.loads((run / "metrics.json").read_text(encoding="utf-8")):
+        from clfa.report import write_run_report
+
+        write_run_report(run, split, rows)
+    return result
+
+
+def emap(logits: Float[NDArray, "posts posts classes"]) -> Float[NDArray, "posts classes"]:
+    """Empirical multimodally-additive projection (Hessel and Lee 2020, equation 3).
+
+    EMAP_i = mean_j f(t_i, v_j) + mean_j f(t_j, v_i) - mean_jk f(t_j, v_k); of an additive model, the model itself.
+
+    Args:
+        logits: f(t_i, v_j) for each text i with each image j.
+    """
+    return logits.mean(axis=1) + logits.mean(axis=0) - logits.mean(axis=(0, 1))
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """One line; a gain or a use is claimed only where its interval excludes 0."""
+    gain = result["emap"]["gain"]["accuracy"]
+    losses = {side: result["modalities"][side]["shuffled"]["loss"]["accuracy"] for side in ("text", "image")}
+    unused = [side for side, found in losses.items() if found["ci95"][0] <= 0]
+    costs = ", ".join(f"shuffling the {side}s costs {_points(found)}" for side, found in losses.items())
+    if unused:
+        return f"no evidence that the {' or the '.join(unused)} is used ({costs})"
+    if gain["ci95"][0] > 0:
+        return f"multimodal gain {_points(gain)} ({costs})"
+    return (
+        f"both are used ({costs}), but no evidence of a multimodal gain: {_points(gain)} over the best additive model"
+    )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Projected states of each modality for all posts, to be put together anew."""
+
+    model: Classifier
+    states: dict[str, Tensor]
+    """modality -> (N, L, D)."""
+    masks: dict[str, Tensor]
+    """modality -> (N, L)."""
+
+    def joined(self, other: "Parts") -> "Parts":
+        """The posts of both, one after the other."""
+        return Parts(
+            self.model,
+            {name: _stack([self.states[name], other.states[name]]) for name in self.states},
+            {name: _stack([self.masks[name], other.masks[name]]) for name in self.masks},
+        )
+
+    @torch.no_grad()
+    def logits(self, texts: NDArray, images: NDArray, batch_size: int = 256) -> NDArray[np.float64]:
+        """(M, C) logits of posts made of the text of one post and the image of another; `ABSENT` masks a modality."""
+        device = next(self.model.parameters()).device
+        found = []
+        for start in range(0, len(texts), batch_size):
+            states, masks = {}, {}
+            for name, modality in self.model.config.modalities.items():
+                places = torch.from_numpy((texts if modality.kind == "text" else images)[start : start + batch_size])
+                there = places != ABSENT
+                mask = self.masks[name][places.clamp(min=0)] & there[:, None]
+                length = max(1, int(mask.any(dim=0).sum()))  # masks are prefixes
+                states[name] = self.states[name][places.clamp(min=0), :length].to(device)
+                masks[name] = mask[:, :length].to(device)
+            found.append(self.model.fuse(states, masks, {}).logits.double().cpu().numpy())
+        return np.concatenate(found)
+
+    def predict(self, texts: NDArray, images: NDArray) -> NDArray[np.int64]:
+        """(M,) class numbers."""
+        return self.logits(texts, images).argmax(1)
+
+
+@torch.no_grad()
+def read_parts(model: Classifier, rows: Any, collator: Collator, batch_size: int = 64) -> Parts:
+    """Encode and project all posts once."""
+    model.eval()
+    device = next(model.parameters()).device
+    states: dict[str, list[Tensor]] = {name: [] for name in model.config.modalities}
+    masks: dict[str, list[Tensor]] = {name: [] for name in model.config.modalities}
+    for start in range(0, len(rows), batch_size):
+        batch = collator([rows[number] for number in range(start, min(len(rows), start + batch_size))])
+        found, there = model.project({name: value.to(device) for name, value in batch.items()})
+        for name in states:
+            states[name].append(found[name].float().cpu())
+            masks[name].append(there[name].cpu())
+    return Parts(
+        model,
+        {name: _stack(blocks) for name, blocks in states.items()},
+        {name: _stack(blocks) for name, blocks in masks.items()},
+    )
+
+
+class _Judge:
+    """Compares other predictions of the same posts with those of the model."""
+
+    def __init__(self, truth: NDArray, predicted: NDArray, classes: int):
+        self.truth, self.predicted, self.classes = truth, predicted, classes
+
+    def values(self, predictions: NDArray) -> dict[str, float]:
+        """Scores of (N,) or (runs, N) predictions, mean over runs."""
+        matrices = np.stack([confusion(self.truth, found, self.classes) for found in np.atleast_2d(predictions)])
+        found = scores(matrices)
+        return {name: float(found[name].mean()) for name in SHOWN}
+
+    def loss(self, predictions: NDArray) -> dict[str, Any]:
+        """Scores of the model minus those of (N,) or (runs, N) predictions, with intervals."""
+        others = np.atleast_2d(predictions)
+        return {
+            name: _interval(
+                paired_bootstrap(self.truth, others, self.predicted[None], self.classes, name, resamples=2_000)
+            )
+            for name in SHOWN
+        }
+
+    def of(self, numbers: NDArray) -> "_Judge":
+        """The same for some posts."""
+        return _Judge(self.truth[numbers], self.predicted[numbers], self.classes)
+
+
+def _emap(parts: Parts, chosen: NDArray, judge: _Judge) -> dict[str, Any]:
+    count = len(chosen)
+    pairs = parts.logits(np.repeat(chosen, count), np.tile(chosen, count)).reshape(count, count, -1)
+    additive = emap(pairs).argmax(1)
+    exact, judge = count == len(judge.truth), judge.of(chosen)
+    return {
+        "posts": count,
+        "exact": exact,
+        "model": judge.values(judge.predicted),
+        **judge.values(additive),
+        "gain": judge.loss(additive),
+    }
+
+
+def _counterfactuals(
+    parts: Parts, side: str, judge: _Judge, generator: np.random.Generator, blank: int
+) -> dict[str, Any]:
+    count = len(judge.truth)
+    everyone = np.arange(count)
+    ways = {
+        "shuffled": np.stack([generator.permutation(count) for _ in range(PERMUTATIONS)]),
+        "blanked": np.full((1, count), blank),
+        "masked": np.full((1, count), ABSENT),
+    }
+    result: dict[str, Any] = {}
+    for way, drawn in ways.items():
+        pairs = [(places, everyone) if side == "text" else (everyone, places) for places in drawn]
+        predictions = np.stack([parts.predict(*pair) for pair in pairs])
+        result[way] = {**judge.values(predictions), "loss": judge.loss(predictions)}
+    accuracy = judge.values(judge.predicted)["accuracy"]
+    result["perceptual_score"] = result["shuffled"]["loss"]["accuracy"]["value"] / accuracy if accuracy else 0.0
+    return result
+
+
+def _missing(parts: Parts, side: str, judge: _Judge, generator: np.random.Generator) -> list[dict[str, Any]]:
+    """Accuracy by share of posts without the modality; a post's answer does not depend on the others, so two passes do."""
+    everyone, nobody = np.arange(len(judge.truth)), np.full(len(judge.truth), ABSENT)
+    without = parts.predict(nobody, everyone) if side == "text" else parts.predict(everyone, nobody)
+    result = []
+    for share in MISSING:
+        gone = np.argsort(generator.random((PERMUTATIONS, len(everyone))), axis=1) < round(share * len(everyone))
+        predictions = np.where(gone, without, judge.predicted)
+        result.append({"share": share, **judge.values(predictions), "loss": judge.loss(predictions)})
+    return result
+
+
+def _corruptions(
+    model: Classifier,
+    rows: Any,
+    preparers: dict[str, Any],
+    sides: dict[str, list[str]],
+    truth: NDArray,
+    seed: int,
+    say: Say,
+) -> dict[str, Any]:
+    collator = Collator(model.config.modalities, preparers)
+    posts = [dict(row) for row in rows]
+    judge = _Judge(truth, _predict(model, posts, collator), len(model.labels))
+    clean = judge.values(judge.predicted)["accuracy"]
+    result: dict[str, Any] = {"posts": len(posts), "accuracy": clean}
+    suites: dict[
+        str, tuple[dict[str, Any], Callable[[dict[str, Any], str, int, np.random.Generator], dict[str, Any]]]
+    ] = {
+        "image": (IMAGE_CORRUPTIONS, _with_bad_image),
+        "text": (TEXT_CORRUPTIONS, _with_bad_text),
+    }
+    for side, (suite, change) in suites.items():
+        result[side] = {}
+        for name in suite:
+            say(f"corruption of the {side}: {name}")
+            predictions = []
+            for severity in SEVERITIES:
+                changed = [
+                    change(post, name, severity, np.random.default_rng([seed, number, severity]))
+                    for number, post in enumerate(posts)
+                ]
+                predictions.append(_predict(model, changed, collator))
+            drop = judge.loss(np.stack(predictions))["accuracy"]
+            result[side][name] = {
+                "accuracy": [judge.values(found)["accuracy"] for found in predictions],
+                "relative_drop": {
+                    "value": drop["value"] / max(clean, 1e-9),
+                    "ci95": [bound / max(clean, 1e-9) for bound in drop["ci95"]],
+                },
+            }
+    return result
+
+
+def _predict(model: Classifier, posts: list[dict[str, Any]], collator: Collator) -> NDArray[np.int64]:
+    return compute_logits(model, posts, collator, 64).argmax(1).numpy()
+
+
+def _with_bad_image(post: dict[str, Any], name: str, severity: int, generator: np.random.Generator) -> dict[str, Any]:
+    if not post.get("image"):
+        return post
+    buffer = io.BytesIO()
+    corrupt_image(open_image(post["image"]["bytes"]), name, severity, generator).save(buffer, "BMP")
+    return {**post, "image": {"bytes": buffer.getvalue(), "path": None}}
+
+
+def _with_bad_text(post: dict[str, Any], name: str, severity: int, generator: np.random.Generator) -> dict[str, Any]:
+    return {**post, "text": corrupt_text(post["text"] or "", name, severity, generator)}
+
+
+def _blank(row: dict[str, Any]) -> dict[str, Any]:
+    """A post that says nothing: empty texts, a grey picture."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (224, 224), (127, 127, 127)).save(buffer, "PNG")
+    grey = {"bytes": buffer.getvalue(), "path": None}
+    return {key: "" if isinstance(value, str) else value for key, value in row.items()} | {"image": grey, "text": ""}
+
+
+def _interval(found: Difference) -> dict[str, Any]:
+    return {"value": found.value, "ci95": list(found.ci95)}
+
+
+def _points(found: dict[str, Any]) -> str:
+    value, low, high = (round(100 * number, 1) + 0.0 for number in (found["value"], *found["ci95"]))
+    return f"{value:.1f} points [{low:.1f}, {high:.1f}]"
+
+
+def _stack(blocks: list[Tensor]) -> Tensor:
+    """(B, L, …) blocks, padded to the longest L."""
+    longest = max(block.shape[1] for block in blocks)
+    return torch.cat([pad(block, [0, 0] * (block.ndim - 2) + [0, longest - block.shape[1]]) for block in blocks])
