@@ -9,8 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from clfa.sweep import difference_cell, score_cell
-from clfa.tables import markdown
+from clfa.tables import difference_cell, markdown, score_cell
 
 DOCS = Path(__file__).resolve().parent
 SOURCES = {
@@ -25,6 +24,7 @@ SOURCES = {
 }
 NAMES = {
     "majority": "majority class",
+    "format_only": "format counts only, no words",
     "tfidf_logistic_regression": "TF-IDF + logistic regression",
     "text_only": "text only",
     "image_only": "image only",

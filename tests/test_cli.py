@@ -27,6 +27,7 @@ def test_help_imports_nothing_heavy():
 
 
 COMMANDS = ["demo", "import", "teacher train", "teacher embed", "train", "evaluate", "sweep", "predict", "explain"]
+COMMANDS += ["audit", "compare", "probe"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -92,6 +93,11 @@ ORDER = [
     "encoders",
     "data",
     "metrics",
+    "calibration",
+    "significance",
+    "tables",
+    "language",
+    "cues",
     "losses",
     "fusion",
     "model",
@@ -100,11 +106,21 @@ ORDER = [
     "predict",
     "checkpoint",
     "train",
+    "leakage",
     "floors",
+    "slices",
+    "page",
+    "audit_page",
+    "audit",
+    "card",
     "evaluate",
     "analysis",
+    "probe_page",
     "report",
     "sweep",
+    "compare",
+    "corruptions",
+    "probe",
     "demo",
     "cli",
 ]

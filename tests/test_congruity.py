@@ -91,3 +91,11 @@ def test_demo_end_to_end(tmp_path):
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "http" not in page
     assert page.count("data:image/") >= 10
+
+    # on this set only the interplay of word and picture tells the label: no additive model can be above chance
+    from clfa.probe import probe_run
+
+    probed = probe_run(tmp_path / "demo" / "runs" / "clfa" / "seed-0", "test", 300, 0, say=lambda line: None)
+    assert abs(probed["emap"]["accuracy"] - 0.5) <= 0.1
+    assert probed["emap"]["model"]["accuracy"] >= 0.85
+    assert probed["verdict"].startswith("multimodal gain")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
-from clfa.metrics import bootstrap, bootstrap_seeds, calibration, confusion, interval, mcnemar, scores
+from clfa.metrics import bootstrap, bootstrap_seeds, confusion, interval, mcnemar, scores
 
 
 @settings(max_examples=200, deadline=None)
@@ -61,15 +61,6 @@ def test_bootstrap_over_seeds_is_paired_and_wider_with_spread():
     assert width[1] > 1.5 * width[0]
     same = bootstrap_seeds(labels, steady, 2)["macro_f1"] - bootstrap_seeds(labels, steady, 2)["macro_f1"]
     assert not same.any()
-
-
-def test_calibration():
-    probabilities = np.array([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
-    labels = np.array([0] * 9 + [1] + [1] * 6 + [0] * 4)
-    assert calibration(probabilities, labels)[0] == pytest.approx(0, abs=1e-12)
-    ece, bins = calibration(np.array([[1.0, 0.0]] * 4), np.array([0, 0, 1, 1]))
-    assert ece == pytest.approx(0.5)
-    assert bins == [(1.0, 0.5, 4)]
 
 
 def test_mcnemar_is_exact():

@@ -27,7 +27,7 @@ def test_seeds(run_config, tmp_path):
     )
     result = sweep(config, say=lambda line: None)
     names = [row["system"] for row in result["systems"]]
-    assert names == ["majority", "tfidf_logistic_regression", "text_only", "no_alignment", "clfa"]
+    assert names == ["majority", "format_only", "tfidf_logistic_regression", "text_only", "no_alignment", "clfa"]
     clfa = result["systems"][-1]
     assert clfa["seeds"] == [0, 1]
     values = [
@@ -43,8 +43,8 @@ def test_seeds(run_config, tmp_path):
         assert low <= clfa[metric]["mean"] <= high
     assert {row["system"] for row in result["differences"]} == {"text_only", "clfa"}
     with open(tmp_path / "sweep" / "table.csv") as file:
-        assert len(list(csv.reader(file))) == 6
-    assert (tmp_path / "sweep" / "table.md").read_text().count("\n") == 7
+        assert len(list(csv.reader(file))) == 7
+    assert (tmp_path / "sweep" / "table.md").read_text().count("\n") == 8
     assert r"text\_only" in (tmp_path / "sweep" / "table.tex").read_text()
 
     model = tmp_path / "sweep" / "clfa" / "seed-1" / "model.safetensors"

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from clfa.page import BLUE, GREY, ORANGE, figure_source, percent, plain_axes, pyplot, render
+from clfa.page import BLUE, GREY, ORANGE, figure_source, percent, plain_axes, render
 
-FINDINGS, CUES = 12, 25
+FINDINGS, CUES = 12, 40
 
 
 def write_audit_page(result: dict[str, Any], path: Path) -> None:
@@ -105,7 +105,9 @@ def _cues(result: dict[str, Any]) -> list[dict[str, Any]]:
 def _cue_chart(cues: list[dict[str, Any]]) -> Any:
     figure, axes = plain_axes(8.4, 3.6)
     names = list(dict.fromkeys(cue["label"] for cue in cues))
-    colours = dict(zip(names, (ORANGE, BLUE, GREY, *pyplot.get_cmap("tab10").colors)))
+    colours = {
+        name: (ORANGE, BLUE, GREY, *(f"C{number}" for number in range(10)))[n % 13] for n, name in enumerate(names)
+    }
     for name in names:
         of_label = [cue for cue in cues if cue["label"] == name]
         axes.scatter(

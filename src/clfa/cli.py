@@ -540,7 +540,7 @@ def _audit_text(result: dict[str, Any]) -> str:
 
 def _systems_table(result: dict[str, Any]) -> str:
     """The systems of a sweep or of the demo, aligned; then the paired differences."""
-    from clfa.sweep import difference_cell, score_cell
+    from clfa.tables import difference_cell, score_cell
 
     rows = [["system", "seeds", "accuracy, %", "macro F1, %"]]
     for row in result["systems"]:

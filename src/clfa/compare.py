@@ -21,8 +21,7 @@ from clfa.significance import (
     holm,
     paired_bootstrap,
 )
-from clfa.sweep import difference_cell, score_cell
-from clfa.tables import latex, markdown, write_csv
+from clfa.tables import difference_cell, latex, markdown, score_cell, write_csv
 
 LEVEL, TAU = 0.05, 0.2
 
@@ -306,7 +305,7 @@ def _write(result: dict[str, Any], out: Path) -> None:
         out / "comparison.csv",
     )
     figure = {"source": figure_source(_forest(result)), "caption": f"Differences in {metric} from {result['base']}."}
-    sections = [
+    sections: list[dict[str, Any]] = [
         {"title": "Verdict", "points": [{"number": "•", "text": verdict} for verdict in verdicts], "figures": [figure]},
         {"title": "Systems", "text": [note], "table": {"head": systems[0], "rows": systems[1:]}},
         {"title": "Tests", "table": {"head": tests[0], "rows": tests[1:]}},

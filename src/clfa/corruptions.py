@@ -51,7 +51,7 @@ def _motion_blur(image: Image.Image, severity: int, generator: Generator) -> Ima
     length = max(2, round(0.025 * severity * min(image.size)))
     pixels = np.asarray(image, dtype=np.float32)
     padded = np.pad(pixels, ((0, 0), (length - 1, 0), (0, 0)), mode="edge")
-    return _picture(sum(padded[:, shift : shift + pixels.shape[1]] for shift in range(length)) / length)
+    return _picture(np.mean([padded[:, shift : shift + pixels.shape[1]] for shift in range(length)], axis=0))
 
 
 def _pixelate(image: Image.Image, severity: int, generator: Generator) -> Image.Image:
@@ -142,7 +142,7 @@ def _emoji(text: str, rate: float, generator: Generator) -> str:
 
 def _hashtags(text: str, rate: float, generator: Generator) -> str:
     """Words turned into hashtags."""
-    return " ".join(f"#{word}" if word.isalpha() and generator.random() < rate else word for word in text.split())
+    return " ".join(f"#{word}" if word[0].isalpha() and generator.random() < rate else word for word in text.split())
 
 
 def _stretched(text: str, rate: float, generator: Generator) -> str:

@@ -145,7 +145,7 @@ REMOVALS: dict[str, Callable[[str], str]] = {
     "emoji": _replacer(EMOJI, " "),
     "ellipsis": _replacer(r"\.(\s?\.)+|…", " "),
 }
-FLIPS: dict[str, Callable[[str], str]] = REMOVALS | {"digits to <num>": _replacer(r"\d+", "<num>")}
+FLIPS: dict[str, Callable[[str], str]] = REMOVALS | {"digits to <num>": _replacer(r"\b\d+\b", "<num>")}
 
 
 def _features(texts: Sequence[str]) -> tuple[list[str], list[str], Any]:

@@ -29,7 +29,8 @@ from clfa.config import (
 from clfa.data import congruity
 from clfa.data.records import Record, load_split, open_image, write_dataset
 from clfa.errors import UserError
-from clfa.sweep import score_cell, sweep
+from clfa.sweep import sweep
+from clfa.tables import score_cell
 from clfa.teacher import train_teacher
 
 DRAWINGS = 3_000

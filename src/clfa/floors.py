@@ -102,7 +102,7 @@ def _encoder_features(dataset: Path, splits: list[str], sides: list[Any], name: 
 
     encoder = load_encoder(name, kind)
     folder = dataset / "features" / fingerprint(encoder.backbone, repr(encoder.preparer))
-    modality = ModalityConfig(kind, name)
+    modality = ModalityConfig("text" if kind == "text" else "image", name)
 
     def pooled(batch: list) -> list:
         return [states.mean(dim=0, keepdim=True) for states in encode_frozen(encoder, modality, batch)]

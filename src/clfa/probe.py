@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
+from clfa.cache import Cache
 from clfa.card import write_card
 from clfa.config import RunConfig
 from clfa.configure import load_config
@@ -110,7 +111,7 @@ def probe_run(
         result["missing"][side] = _missing(parts, side, judge, generator)
     if corrupted:
         some = everyone if len(rows) <= corrupted else np.sort(generator.choice(everyone, corrupted, replace=False))
-        result["corruptions"] = _corruptions(model, rows.select(some), preparers, sides, truth[some], seed, say)
+        result["corruptions"] = _corruptions(model, rows.select(some), preparers, states, judge.of(some), seed, say)
     result["verdict"] = verdict(result)
     (run / "probe.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     write_card(run)
@@ -284,14 +285,12 @@ def _corruptions(
     model: Classifier,
     rows: Any,
     preparers: dict[str, Any],
-    sides: dict[str, list[str]],
-    truth: NDArray,
+    states: dict[str, Cache],
+    judge: _Judge,
     seed: int,
     say: Say,
 ) -> dict[str, Any]:
-    collator = Collator(model.config.modalities, preparers)
     posts = [dict(row) for row in rows]
-    judge = _Judge(truth, _predict(model, posts, collator), len(model.labels))
     clean = judge.values(judge.predicted)["accuracy"]
     result: dict[str, Any] = {"posts": len(posts), "accuracy": clean}
     suites: dict[
@@ -302,6 +301,8 @@ def _corruptions(
     }
     for side, (suite, change) in suites.items():
         result[side] = {}
+        kept = {name: cache for name, cache in states.items() if model.config.modalities[name].kind != side}
+        collator = Collator(model.config.modalities, preparers, kept)
         for name in suite:
             say(f"corruption of the {side}: {name}")
             predictions = []

@@ -19,7 +19,7 @@ from clfa.data.splits import load_rows
 from clfa.errors import UserError
 from clfa.evaluate import read_table
 from clfa.metrics import bootstrap_seeds, confusion, interval, mcnemar, scores
-from clfa.tables import latex, markdown, write_csv
+from clfa.tables import latex, markdown, score_cell, write_csv
 
 Say = Callable[[str], None]
 TABLE_METRICS = ("accuracy", "macro_f1", "weighted_f1")
@@ -106,19 +106,6 @@ def write_tables(result: dict[str, Any], output: Path) -> None:
         short.append([system["system"], str(len(system["seeds"])), *(score_cell(system[n]) for n in TABLE_METRICS)])
     (output / "table.md").write_text(markdown(short) + "\n", encoding="utf-8")
     (output / "table.tex").write_text(latex(short) + "\n", encoding="utf-8")
-
-
-def score_cell(found: dict[str, Any]) -> str:
-    """Mean ± sd [low, high] in percent; no sd where there is one run."""
-    low, high = found["ci95"]
-    spread = f" ± {100 * found['sd']:.1f}" if len(found["values"]) > 1 else ""
-    return f"{100 * found['mean']:.1f}{spread} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def difference_cell(found: dict[str, Any]) -> str:
-    """Mean [low, high] of a difference in points, with signs."""
-    mean, low, high = (round(100 * value, 1) + 0.0 for value in (found["mean"], *found["ci95"]))  # no "-0.0"
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _plan(config: SweepConfig) -> list[RunConfig]:

@@ -1,7 +1,8 @@
-"""One table, several formats: rows of cells, the first row the head."""
+"""Cells of scores, and one table in several formats: rows of cells, the first row the head."""
 
 import csv
 from pathlib import Path
+from typing import Any
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -19,6 +20,19 @@ _LATEX = {
     "±": r"$\pm$",
     "−": "$-$",
 }
+
+
+def score_cell(found: dict[str, Any]) -> str:
+    """Mean ± sd [low, high] in percent; no sd where there is one run."""
+    low, high = found["ci95"]
+    spread = f" ± {100 * found['sd']:.1f}" if len(found["values"]) > 1 else ""
+    return f"{100 * found['mean']:.1f}{spread} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def difference_cell(found: dict[str, Any]) -> str:
+    """Mean [low, high] of a difference in points, with signs."""
+    mean, low, high = (round(100 * value, 1) + 0.0 for value in (found["mean"], *found["ci95"]))  # no "-0.0"
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def markdown(rows: list[list[str]]) -> str:

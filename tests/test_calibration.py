@@ -1,0 +1,53 @@
+"""Calibration errors by hand and against scikit-learn; the temperature is found and leaves predictions alone."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.metrics import brier_score_loss, log_loss
+
+from clfa.calibration import calibration, fit_temperature, reliability, rescale
+
+
+@pytest.fixture
+def sample():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(1500, 3)) * 2
+    probabilities = softmax(logits, axis=1)
+    labels = np.array([generator.choice(3, p=row) for row in probabilities])
+    return logits, probabilities, labels
+
+
+def test_brier_and_nll_are_scikit_learns(sample):
+    _, probabilities, labels = sample
+    found = calibration(probabilities, labels, resamples=200)
+    assert found["nll"]["value"] == pytest.approx(log_loss(labels, probabilities), abs=1e-12)
+    expected = brier_score_loss(labels, probabilities, labels=[0, 1, 2], scale_by_half=False)
+    assert found["brier"]["value"] == pytest.approx(expected, abs=1e-12)
+    for entry in found.values():
+        assert entry["ci95"][0] < entry["ci95"][1]
+
+
+def test_ece_by_hand():
+    probabilities = np.array([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 10)
+    labels = np.array([0] * 9 + [1] + [0] * 3 + [1] * 7)
+    assert calibration(probabilities, labels, 50)["ece"]["value"] == pytest.approx(0.5 * 0 + 0.5 * 0.3, abs=1e-12)
+    assert reliability(probabilities, labels) == [(pytest.approx(0.6), 0.3, 10), (pytest.approx(0.9), 0.9, 10)]
+
+
+def test_calibrated_sample_has_a_small_error(sample):
+    _, probabilities, labels = sample
+    found = calibration(probabilities, labels, resamples=200)
+    assert found["ece"]["value"] < 0.04
+    assert found["adaptive_ece"]["value"] < 0.04
+
+
+def test_temperature_is_found_and_keeps_the_predictions(sample):
+    logits, _, labels = sample
+    sure = softmax(3 * logits, axis=1)
+    temperature = fit_temperature(sure, labels)
+    assert temperature == pytest.approx(3, rel=0.1)
+    softer = rescale(sure, temperature)
+    assert (softer.argmax(1) == sure.argmax(1)).all()
+    assert softer.sum(1) == pytest.approx(np.ones(len(softer)))
+    assert calibration(softer, labels, 50)["ece"]["value"] < calibration(sure, labels, 50)["ece"]["value"] / 3
+    assert rescale(sure, 1.0) == pytest.approx(sure, abs=1e-12)

@@ -1,0 +1,113 @@
+"""Comparisons: the right verdicts, refusals, one set of numbers in all formats."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from clfa.compare import compare_runs
+from clfa.errors import UserError
+from clfa.evaluate import write_table
+from clfa.metrics import mcnemar
+
+LABELS = ["no", "yes", "maybe"]
+
+
+@pytest.fixture
+def make(tmp_path):
+    """`make("name", accuracy, seeds)`: finished runs that are right with this probability."""
+    truth = np.random.default_rng(0).integers(0, 3, 600)
+
+    def build(name, accuracy, seeds=1, ids=None, truth=truth, folds=0, seed0=0):
+        for seed in range(seeds):
+            for fold in range(max(1, folds)):
+                folder = tmp_path / name if seeds == 1 and not folds else tmp_path / name / f"seed-{seed}-fold-{fold}"
+                folder.mkdir(parents=True)
+                generator = np.random.default_rng([seed0, seed, fold, len(name)])
+                right = generator.random(len(truth)) < accuracy
+                predicted = np.where(right, truth, (truth + generator.integers(1, 3, len(truth))) % 3)
+                rows = np.flatnonzero(np.arange(len(truth)) % max(1, folds) == fold)
+                names = [f"post-{row}" for row in rows] if ids is None else ids
+                write_table(folder, "test", names, LABELS, truth[rows], np.eye(3)[predicted[rows]])
+                (folder / "model.json").write_text(json.dumps({"labels": LABELS}))
+                (folder / "metrics.json").write_text(json.dumps({"training": {}}))
+                (folder / "config.yaml").write_text(f"seed: {seed}\ndata: {{folds: {folds}, fold: {fold}}}\n")
+        return tmp_path / name
+
+    return build
+
+
+def test_verdicts(make, tmp_path):
+    base, better, same = make("base", 0.6, 4), make("better", 0.8, 4), make("same", 0.6, 4, seed0=9)
+    result = compare_runs([base, better, same], "test", "macro_f1", tmp_path / "out")
+    first, second = result["comparisons"]
+    assert first["told"]
+    assert first["verdict"].startswith("better is better than base: +")
+    assert first["aso"]["dominates"]
+    assert first["p_holm"] <= 0.05
+    assert not second["told"]
+    assert second["verdict"].startswith("cannot tell same from base")
+    assert abs(second["difference"]) < second["detectable"]
+    assert first["ci95_over"] == "runs and posts"
+    low, high = first["ci95"]
+    assert low < first["ci95_posts"][0] < first["ci95_posts"][1] < high  # seeds add to the width
+
+
+def test_one_run_each(make, tmp_path):
+    base, other = make("one", 0.6), make("two", 0.7)
+    result = compare_runs([base, other], "test", "accuracy", tmp_path / "out")
+    found = result["comparisons"][0]
+    from clfa.evaluate import read_table
+
+    _, truth, first, _ = read_table(base / "predictions" / "test.parquet")
+    second = read_table(other / "predictions" / "test.parquet")[2]
+    only_base, only_other, p = mcnemar(truth, first, second)
+    assert found["mcnemar"]["only_base_right"] == only_base
+    assert found["mcnemar"]["only_system_right"] == only_other
+    assert found["p"] == found["mcnemar"]["p"] == p
+    assert found["difference"] == pytest.approx((only_other - only_base) / 600)
+    assert found["aso"] is None  # one run says nothing about seeds
+
+
+def test_formats_agree(make, tmp_path):
+    out = tmp_path / "out"
+    result = compare_runs([make("base", 0.6, 2), make("under_score", 0.7, 2)], "test", "macro_f1", out)
+    found = result["comparisons"][0]
+    assert json.loads((out / "comparison.json").read_text()) == result
+    with open(out / "comparison.csv") as file:
+        (row,) = list(csv.DictReader(file))
+    assert float(row["difference"]) == found["difference"]
+    cell = f"{100 * found['difference']:+.1f} [{100 * found['ci95'][0]:+.1f}, {100 * found['ci95'][1]:+.1f}]"
+    for name in ("comparison.md", "comparison.tex", "comparison.html"):
+        assert cell in (out / name).read_text(), name
+    assert r"under\_score" in (out / "comparison.tex").read_text()
+
+
+def test_folds_are_pooled_and_order_does_not_matter(make, tmp_path):
+    pooled, plain = make("pooled", 0.7, 2, folds=3), make("plain", 0.6, 2)
+    result = compare_runs([plain, pooled], "test", "accuracy", tmp_path / "out")
+    assert result["posts"] == 600
+    assert [row["runs"] for row in result["systems"]] == [2, 2]
+    assert result["comparisons"][0]["difference"] == pytest.approx(0.1, abs=0.05)
+
+
+def test_refusals(make, tmp_path):
+    base = make("base", 0.6)
+    other_posts = make("other_posts", 0.6, ids=[f"else-{number}" for number in range(600)])
+    other_truth = make("other_truth", 0.6, truth=np.random.default_rng(5).integers(0, 3, 600))
+    for paths, message in (
+        ([base], "two or more"),
+        ([base, base], "given twice"),
+        ([base, tmp_path / "nothing"], "not a folder"),
+        ([base, tmp_path], None),
+        ([base, other_posts], "different posts of test: 600 and 600, 0 in common"),
+        ([base, other_truth], "different labels for"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compare_runs(paths, "test", "macro_f1", tmp_path / "out")
+    with pytest.raises(UserError, match="clfa evaluate"):
+        compare_runs([base, make("more", 0.6)], "validation", "macro_f1", tmp_path / "out")
+    with pytest.raises(UserError, match="allowed are accuracy"):
+        compare_runs([base, make("extra", 0.6)], "test", "f1", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,65 @@
+"""Cues: z and p by hand and by scipy, the ranking on real data, neutralised texts."""
+
+import numpy as np
+import pytest
+from conftest import SHARED
+from scipy.stats import binomtest
+
+from clfa.cues import FLIPS, find_cues, neutralise
+
+
+def test_z_and_p_by_hand():
+    texts = ["odd word"] * 30 + ["plain word"] * 70
+    labels = np.array([1] * 28 + [0] * 2 + [1] * 22 + [0] * 48)
+    found = {cue.cue: cue for cue in find_cues(texts, labels, 2)}
+    odd = found["odd"]
+    assert (odd.with_label, odd.count, odd.label_count, odd.label) == (28, 30, 50, 1)
+    assert odd.z == pytest.approx((28 / 30 - 0.5) / (0.5 * 0.5 / 30) ** 0.5, abs=1e-12)
+    # "odd" and "plain" (which "word" is not: every post has it), each format feature in some but not all posts: none
+    assert odd.p == pytest.approx(binomtest(28, 30, 0.5, alternative="greater").pvalue * 4, rel=1e-9)
+    assert odd.otherwise == 0
+    assert odd.predict(["an odd thing", "ODD", "odds"]).tolist() == [1, 1, 0]
+    assert "word" not in found
+
+
+def test_noise_has_no_cues():
+    generator = np.random.default_rng(0)
+    texts = [" ".join(generator.choice([f"w{n}" for n in range(200)], 10)) for _ in range(2000)]
+    assert find_cues(texts, generator.integers(0, 3, 2000), 3) == []
+
+
+def test_no_words_at_all():
+    assert find_cues(["", " ", ""] * 10, np.array([0, 1, 1] * 10), 2)[0].cue == "irregular_whitespace"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("mmsd", {}, [("irregular_whitespace", 104.8)]),
+        ("mmsd", {"filter": "none"}, [("irregular_whitespace", 120.7), ("#", 50.5), ("funny", 47.1)]),
+        ("mmsd2", {}, [("<num>", 20.8), ("?", 17.5), ("...", 17.1)]),
+    ],
+)
+@pytest.mark.skipif(not (SHARED / "data").exists(), reason="research data not here: ../shared/data")
+def test_ranking_on_real_data(name, options, expected):
+    from clfa.data.readers import read_mmsd, read_mmsd2
+    from clfa.data.records import Record
+
+    reader = {"mmsd": read_mmsd, "mmsd2": read_mmsd2}[name]
+    rows, labels, _ = reader(SHARED / "data" / name, None, **options)
+    train = [row for split, row in rows if split == "train" and isinstance(row, Record)]
+    found = find_cues([row.text for row in train], np.array([labels.index(str(row.label)) for row in train]), 2)
+    assert [(cue.cue, round(cue.z, 1)) for cue in found[: len(expected)]] == expected
+    if name == "mmsd2":
+        assert (found[0].with_label, found[0].count) == (404, 404)
+    elif not options:
+        rule = found[0].predict([row.text for row in train])
+        truth = np.array([labels.index(str(row.label)) for row in train])
+        assert round(100 * (rule == truth).mean(), 1) == 99.7
+
+
+def test_neutralise():
+    text = "so  great ... <num> #wow # spaced emoji_15 ☀️ fine…  "
+    assert neutralise([text]) == ["so great 2 fine"]
+    assert FLIPS["digits to <num>"]("in 2017 , 3 times") == "in <num> , <num> times"
+    assert all(change("") == "" for change in FLIPS.values())

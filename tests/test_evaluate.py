@@ -1,0 +1,144 @@
+"""What an evaluation says beyond the score: de-duplicated, neutralised, groups, calibration, ledger, card."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import picture, text
+
+from clfa.configure import read_yaml
+from clfa.data.records import Record, load_split, write_dataset
+from clfa.errors import UserError
+from clfa.evaluate import evaluate, read_table
+from clfa.train import train
+
+
+def silent(line: str) -> None:
+    """No progress."""
+
+
+@pytest.fixture(scope="module")
+def posts(tmp_path_factory):
+    """Test posts 0-4 repeat training posts; 5-24 carry hashtags, emoji, digits and ellipses."""
+    folder = tmp_path_factory.mktemp("evaluate") / "posts"
+
+    def rows():
+        for split, count in (("train", 40), ("validation", 24), ("test", 50)):
+            for number in range(count):
+                seed = number + 1000 * len(split)
+                words, image = text(seed, 7), picture(seed)
+                if split == "test" and number < 5:
+                    words = text(number + 1000 * len("train"), 7).upper()
+                if split == "test" and 5 <= number < 25:
+                    words += " #tag emoji_7 22 ..."
+                yield split, Record(f"{split}-{number}", words, image, ["no", "yes"][number % 2])
+
+    write_dataset(rows(), folder, ["no", "yes"], {"reader": "test", "name": "posts", "filters": ["none at all"]})
+    return folder
+
+
+@pytest.fixture
+def run(run_config, posts):
+    return train(run_config(data__path=str(posts), train__epochs=1), say=silent)
+
+
+def test_evidence(run, posts):
+    result = evaluate(run, "test", say=silent)
+    _, truth, predicted, probabilities = read_table(run / "predictions" / "test.parquet")
+    kept = result["deduplicated"]
+    assert (kept["left_out"], kept["rows"]) == (5, 45)
+    assert kept["metrics"]["accuracy"]["value"] == pytest.approx((truth == predicted)[5:].mean())
+    changed = {name: found["posts"] for name, found in result["flips"].items()}
+    assert changed == {"hashtags": 20, "emoji": 20, "ellipsis": 20, "digits to <num>": 20}
+    for found in result["flips"].values():
+        assert found["rate"] == found["flipped"] / found["posts"]
+        assert found["ci95"][0] <= found["rate"] <= found["ci95"][1]
+    assert result["neutralised"]["changed"] == 20
+    assert result["neutralised"]["rows"] == 50
+    groups = result["groups"]
+    assert (groups["with a hashtag"]["rows"], groups["without a hashtag"]["rows"]) == (20, 30)
+    mask = np.array(["#" in words for words in load_split(posts, "test")["text"]])
+    assert groups["with a hashtag"]["metrics"]["accuracy"]["value"] == pytest.approx((truth == predicted)[mask].mean())
+    found = result["calibration"]
+    assert found["before"]["nll"]["value"] == pytest.approx(-np.log(probabilities[np.arange(50), truth]).mean())
+    assert found["before"]["ece"]["value"] == pytest.approx(result["ece"])
+    assert (run / "predictions" / "validation.parquet").is_file()  # the temperature is fitted there
+    assert set(result["floors"]) == {"majority", "format_only", "tfidf_logistic_regression"}
+    page = (run / "report.html").read_text()
+    for title in ("Cues of form", "Groups of posts", "posts that train does not hold", "adaptive ECE"):
+        assert title in page
+
+
+def test_flips_are_those_of_the_model(run, posts):
+    """A flip is what predicting the changed text as a new post says."""
+    from clfa.cues import FLIPS
+    from clfa.predict import Predictor
+
+    result = evaluate(run, "test", say=silent)
+    predictor = Predictor(run)
+    rows = load_split(posts, "test")
+    old = [found.predicted for found in predictor([dict(row) for row in rows])]
+    new = [found.predicted for found in predictor([{**row, "text": FLIPS["hashtags"](row["text"])} for row in rows])]
+    assert result["flips"]["hashtags"]["flipped"] == sum(one != two for one, two in zip(old, new))
+
+
+def test_frozen_encoders_are_neutralised_too(run_config, posts):
+    """Changed texts are in no cache of states: they are encoded anew, with the same answer as without a cache."""
+    frozen = {"model__modalities__text__frozen": True, "model__modalities__image__frozen": True}
+    run = train(run_config(data__path=str(posts), train__epochs=1, **frozen), say=silent)
+    first = evaluate(run, "test", say=silent)
+    shutil.rmtree(posts / "states")
+    assert evaluate(run, "test", say=silent)["flips"] == first["flips"]
+
+
+def test_ledger_counts_each_opening_of_test(run):
+    assert not (run / "test_ledger.jsonl").exists()  # training never opened it
+    evaluate(run, "validation", report=False, say=silent)
+    assert not (run / "test_ledger.jsonl").exists()
+    evaluate(run, "test", report=False, say=silent)
+    evaluate(run, "test", normalise_format=False, say=silent)
+    lines = [json.loads(line) for line in (run / "test_ledger.jsonl").read_text().splitlines()]
+    assert [line["purpose"] for line in lines] == ["evaluate", "evaluate"]
+    assert lines[0]["rows"] == 50
+    assert len(lines[0]["sha256"]) == 64
+    assert "opened 2 times" in (run / "report.html").read_text()
+    assert "opened 2 times" in (run / "README.md").read_text()
+
+
+def test_changed_data_is_refused(run_config, posts, tmp_path):
+    shutil.copytree(posts, tmp_path / "posts")
+    run = train(run_config(data__path=str(tmp_path / "posts"), train__epochs=1), say=silent)
+    manifest = json.loads((tmp_path / "posts" / "dataset.json").read_text())
+    manifest["splits"]["test"]["sha256"] = "0" * 64
+    (tmp_path / "posts" / "dataset.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"not what .* was trained on \(test differ"):
+        evaluate(run, "test", say=silent)
+    assert not (run / "test_ledger.jsonl").exists()
+
+
+def test_card(run, posts):
+    from clfa.audit import audit
+
+    audit(posts, say=silent)
+    result = evaluate(run, "test", say=silent)
+    card = (run / "README.md").read_text()
+    accuracy = result["metrics"]["accuracy"]
+    cell = f"{100 * accuracy['value']:.1f} [{100 * accuracy['ci95'][0]:.1f}, {100 * accuracy['ci95'][1]:.1f}]"
+    assert f"| this run | {cell} |" in card
+    assert "this run, 45 posts that train does not hold" in card
+    for split in load_manifest_splits(posts):
+        assert split["sha256"] in card
+    assert "5 of 50 test posts have the text of a training post" in card
+    assert "filters: none at all" in card
+    assert f"Seed {read_yaml(run / 'config.yaml')['seed']}" in card
+    assert "after temperature" in card
+    assert "{{" not in card
+    shutil.rmtree(posts / "hashes")
+    (posts / "audit.json").unlink()
+    evaluate(run, "test", report=False, say=silent)
+    assert "The data was not audited" in (run / "README.md").read_text()
+
+
+def load_manifest_splits(folder):
+    return json.loads((folder / "dataset.json").read_text())["splits"].values()
