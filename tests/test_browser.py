@@ -40,7 +40,7 @@ HOSTILE = [
     "<details open ontoggle=hit()>",
     "<video src=//evil.example/x.mp4 onerror=hit()>",
     "<body onload=hit()>",
-    "<style>@import'//evil.example/x.css'</style>",
+    "<style>*{background:url(//evil.example/x.png)}</style>",
     "<div style=background:url(//evil.example/x.png)>",
     "{{7*7}}",
     "{%print(7*7)%}",

@@ -163,7 +163,7 @@ def probe(
     *,
     split: str = "test",
     posts: int = 500,
-    corrupted: int = 200,
+    corrupted: int = 100,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Does a run use both text and image? EMAP, shuffled, blanked, missing and corrupted modalities -> probe.json, report.

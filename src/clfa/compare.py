@@ -306,7 +306,7 @@ def _write(result: dict[str, Any], out: Path) -> None:
     )
     figure = {"source": figure_source(_forest(result)), "caption": f"Differences in {metric} from {result['base']}."}
     sections: list[dict[str, Any]] = [
-        {"title": "Verdict", "points": [{"number": "•", "text": verdict} for verdict in verdicts], "figures": [figure]},
+        {"title": "Verdict", "text": verdicts, "figures": [figure]},
         {"title": "Systems", "text": [note], "table": {"head": systems[0], "rows": systems[1:]}},
         {"title": "Tests", "table": {"head": tests[0], "rows": tests[1:]}},
     ]

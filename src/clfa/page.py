@@ -37,7 +37,7 @@ def scores_table(systems: dict[str, dict[str, Any]], strong: list[str]) -> dict[
     """Table of `{"value", "ci95"}` metrics by system, in percent."""
     names = [name for name in SHOWN if all(name in found for found in systems.values())]
     rows = [
-        [system, *(percent(found[name]["value"], found[name]["ci95"]) for name in names)]
+        [system.replace("_", " "), *(percent(found[name]["value"], found[name]["ci95"]) for name in names)]
         for system, found in systems.items()
     ]
     return {

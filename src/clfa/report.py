@@ -74,7 +74,7 @@ def write_run_report(run: Path, split: str, rows: Any) -> None:
         *_heatmap_section(run, rows, truth, predicted),
     ]
     page = "report.html" if "@" not in split else f"report-{split}.html"
-    render(run / page, run.name, f"{run}, split {split}", sections)
+    render(run / page, "/".join(run.resolve().parts[-2:]), f"{run}, split {split}", sections)
 
 
 def _flip_section(result: dict[str, Any]) -> list[dict[str, Any]]:
