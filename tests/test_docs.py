@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
-def generator():
-    spec = importlib.util.spec_from_file_location("make_results", ROOT / "docs" / "make_results.py")
+def generator(name: str = "make_results"):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -25,6 +25,18 @@ def test_results_are_generated_not_typed():
     assert (ROOT / "docs" / "results.md").read_text() == module.page(found)
     readme = (ROOT / "README.md").read_text()
     assert module.with_tables(readme, found) == readme
+
+
+def test_findings_are_generated_not_typed():
+    assert (ROOT / "docs" / "findings.md").read_text() == generator("make_findings").page()
+
+
+def test_findings_hold_no_posts():
+    """Words that are cues and counts are shown, ids and texts of posts are not."""
+    for name in ("audits", "probes", "white_space"):
+        text = (ROOT / "docs" / "results" / f"{name}.json").read_text()
+        assert "examples" not in text
+        assert not re.search(r"\d{18}", text)  # ids of MMSD
 
 
 def test_a_verdict_needs_an_interval_without_zero():

@@ -193,7 +193,7 @@ def test_evaluation_writes_table_metrics_and_report(run):
     assert found["rows"] == 8
     low, high = found["metrics"]["accuracy"]["ci95"]
     assert low <= found["metrics"]["accuracy"]["value"] <= high
-    assert set(found["floors"]) == {"majority", "tfidf_logistic_regression"}
+    assert set(found["floors"]) == {"majority", "format_only", "tfidf_logistic_regression"}
     assert found["floors"]["majority"]["accuracy"]["value"] == 0.5
     page = (run / "report.html").read_text()
     assert "http://" not in page
