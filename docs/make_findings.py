@@ -121,6 +121,8 @@ def page() -> str:
                 name: f"{100 * (floors[name]['format_only']['accuracy'] - floors[name]['majority']['accuracy']):.1f}"
                 for name in ("mmsd", "mmsd2")
             },
+            top=_top(published["mmsd"]),
+            ours=_ours(floors["mvsa_single"], _read("results/table")),
             power=f"{100 * mcnemar_power(2409, 0.01, 0.10):.0f} %",
             modality=_modality(_read("results/probes")),
         )
@@ -232,6 +234,25 @@ def _tables(floors: dict, published: dict) -> list[dict]:
         ]
         tables.append({"title": title, "second": second, "rows": rows})
     return tables
+
+
+def _top(rows: list[dict], count: int = 5) -> dict:
+    best = sorted((row["accuracy"] for row in rows), reverse=True)[:count]
+    return {"count": count, "span": f"{best[0] - best[-1]:.1f}"}
+
+
+def _ours(floors: dict, table: dict) -> dict:
+    clfa = next(row for row in table["systems"] if row["system"] == "clfa")
+    late, probe = floors["late_fusion"], floors["teacher_probe"]
+    return {
+        "clfa": _percent(clfa["accuracy"]["mean"]),
+        "clfa_f1": _percent(clfa["macro_f1"]["mean"]),
+        "seeds": len(clfa["seeds"]),
+        "late": _percent(late["accuracy"]),
+        "late_f1": _percent(late["macro_f1"]),
+        "probe": _percent(probe["accuracy"]),
+        "probe_f1": _percent(probe["macro_f1"]),
+    }
 
 
 def _modality(probes: dict) -> str:

@@ -159,6 +159,16 @@ def findings(found: dict) -> str:
     for size in curve_sizes(found):
         low, high, mean = curve_difference(found, size)
         lines.append(verdict(f"Published fold, {size:,} labels, frozen encoders", {"mean": mean, "ci95": [low, high]}))
+    if "audits" in found and "table" in found:  # what needs no fusion at all
+        floors = found["audits"]["mvsa_single"]["floors"]
+        told = ", ".join(
+            f"{title} {100 * floors[name]['accuracy']:.1f} accuracy and {100 * floors[name]['macro_f1']:.1f} macro F1"
+            for name, title in (("late_fusion", "late fusion"), ("teacher_probe", "on the teacher's embeddings"))
+        )
+        trained = [row for row in found["table"]["systems"] if row["system"] in ("no_alignment", "clfa")]
+        best = {name: max(100 * row[name]["mean"] for row in trained) for name in ("accuracy", "macro_f1")}
+        told += f"; the best trained fusion of the table below has {best['accuracy']:.1f} and {best['macro_f1']:.1f}"
+        lines.append((False, f"Published fold, logistic regressions on the same frozen features, nothing fused: {told}."))
     lines.sort(key=lambda line: line[0])
     return "\n".join(f"- {text}" for _, text in lines)
 
