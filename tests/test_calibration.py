@@ -34,6 +34,20 @@ def test_ece_by_hand():
     assert reliability(probabilities, labels) == [(pytest.approx(0.6), 0.3, 10), (pytest.approx(0.9), 0.9, 10)]
 
 
+def test_calibrated_models_are_not_called_miscalibrated():
+    """The interval of a perfectly calibrated model holds 0, and its error is what chance gives."""
+    holds = below = 0
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        probabilities = softmax(generator.normal(size=(400, 3)) * 2, axis=1)
+        labels = np.array([generator.choice(3, p=row) for row in probabilities])
+        found = calibration(probabilities, labels, 200)["ece"]
+        holds += found["ci95"][0] <= 0.005
+        below += found["value"] <= found["if_calibrated"]
+    assert holds >= 34
+    assert below >= 34
+
+
 def test_calibrated_sample_has_a_small_error(sample):
     _, probabilities, labels = sample
     found = calibration(probabilities, labels, resamples=200)

@@ -39,7 +39,7 @@ def make(tmp_path):
 
 
 def test_verdicts(make, tmp_path):
-    base, better, same = make("base", 0.6, 4), make("better", 0.8, 4), make("same", 0.6, 4, seed0=9)
+    base, better, same = make("base", 0.6, 5), make("better", 0.8, 5), make("same", 0.6, 5, seed0=9)
     result = compare_runs([base, better, same], "test", "macro_f1", tmp_path / "out")
     first, second = result["comparisons"]
     assert first["told"]
@@ -51,7 +51,23 @@ def test_verdicts(make, tmp_path):
     assert abs(second["difference"]) < second["detectable"]
     assert first["ci95_over"] == "runs and posts"
     low, high = first["ci95"]
-    assert low < first["ci95_posts"][0] < first["ci95_posts"][1] < high  # seeds add to the width
+    assert high - low > first["ci95_posts"][1] - first["ci95_posts"][0]  # seeds add to the width
+
+
+def test_few_runs_claim_nothing_about_systems(make, tmp_path):
+    result = compare_runs([make("base", 0.5, 2), make("other", 0.8, 2)], "test", "accuracy", tmp_path / "out")
+    assert result["comparisons"][0]["verdict"].startswith("in these runs other is better than base: +")
+    assert "needs 5 runs of each, there are 2" in result["comparisons"][0]["verdict"]
+
+
+def test_same_answers(make, tmp_path):
+    import shutil
+
+    base = make("base", 0.6)
+    shutil.copytree(base, tmp_path / "copy")
+    found = compare_runs([base, tmp_path / "copy"], "test", "accuracy", tmp_path / "out")["comparisons"][0]
+    assert found["verdict"] == "copy and base give the same answers on all posts."
+    assert not found["told"]
 
 
 def test_one_run_each(make, tmp_path):
@@ -106,6 +122,16 @@ def test_refusals(make, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             compare_runs(paths, "test", "macro_f1", tmp_path / "out")
+    two = tmp_path / "two"
+    for name, seed, rate in (("a", 0, 1), ("b", 0, 1), ("c", 1, 2)):
+        make(f"two/{name}", 0.6)
+        (two / name / "config.yaml").write_text(f"seed: {seed}\noutput: {name}\ndata: {{folds: 0}}\nrate: {rate}\n")
+    with pytest.raises(UserError, match="b and a have the same seed and fold"):
+        compare_runs([base, two], "test", "macro_f1", tmp_path / "out")
+    (two / "b" / "config.yaml").unlink()
+    (two / "b" / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"several systems \(c and a differ in rate"):
+        compare_runs([base, two], "test", "macro_f1", tmp_path / "out")
     with pytest.raises(UserError, match="clfa evaluate"):
         compare_runs([base, make("more", 0.6)], "validation", "macro_f1", tmp_path / "out")
     with pytest.raises(UserError, match="allowed are accuracy"):

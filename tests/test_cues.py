@@ -63,3 +63,13 @@ def test_neutralise():
     assert neutralise([text]) == ["so great 2 fine"]
     assert FLIPS["digits to <num>"]("in 2017 , 3 times") == "in <num> , <num> times"
     assert all(change("") == "" for change in FLIPS.values())
+
+
+def test_a_change_leaves_other_white_space_alone():
+    """Otherwise every change would also be the change of white space."""
+    for name, change in FLIPS.items():
+        if name != "white space":
+            assert change("w1  w2  w3 ") == "w1  w2  w3 ", name
+    assert FLIPS["hashtags"]("a  b #tag c  d") == "a  b c  d"
+    assert FLIPS["emoji"]("so emoji_15") == "so"
+    assert FLIPS["ellipsis"]("well ... no . . . yes…") == "well no yes"

@@ -101,7 +101,7 @@ def test_ledger_counts_each_opening_of_test(run):
     lines = [json.loads(line) for line in (run / "test_ledger.jsonl").read_text().splitlines()]
     assert [line["purpose"] for line in lines] == ["evaluate", "evaluate"]
     assert lines[0]["rows"] == 50
-    assert len(lines[0]["sha256"]) == 64
+    assert [len(digest) for digest in lines[0]["sha256"].values()] == [64]
     assert "opened 2 times" in (run / "report.html").read_text()
     assert "opened 2 times" in (run / "README.md").read_text()
 
@@ -115,6 +115,68 @@ def test_changed_data_is_refused(run_config, posts, tmp_path):
     with pytest.raises(UserError, match=r"not what .* was trained on \(test differ"):
         evaluate(run, "test", say=silent)
     assert not (run / "test_ledger.jsonl").exists()
+
+
+def test_another_data_set(run_config, posts, tmp_path):
+    """Judged elsewhere: floors say what they were fitted on; with the own data gone, nothing is claimed about it."""
+    shutil.copytree(posts, tmp_path / "own")
+    shutil.copytree(posts, tmp_path / "other")
+    run = train(run_config(data__path=str(tmp_path / "own"), train__epochs=1), say=silent)
+    result = evaluate(run, "test", dataset=str(tmp_path / "other"), say=silent)
+    assert result["split"] == "test@other"
+    assert result["floors_fitted_on"] == str(tmp_path / "other")
+    assert result["deduplicated"]["left_out"] == 5
+    assert "which this run never saw" in (run / "README.md").read_text()
+    assert "opened 0 times" in (run / "README.md").read_text()  # its own test split was not
+    shutil.rmtree(tmp_path / "own")
+    result = evaluate(run, "test", dataset=str(tmp_path / "other"), say=silent)
+    assert "deduplicated" not in result
+    assert "calibration" not in result
+
+
+def test_no_temperature_is_judged_where_it_was_fitted(run):
+    result = evaluate(run, "validation", say=silent)
+    assert result["calibration"]["after"] is None
+    assert "their scores flatter" in (run / "README.md").read_text()
+
+
+def test_folds_without_a_test_file(run_config, tmp_path):
+    def rows():
+        for split, count in (("train", 40), ("validation", 20)):
+            for number in range(count):
+                yield (
+                    split,
+                    Record(f"{split}-{number}", text(number + count, 6), picture(number), ["no", "yes"][number % 2]),
+                )
+
+    write_dataset(rows(), tmp_path / "d", ["no", "yes"], {"reader": "t", "name": "d", "filters": []})
+    config = run_config(data__path=str(tmp_path / "d"), data__folds=3, data__fold=1, train__epochs=1)
+    run = train(config, say=silent)
+    assert evaluate(run, "test", say=silent)["rows"] == 20
+    assert "of a fold over all splits" in (run / "README.md").read_text()
+
+
+def test_odd_labels_and_words_in_all_pages(run_config, tmp_path):
+    labels = ["US$\\AU$", "<b>|yes_*"]
+
+    def rows():
+        for split, count in (("train", 40), ("validation", 12), ("test", 24)):
+            for number in range(count):
+                word = "<img/src=x>" if number % 2 else "$x_$"
+                words = f"{word} {text(number + count, 5)}"
+                yield split, Record(f"{split}-{number}", words, picture(number), labels[number % 2])
+
+    write_dataset(rows(), tmp_path / "d", labels, {"reader": "t", "name": "a|b <i>", "filters": []})
+    from clfa.audit import audit
+
+    audit(tmp_path / "d", say=silent)
+    run = train(run_config(data__path=str(tmp_path / "d"), train__epochs=1), say=silent)
+    evaluate(run, "test", say=silent)
+    card = (run / "README.md").read_text()
+    assert "<img" not in card
+    assert "<b>" not in card
+    assert r"&lt;b&gt;\|yes\_\*" in card
+    assert (run / "report.html").is_file()
 
 
 def test_card(run, posts):

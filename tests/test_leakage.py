@@ -81,7 +81,7 @@ def test_leaked_looks_at_everything_but_ids():
 
 def test_conflicts():
     found = conflicts(side(["Yes!", "yes", "no", "no"], [b"1", b"2", b"3", b"3"], labels=[0, 1, 0, 0]))
-    assert found == {"normalised_text": ["0"], "image_bytes": []}
+    assert found == {"normalised_text": [["0", "1"]], "image_bytes": []}
 
 
 @pytest.mark.parametrize(("name", "id", "text", "near"), [("mmsd", 0, 70, 53), ("mmsd2", 0, 113, 55)])

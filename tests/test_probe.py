@@ -87,6 +87,26 @@ def test_parts_put_together_are_the_posts(parts):
         assert found.logits(*pair) == pytest.approx(compute_logits(model, posts, collator, 4).numpy(), abs=1e-5)
 
 
+def test_padding_on_the_left_cuts_nothing(parts):
+    """Some tokenizers pad in front: a post alone and in a batch must be the same."""
+    model, _, rows, _ = parts()
+    model.encoders["text"].preparer.padding_side = "left"
+    collator = Collator(model.config.modalities, {name: encoder.preparer for name, encoder in model.encoders.items()})
+    found = read_parts(model, rows, collator)
+    everyone = np.arange(len(rows))
+    together = found.logits(everyone, everyone)
+    alone = np.concatenate([found.logits(everyone[n : n + 1], everyone[n : n + 1]) for n in everyone])
+    assert alone == pytest.approx(together, abs=1e-5)
+
+
+def test_large_pictures_are_bounded():
+    from clfa.probe import _bounded, _stored
+
+    large = _stored(Image.new("RGB", (2000, 1000)))
+    small = open_image(_bounded({"image": {"bytes": large}})["image"]["bytes"])
+    assert small.size == (512, 256)
+
+
 def test_probe_of_a_run(run_config):
     run = train(run_config(train__epochs=1), say=silent)
     result = probe_run(run, "test", posts=5, corrupted=4, say=silent)
@@ -134,7 +154,7 @@ def found(value, low, high):
 )
 def test_verdicts(gain, text_loss, image_loss, expected):
     result = {
-        "emap": {"gain": found(*gain)},
+        "emap": {"gain": found(*gain), "mcnemar_p": 0.01},
         "modalities": {
             "text": {"shuffled": {"loss": found(*text_loss)}},
             "image": {"shuffled": {"loss": found(*image_loss)}},

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from clfa.metrics import mcnemar, scores
+from clfa.metrics import confusion, mcnemar, scores
 from clfa.significance import (
     almost_stochastic_order,
     bca_interval,
@@ -15,6 +15,7 @@ from clfa.significance import (
     holm,
     mcnemar_power,
     paired_bootstrap,
+    system_difference,
 )
 
 
@@ -145,6 +146,40 @@ def test_coverage_of_the_interval():
         low, high = paired_bootstrap(truth, first, second, 2, "accuracy", 1000, seed=number).ci95
         inside += low - 1e-9 <= 0.05 <= high + 1e-9  # bounds are multiples of 1 / 400
     assert 0.93 <= inside / 1000 <= 0.97
+
+
+def test_system_difference_by_hand():
+    """Without a part from posts it is Student's t test, paired or Welch's."""
+    from clfa.significance import Difference
+
+    first, second = np.array([0.61, 0.64, 0.60, 0.66, 0.63]), np.array([0.66, 0.65, 0.67, 0.70, 0.64])
+    difference = Difference((second - first).mean(), (0, 0), np.full(100, 0.1))
+    paired = system_difference(difference, first, second, paired=True)
+    expected = stats.ttest_rel(second, first)
+    assert paired.p == pytest.approx(expected.pvalue)
+    assert paired.ci95 == pytest.approx(tuple(expected.confidence_interval()))
+    apart = system_difference(difference, first, second, paired=False)
+    expected = stats.ttest_ind(second, first, equal_var=False)
+    assert apart.p == pytest.approx(expected.pvalue)
+    assert apart.ci95 == pytest.approx(tuple(expected.confidence_interval()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [0.0, 0.02])
+def test_type_one_error_over_five_seeds(spread):
+    """Equal systems whose runs scatter are called different in at most 6 % of 500 simulations."""
+    generator = np.random.default_rng(8)
+    rejected = 0
+    for number in range(500):
+        truth = generator.integers(0, 2, 500)
+        first, second = (
+            np.concatenate([answers(generator, truth, 0.7 + spread * generator.normal(), classes=2) for _ in range(5)])
+            for _ in range(2)
+        )
+        values = [scores(np.stack([confusion(truth, run, 2) for run in runs]))["accuracy"] for runs in (first, second)]
+        found = paired_bootstrap(truth, first, second, 2, "accuracy", 300, seed=number)
+        rejected += system_difference(found, *values, paired=True).p <= 0.05
+    assert rejected / 500 <= 0.06
 
 
 @pytest.mark.slow

@@ -77,10 +77,7 @@ def draw_heatmap(heatmap: Heatmap, path: Path | None = None):
     Returns:
         The matplotlib figure.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from clfa.page import pyplot
 
     count = len(heatmap.words) + 1
     columns = min(6, count)
@@ -108,8 +105,7 @@ def draw_heatmap(heatmap: Heatmap, path: Path | None = None):
                 interpolation="nearest",
                 extent=(-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5),
             )
-            # matplotlib would read $ as the start of mathematics
-            axis.set_title(heatmap.words[place - 1].replace("$", r"\$"), fontsize=11)
+            axis.set_title(heatmap.words[place - 1], fontsize=11)
     figure.colorbar(drawn, ax=axes, shrink=0.7, label="cosine of word and patch", location="right")
     figure.suptitle(f"predicted: {heatmap.predicted} ({heatmap.probability:.0%})", fontsize=11)
     if path:

@@ -142,10 +142,11 @@ def _leakage(kind: str, found: dict[str, Traces]) -> dict[str, Any]:
         places = matches(kind, found[ours], None if ours == theirs else found[theirs])
         reached[ours, theirs] = places >= 0
         result[name] = int((places >= 0).sum())
-        examples[name] = [
-            [found[ours].ids[number], found[theirs].ids[places[number]]]
-            for number in np.flatnonzero(places >= 0)[:EXAMPLES]
-        ]
+        hit = np.flatnonzero(places >= 0)
+        if ours != theirs:
+            other = found[ours].labels[hit] != found[theirs].labels[places[hit]]
+            result[f"{name}_other_label"] = int(other.sum())
+        examples[name] = [[found[ours].ids[number], found[theirs].ids[places[number]]] for number in hit[:EXAMPLES]]
     if "test" in found:
         both = reached["test", "train"] | reached["test", "validation"]
         result["test_in_train_or_validation"] = int(both.sum())
@@ -159,8 +160,12 @@ def _leakage(kind: str, found: dict[str, Traces]) -> dict[str, Any]:
 def _conflicts(found: dict[str, Traces]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for split, side in found.items():
-        for kind, ids in conflicts(side).items():
-            result.setdefault(kind, {})[split] = {"count": len(ids), "examples": ids[:EXAMPLES]}
+        for kind, groups in conflicts(side).items():
+            result.setdefault(kind, {})[split] = {
+                "count": len(groups),
+                "posts": sum(map(len, groups)),
+                "examples": [" = ".join(ids[:4]) for ids in groups[:EXAMPLES]],
+            }
     return result
 
 
@@ -207,18 +212,18 @@ def _image_sizes(rows: Any) -> dict[str, Any]:
 
 
 ADVICE = {
-    "id": "Remove these rows from one of the two splits: the same post is trained on and tested.",
+    "id": "If these are the same posts, remove them from one of the splits; if ids were given anew in each, ignore this.",
     "exact_text": "Report the score without them (“clfa evaluate” prints it), or remove them from train.",
     "normalised_text": "Report the score without them (“clfa evaluate” prints it), or remove them from train.",
-    "near_text": "Report the score without them: the test post differs from a training post in a word or two.",
-    "image_bytes": "Report the score without them: the picture was seen in training with its label.",
+    "near_text": "Report the score without them: most words of the test post were seen in training, in one post.",
+    "image_bytes": "Report the score without them: the picture was seen in training.",
     "image_hash": "Look at some pairs: pictures that look alike are mostly copies in another size or quality.",
 }
 LEAK_NAMES = {
     "id": "have the id of a training post",
     "exact_text": "have exactly the text of a training post",
     "normalised_text": "have the text of a training post but for case, links and punctuation",
-    "near_text": "have nearly the text of a training post",
+    "near_text": "have the words of a training post, four fifths or all of them",
     "image_bytes": "have the picture of a training post",
     "image_hash": "have a picture that looks like one of a training post",
 }
@@ -233,12 +238,14 @@ def _findings(result: dict[str, Any]) -> list[dict[str, Any]]:
         count = counts[f"{evaluated}_in_train"]
         if count:
             pairs = counts["examples"].get(f"{evaluated}_in_train", [])
+            other = counts[f"{evaluated}_in_train_other_label"]
             found.append(
                 {
                     "kind": f"leakage:{kind}",
                     "harm": count / posts,
                     "count": count,
-                    "text": f"{count:,} of {posts:,} {evaluated} posts {LEAK_NAMES[kind]}.",
+                    "text": f"{count:,} of {posts:,} {evaluated} posts {LEAK_NAMES[kind]}"
+                    + (f"; {other:,} of them with another label." if other else "."),
                     "advice": ADVICE[kind],
                     "examples": [" = ".join(pair) for pair in pairs],
                 }
@@ -285,7 +292,7 @@ def _findings(result: dict[str, Any]) -> list[dict[str, Any]]:
             found.append(
                 {
                     "kind": f"conflict:{kind}",
-                    "harm": by_split.get(evaluated, {"count": 0})["count"] / posts,
+                    "harm": by_split.get(evaluated, {"posts": 0})["posts"] / posts,
                     "count": count,
                     "text": f"{count:,} {what} occur with two labels inside a split.",
                     "advice": "Look at them: the other half of the post may decide, or a label is wrong.",
@@ -293,7 +300,7 @@ def _findings(result: dict[str, Any]) -> list[dict[str, Any]]:
                 }
             )
     for column, by_split in result["disagreement"].items():
-        if evaluated in by_split:
+        if evaluated in by_split and column not in ("text_label", "image_label"):  # parts of the label, not rivals
             entry = by_split[evaluated]
             if entry["differ"]:
                 found.append(
@@ -303,7 +310,7 @@ def _findings(result: dict[str, Any]) -> list[dict[str, Any]]:
                         "count": entry["differ"],
                         "text": f"“{column}” differs from the label on {entry['differ']:,} of {entry['posts']:,} "
                         f"{evaluated} posts.",
-                        "advice": "No model can be right by both; a score above 1 minus this share needs an explanation.",
+                        "advice": "Say which one is meant: no model can be right by both, and who learns from one is judged by the other.",
                         "examples": entry["examples"],
                     }
                 )

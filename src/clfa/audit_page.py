@@ -119,7 +119,7 @@ def _cue_chart(cues: list[dict[str, Any]]) -> Any:
             label=f"speaks for {name}",
         )
     for cue in cues[:6]:
-        text = cue["cue"].replace("$", r"\$")[:24]
+        text = cue["cue"][:24]
         place = (cue["count"], 100 * cue["p_label_given_cue"])
         axes.annotate(text, place, xytext=(5, 4), textcoords="offset points", fontsize=9)
     axes.set_xscale("log")

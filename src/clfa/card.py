@@ -1,6 +1,7 @@
 """The model card of a run, `RUN/README.md`: made from what the run and its evaluations wrote, never typed."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ def write_card(run: Path) -> Path:
     metrics = _json(run / "metrics.json") or {}
     data = _json(run / "dataset.json")
     environment = Environment(loader=PackageLoader("clfa"), trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment.filters["plain"] = plain
+    modalities = config["model"]["modalities"]
     text = environment.get_template("card.md.j2").render(
         name="/".join(run.resolve().parts[-2:]),
         config=config,
@@ -32,13 +35,22 @@ def write_card(run: Path) -> Path:
         results={name: found for name, found in metrics.items() if name != "training"},
         environment=_json(run / "environment.json") or {},
         labels=_json(run / "model.json")["labels"],  # type: ignore[index]  # a finished run has it
-        openings=ledger(run),
+        openings=[entry for entry in ledger(run) if entry["dataset"] == config["data"]["path"]],
+        kinds={modality["kind"] for modality in modalities.values()},
+        frozen={name: modalities[found["shares"] or name]["frozen"] for name, found in modalities.items()},
         probe=_json(run / "probe.json"),
         scores=SCORES,
     )
     path = run / "README.md"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def plain(value: Any) -> str:
+    """Text of others for Markdown: nothing in it is markup, and it stays on its line."""
+    text = " ".join(str(value).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", text)
 
 
 def ledger(run: Path) -> list[dict[str, Any]]:

@@ -510,10 +510,9 @@ def _readable(result: dict[str, Any]) -> str:
                 for change, found in value.items()
             ]
         elif name == "calibration":
-            before, after = (100 * value[side]["ece"]["value"] for side in ("before", "after"))
-            lines.append(
-                f"calibration error {before:.1f} points, {after:.1f} at temperature {value['temperature']:.2f}"
-            )
+            errors = [f"{100 * value[side]['ece']['value']:.1f}" for side in ("before", "after") if value[side]]
+            after = f", {errors[1]} at temperature {value['temperature']:.2f}" if len(errors) > 1 else ""
+            lines.append(f"calibration error {errors[0]} points{after}")
         elif name == "groups":
             lines.append(f"groups: {len(value)}, see report.html")
         elif isinstance(value, dict):

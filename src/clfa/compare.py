@@ -20,10 +20,11 @@ from clfa.significance import (
     detectable_difference,
     holm,
     paired_bootstrap,
+    system_difference,
 )
 from clfa.tables import difference_cell, latex, markdown, score_cell, write_csv
 
-LEVEL, TAU = 0.05, 0.2
+LEVEL, TAU, ENOUGH_RUNS = 0.05, 0.2, 5
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class System:
     truth: NDArray
     predictions: NDArray
     """(runs, N) class numbers; a run is a seed, its folds one after the other."""
+    seeds: list[int]
+    """Seed of each run."""
 
 
 def compare_runs(paths: list[Path], split: str, metric: str, out: Path) -> dict[str, Any]:
@@ -43,8 +46,9 @@ def compare_runs(paths: list[Path], split: str, metric: str, out: Path) -> dict[
 
     A difference is claimed if its interval excludes 0, its p is at most 0.05 after Holm's correction over all
     comparisons, and it is at least the minimum detectable effect (80 % power); the verdict is “cannot tell” otherwise.
-    The interval is BCa over posts where both systems have one run, and over runs and posts (percentiles) where one has
-    several. p is McNemar's for one run each and accuracy, else that of the bootstrap.
+    Where both systems have several runs, interval and p are over runs and posts (`system_difference`); otherwise they are
+    over posts and speak of these runs: BCa, and the p of the bootstrap, of McNemar's exact test for the accuracy of one run
+    each. Below five runs a side the verdict speaks of the runs, not of the systems.
 
     Args:
         paths: run directories, or folders of run directories of one system (seeds, folds).
@@ -102,6 +106,7 @@ def load_system(path: Path, split: str) -> System:
     runs = [path] if (path / "metrics.json").is_file() else sorted(file.parent for file in path.glob("*/metrics.json"))
     if not runs:
         raise UserError(f"{path} holds no finished run: train one with `clfa train` or `clfa sweep`")
+    _refuse_several_systems(path, runs)
     labels: list[str] = json.loads((runs[0] / "model.json").read_text(encoding="utf-8"))["labels"]
     by_seed: dict[int, dict[int, Path]] = {}
     folds = 1
@@ -121,11 +126,33 @@ def load_system(path: Path, split: str) -> System:
         tables.append((ids[order].tolist(), truth[order], predicted[order]))
     if any(table[0] != tables[0][0] for table in tables):
         raise UserError(f"{path}: its runs were evaluated on different posts")
-    return System(path.name, tables[0][0], labels, tables[0][1], np.stack([table[2] for table in tables]))
+    predictions = np.stack([table[2] for table in tables])
+    return System(path.name, tables[0][0], labels, tables[0][1], predictions, list(by_seed))
+
+
+def _refuse_several_systems(path: Path, runs: list[Path]) -> None:
+    """Runs of one system differ in seed, fold and output, and in nothing else; none counts twice."""
+    seen: dict[tuple, Path] = {}
+    first: dict[str, Any] | None = None
+    for run in runs:
+        config = read_yaml(run / "config.yaml")
+        place = (config.pop("seed"), config["data"].pop("fold", 0))
+        config.pop("output", None)
+        if first is None:
+            first = config
+        if config != first:
+            changed = sorted(key for key in config.keys() | first.keys() if config.get(key) != first.get(key))
+            raise UserError(
+                f"{path} holds runs of several systems ({run.name} and {runs[0].name} differ in {', '.join(changed)}): "
+                "give each system, or each run, on its own"
+            )
+        if place in seen:
+            raise UserError(f"{path}: {run.name} and {seen[place].name} have the same seed and fold; give one of them")
+        seen[place] = run
 
 
 def _values(system: System) -> tuple:
-    return system.ids, system.labels, system.truth, system.predictions
+    return system.ids, system.labels, system.truth, system.predictions, system.seeds
 
 
 def _short_names(paths: list[Path]) -> list[str]:
@@ -171,14 +198,14 @@ def _compare(base: System, other: System, metric: str) -> dict[str, Any]:
     classes = len(base.labels)
     pair = (base.truth, base.predictions, other.predictions, classes)
     found = paired_bootstrap(*pair, metric)
-    draws, bounds = found.draws, found.ci95
-    several = max(len(base.predictions), len(other.predictions)) > 1
+    bounds, p, detectable = found.ci95, bootstrap_p(found.draws), detectable_difference(found.draws)
+    several = min(len(base.predictions), len(other.predictions)) > 1
     if several:
-        ours, theirs = (
-            bootstrap_seeds(base.truth, runs, classes)[metric] for runs in (other.predictions, base.predictions)
-        )
-        draws = ours - theirs
-        bounds = interval(draws)
+        values = [
+            scores(np.stack([confusion(base.truth, run, classes) for run in system.predictions]))[metric]
+            for system in (base, other)
+        ]
+        _, bounds, p, detectable = system_difference(found, values[0], values[1], base.seeds == other.seeds)
     row: dict[str, Any] = {
         "system": other.name,
         "minus": base.name,
@@ -186,8 +213,10 @@ def _compare(base: System, other: System, metric: str) -> dict[str, Any]:
         "ci95": list(bounds),
         "ci95_over": "runs and posts" if several else "posts",
         "ci95_posts": list(found.ci95),
-        "detectable": detectable_difference(draws),
-        "p": bootstrap_p(draws),
+        "detectable": detectable,
+        "runs": min(len(base.predictions), len(other.predictions)),
+        "same_answers": bool(np.array_equal(base.predictions, other.predictions)),
+        "p": p,
         "metrics": {
             name: {"value": each.value, "ci95": list(each.ci95)}
             for name in ("accuracy", "macro_f1", "weighted_f1", *(["binary_f1"] if classes == 2 else []))
@@ -195,7 +224,7 @@ def _compare(base: System, other: System, metric: str) -> dict[str, Any]:
         },
         "mcnemar": None,
     }
-    if not several:
+    if len(base.predictions) == len(other.predictions) == 1:
         only_base, only_other, p = mcnemar(base.truth, base.predictions[0], other.predictions[0])
         discordant = (only_base + only_other) / len(base.truth)
         row["mcnemar"] = {
@@ -232,12 +261,19 @@ def _verdict(found: dict[str, Any], metric: str) -> tuple[bool, str]:
     name = metric.replace("_", " ").replace("f1", "F1")
     size = difference_cell({"mean": found["difference"], "ci95": found["ci95"]})
     told = (low > 0 or high < 0) and found["p_holm"] <= LEVEL and abs(found["difference"]) >= found["detectable"]
+    if found["same_answers"]:
+        return False, f"{found['system']} and {found['minus']} give the same answers on all posts."
     if told:
         word = "better" if found["difference"] > 0 else "worse"
-        return True, f"{found['system']} is {word} than {found['minus']}: {size} points of {name}."
+        if found["runs"] >= ENOUGH_RUNS:
+            return True, f"{found['system']} is {word} than {found['minus']}: {size} points of {name}."
+        return True, (
+            f"in these runs {found['system']} is {word} than {found['minus']}: {size} points of {name}; a claim about the "
+            f"systems needs {ENOUGH_RUNS} runs of each, there are {found['runs']}."
+        )
     return False, (
-        f"cannot tell {found['system']} from {found['minus']}: {size} points of {name}; with these runs and posts only a "
-        f"difference of {100 * found['detectable']:.1f} points or more would be found four times out of five."
+        f"cannot tell {found['system']} from {found['minus']}: {size} points of {name}; the smallest true difference that a "
+        f"5 % test of these runs and posts finds with 80 % power is {100 * found['detectable']:.1f} points."
     )
 
 
@@ -265,7 +301,8 @@ def _write(result: dict[str, Any], out: Path) -> None:
     verdicts = [row["verdict"] for row in result["comparisons"]]
     note = (
         f"{result['posts']:,} posts of {result['split']}. Percent: mean ± standard deviation over runs [95 % interval over "
-        "runs and posts]; differences in points, paired. Detectable: found with 80 % power. ASO: ε ≤ 0.2 is dominance."
+        "runs and posts]; differences in points, paired. Detectable: the smallest true difference that a 5 % test finds "
+        "with 80 % power. ASO: ε ≤ 0.2 is dominance."
     )
     text = "\n\n".join([*verdicts, markdown(systems), markdown(tests), note])
     (out / "comparison.md").write_text(text + "\n", encoding="utf-8")
@@ -323,8 +360,8 @@ def _forest(result: dict[str, Any]) -> Any:
         axes.plot([low, high], [place, place], color=BLUE)
         axes.plot(100 * row["difference"], place, "o", color=BLUE)
     axes.axvline(0, color=GREY, linewidth=1)
-    axes.set_yticks(range(len(rows)), [row["system"].replace("$", r"\$") for row in rows])
+    axes.set_yticks(range(len(rows)), [row["system"] for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel("points; grey: too small to be found four times out of five")
+    axes.set_xlabel("points; grey: under the minimum detectable effect (80 % power)")
     axes.grid(axis="x", color="#e8e8e8")
     return figure

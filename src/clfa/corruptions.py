@@ -51,7 +51,8 @@ def _motion_blur(image: Image.Image, severity: int, generator: Generator) -> Ima
     length = max(2, round(0.025 * severity * min(image.size)))
     pixels = np.asarray(image, dtype=np.float32)
     padded = np.pad(pixels, ((0, 0), (length - 1, 0), (0, 0)), mode="edge")
-    return _picture(np.mean([padded[:, shift : shift + pixels.shape[1]] for shift in range(length)], axis=0))
+    sums = np.pad(np.cumsum(padded, axis=1, dtype=np.float64), ((0, 0), (1, 0), (0, 0)))
+    return _picture((sums[:, length:] - sums[:, :-length]) / length)
 
 
 def _pixelate(image: Image.Image, severity: int, generator: Generator) -> Image.Image:

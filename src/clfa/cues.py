@@ -133,17 +133,23 @@ def neutralise(texts: Sequence[str]) -> list[str]:
     return result
 
 
+def _remover(pattern: str) -> Callable[[str], str]:
+    """Takes matches out and closes the gap they leave; white space elsewhere stays as it is."""
+    compiled = re.compile(rf"(?:\s*(?:{pattern}))+\s*")
+    return lambda text: compiled.sub(lambda found: "" if found.start() == 0 or found.end() == len(text) else " ", text)
+
+
 def _replacer(pattern: str, by: str) -> Callable[[str], str]:
     compiled = re.compile(pattern)
-    return lambda text: " ".join(compiled.sub(by, text).split())
+    return lambda text: compiled.sub(by, text)
 
 
 REMOVALS: dict[str, Callable[[str], str]] = {
     "white space": lambda text: " ".join(text.split()),
     "<num> to digits": _replacer(r"<num>", "2"),
-    "hashtags": _replacer(r"#\s?\w+", " "),
-    "emoji": _replacer(EMOJI, " "),
-    "ellipsis": _replacer(r"\.(\s?\.)+|…", " "),
+    "hashtags": _remover(r"#\s?\w+"),
+    "emoji": _remover(EMOJI),
+    "ellipsis": _remover(r"\.(?:\s?\.)+|…"),
 }
 FLIPS: dict[str, Callable[[str], str]] = REMOVALS | {"digits to <num>": _replacer(r"\b\d+\b", "<num>")}
 

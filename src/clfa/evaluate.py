@@ -88,12 +88,19 @@ def evaluate(
         floors = floor_predictions(load_rows(config.data, "train", config.seed), rows, len(labels))
         result["floors"] = {name: measure(truth, found, None, labels)["metrics"] for name, found in floors.items()}
         say(f"{run}: posts that train holds, calibration, groups")
-        train = load_rows(trained.data, "train", trained.seed)
-        files = [source_splits(data.data, [which]) for data, which in ((config, split), (trained, "train"))]
-        seen = seen_in_train(Path(config.data.path), rows, Path(trained.data.path), train, *files)
-        result["deduplicated"] = {"left_out": int(seen.sum()), **_part(truth, predicted, ~seen, labels)}
+        result["floors_fitted_on"] = config.data.path
+        own = not changed_splits(run, trained)  # with `dataset`, the run's own data may be gone or another by now
+        if own:
+            train = load_rows(trained.data, "train", trained.seed)
+            files = [source_splits(data.data, [which]) for data, which in ((config, split), (trained, "train"))]
+            seen = seen_in_train(Path(config.data.path), rows, Path(trained.data.path), train, *files)
+            result["deduplicated"] = {"left_out": int(seen.sum()), **_part(truth, predicted, ~seen, labels)}
+            result["calibration"] = _calibrated(run, model, trained, truth, probabilities, split)
+        else:
+            say(
+                f"{trained.data.path} is not what {run} was trained on any more: no de-duplicated score, no calibration"
+            )
         result["groups"] = {group: _part(truth, predicted, mask, labels) for group, mask in groups(rows).items()}
-        result["calibration"] = _calibrated(run, model, trained, truth, probabilities)
         if normalise_format:
             say(f"{run}: predicting without cues of form")
             result |= without_form(model, config, rows, split, truth, probabilities)
@@ -117,16 +124,12 @@ def open_split(run: Path, config: RunConfig, split: str, purpose: str) -> Any:
         UserError: the data set at this path is no longer the one that the run was trained on.
     """
     manifest = load_manifest(config.data.path)
-    recorded = run / "dataset.json"
-    same_path = load_config(RunConfig, run / "config.yaml").data.path == config.data.path
-    if same_path and recorded.is_file():
-        before = json.loads(recorded.read_text(encoding="utf-8"))["splits"]
-        changed = [name for name, entry in manifest["splits"].items() if entry["sha256"] != before[name]["sha256"]]
-        if changed:
-            raise UserError(
-                f"{config.data.path} is not what {run} was trained on ({', '.join(changed)} differ from "
-                f"{recorded}): restore it, train again, or judge the run on it by --dataset with another folder name"
-            )
+    changed = changed_splits(run, config) if load_config(RunConfig, run / "config.yaml").data == config.data else []
+    if changed:
+        raise UserError(
+            f"{config.data.path} is not what {run} was trained on ({', '.join(changed)} differ from {run}/dataset.json): "
+            "restore it or train again; to judge the run on new posts, import these to another folder and give --dataset"
+        )
     rows = load_rows(config.data, split, config.seed)
     if split == "test":
         entry = {
@@ -135,12 +138,23 @@ def open_split(run: Path, config: RunConfig, split: str, purpose: str) -> Any:
             "dataset": config.data.path,
             "fold": config.data.fold if config.data.folds else None,
             "rows": len(rows),
-            "sha256": manifest["splits"]["test"]["sha256"],
+            "sha256": {name: manifest["splits"][name]["sha256"] for name in source_splits(config.data, ["test"])},
             "clfa_version": clfa.__version__,
         }
         with open(run / "test_ledger.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
     return rows
+
+
+def changed_splits(run: Path, config: RunConfig) -> list[str]:
+    """The splits of the data set that are not what `RUN/dataset.json` recorded in training; all if the folder is gone."""
+    if not (run / "dataset.json").is_file():  # a run made before this was recorded
+        return []
+    before = json.loads((run / "dataset.json").read_text(encoding="utf-8"))["splits"]
+    if not (Path(config.data.path) / "dataset.json").is_file():
+        return list(before)
+    now = load_manifest(config.data.path)["splits"]
+    return [name for name in before | now if before.get(name, {}).get("sha256") != now.get(name, {}).get("sha256")]
 
 
 def predict_split(
@@ -271,9 +285,10 @@ def _part(truth: NDArray, predicted: NDArray, mask: NDArray, labels: list[str]) 
 
 
 def _calibrated(
-    run: Path, model: Classifier, config: RunConfig, truth: NDArray, probabilities: NDArray[np.float64]
+    run: Path, model: Classifier, config: RunConfig, truth: NDArray, probabilities: NDArray[np.float64], split: str
 ) -> dict[str, Any]:
-    """Calibration errors before and after temperature scaling; the temperature is fitted on validation."""
+    """Calibration errors before and after temperature scaling; the temperature is fitted on validation, and there is no
+    `after` for validation itself."""
     path = run / "predictions" / "validation.parquet"
     if not path.is_file():
         rows = load_rows(config.data, "validation")
@@ -284,5 +299,5 @@ def _calibrated(
     return {
         "temperature": temperature,
         "before": calibration(probabilities, truth),
-        "after": calibration(rescale(probabilities, temperature), truth),
+        "after": None if split == "validation" else calibration(rescale(probabilities, temperature), truth),
     }

@@ -31,6 +31,9 @@ def floor_predictions(train: Any, rows: Any, classes: int) -> dict[str, NDArray]
     from sklearn.pipeline import make_pipeline
 
     labels = np.array(train["label"])
+    majority = np.full(len(rows), np.bincount(labels, minlength=classes).argmax())
+    if len(set(labels.tolist())) < 2:
+        return {"majority": majority}
     texts, wanted = ([text or "" for text in side["text"]] for side in (train, rows))
     trees = HistGradientBoostingClassifier(class_weight="balanced", max_leaf_nodes=8, max_iter=300, random_state=0)
     words = make_pipeline(
@@ -38,13 +41,12 @@ def floor_predictions(train: Any, rows: Any, classes: int) -> dict[str, NDArray]
         LogisticRegression(C=10, max_iter=1000),
     )
     found = {
-        "majority": np.full(len(rows), np.bincount(labels, minlength=classes).argmax()),
+        "majority": majority,
         "format_only": trees.fit(count_format(texts), labels).predict(count_format(wanted)),
     }
-    try:
-        words.fit(texts, labels)
-    except ValueError:  # no words at all in train: there is nothing to fit
+    if not any(text.split() for text in texts):  # no words at all in train: there is nothing to fit
         return found
+    words.fit(texts, labels)
     return found | {"tfidf_logistic_regression": words.predict(wanted)}
 
 
@@ -77,6 +79,8 @@ def frozen_floor_predictions(
 
     sides = [load_split(dataset, name) for name in ("train", split)]
     labels = np.array(sides[0]["label"])
+    if len(set(labels.tolist())) < 2:
+        return {}
     features: dict[str, list[NDArray]] = {}
     for name, encoder, kind in (("text_only", text_encoder, "text"), ("image_only", image_encoder, "image")):
         if encoder:

@@ -117,17 +117,17 @@ def leaked(posts: Traces, others: Traces) -> NDArray[np.bool_]:
     return np.logical_or.reduce(found)
 
 
-def conflicts(posts: Traces) -> dict[str, list[str]]:
-    """Ids of posts whose text (normal form) or image (bytes) occurs with two labels; one id for each text or image."""
+def conflicts(posts: Traces) -> dict[str, list[list[str]]]:
+    """Texts (normal form) and images (bytes) that occur with two labels: the ids of the posts of each."""
     result = {}
     for kind, values in (("normalised_text", posts.normal), ("image_bytes", posts.image_keys)):
         labels: dict[Any, set[int]] = {}
-        first: dict[Any, str] = {}
+        ids: dict[Any, list[str]] = {}
         for value, label, id in zip(values, posts.labels.tolist(), posts.ids):
             if value is not None:
                 labels.setdefault(value, set()).add(label)
-                first.setdefault(value, id)
-        result[kind] = [first[value] for value, found in labels.items() if len(found) > 1]
+                ids.setdefault(value, []).append(id)
+        result[kind] = [ids[value] for value, found in labels.items() if len(found) > 1]
     return result
 
 

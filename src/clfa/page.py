@@ -11,6 +11,8 @@ from PIL import Image
 matplotlib.use("Agg")
 from matplotlib import pyplot  # the backend must be chosen first
 
+matplotlib.rcParams["text.parse_math"] = False  # a $ in a post or a label is a $
+
 BLUE, ORANGE, GREY = "#2563a8", "#d9822b", "#8a8f98"
 SHOWN = ("accuracy", "macro_f1", "weighted_f1", "binary_f1")
 

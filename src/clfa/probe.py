@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 
 from clfa.cache import Cache
 from clfa.card import write_card
-from clfa.config import RunConfig
+from clfa.config import ModalityConfig, RunConfig
 from clfa.configure import load_config
 from clfa.corruptions import IMAGE_CORRUPTIONS, SEVERITIES, TEXT_CORRUPTIONS, corrupt_image, corrupt_text
 from clfa.data.collate import Collator
@@ -29,13 +29,14 @@ from clfa.data.splits import dataset_path, source_splits
 from clfa.errors import UserError
 from clfa.evaluate import open_split
 from clfa.frozen import cache_states
-from clfa.metrics import confusion, scores
+from clfa.metrics import confusion, mcnemar, scores
 from clfa.model import Classifier
 from clfa.predict import compute_logits
 from clfa.significance import Difference, paired_bootstrap
 
 PERMUTATIONS = 10
 MISSING = (0.0, 0.1, 0.3, 0.5, 1.0)
+LONGEST_SIDE = 512
 SHOWN = ("accuracy", "macro_f1")
 Say = Callable[[str], None]
 ABSENT = -1
@@ -69,6 +70,8 @@ def probe_run(
         UserError: not a finished run, or one with a single kind of modality.
     """
     run = Path(run)
+    if posts < 2 or corrupted < 0:
+        raise UserError(f"posts = {posts}, corrupted = {corrupted}: at least 2 posts for EMAP, and no negative number")
     if not (run / "metrics.json").is_file():
         raise UserError(f"{run} is not a finished run (no metrics.json): train it with `clfa train`")
     config = load_config(RunConfig, run / "config.yaml")
@@ -85,7 +88,7 @@ def probe_run(
 
     say(f"{run}: reading {len(rows):,} posts")
     parts = read_parts(model, rows, Collator(model.config.modalities, preparers, states))
-    blank = read_parts(model, [_blank(rows[0])], Collator(model.config.modalities, preparers))
+    blank = read_parts(model, [_blank(rows[0], model.config.modalities)], Collator(model.config.modalities, preparers))
     parts = parts.joined(blank)
     truth, everyone = np.array(rows["label"]), np.arange(len(rows))
     generator = np.random.default_rng(seed)
@@ -111,7 +114,7 @@ def probe_run(
         result["missing"][side] = _missing(parts, side, judge, generator)
     if corrupted:
         some = everyone if len(rows) <= corrupted else np.sort(generator.choice(everyone, corrupted, replace=False))
-        result["corruptions"] = _corruptions(model, rows.select(some), preparers, states, judge.of(some), seed, say)
+        result["corruptions"] = _corruptions(model, rows.select(some), preparers, states, truth[some], seed, say)
     result["verdict"] = verdict(result)
     (run / "probe.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     write_card(run)
@@ -141,7 +144,8 @@ def verdict(result: dict[str, Any]) -> str:
     costs = ", ".join(f"shuffling the {side}s costs {_points(found)}" for side, found in losses.items())
     if unused:
         return f"no evidence that the {' or the '.join(unused)} is used ({costs})"
-    if gain["ci95"][0] > 0:
+    # with few posts that only one of both has right, a bootstrap is too sure: the exact test must agree
+    if gain["ci95"][0] > 0 and result["emap"]["mcnemar_p"] <= 0.05:
         return f"multimodal gain {_points(gain)} ({costs})"
     return (
         f"both are used ({costs}), but no evidence of a multimodal gain: {_points(gain)} over the best additive model"
@@ -177,7 +181,7 @@ class Parts:
                 places = torch.from_numpy((texts if modality.kind == "text" else images)[start : start + batch_size])
                 there = places != ABSENT
                 mask = self.masks[name][places.clamp(min=0)] & there[:, None]
-                length = max(1, int(mask.any(dim=0).sum()))  # masks are prefixes
+                length = int(mask.any(dim=0).nonzero().max()) + 1 if mask.any() else 1
                 states[name] = self.states[name][places.clamp(min=0), :length].to(device)
                 masks[name] = mask[:, :length].to(device)
             found.append(self.model.fuse(states, masks, {}).logits.double().cpu().numpy())
@@ -240,12 +244,14 @@ def _emap(parts: Parts, chosen: NDArray, judge: _Judge) -> dict[str, Any]:
     pairs = parts.logits(np.repeat(chosen, count), np.tile(chosen, count)).reshape(count, count, -1)
     additive = emap(pairs).argmax(1)
     exact, judge = count == len(judge.truth), judge.of(chosen)
+    _, _, p = mcnemar(judge.truth, judge.predicted, additive)
     return {
         "posts": count,
         "exact": exact,
         "model": judge.values(judge.predicted),
         **judge.values(additive),
         "gain": judge.loss(additive),
+        "mcnemar_p": p,
     }
 
 
@@ -286,11 +292,13 @@ def _corruptions(
     rows: Any,
     preparers: dict[str, Any],
     states: dict[str, Cache],
-    judge: _Judge,
+    truth: NDArray,
     seed: int,
     say: Say,
 ) -> dict[str, Any]:
-    posts = [dict(row) for row in rows]
+    posts = [_bounded(dict(row)) for row in rows]
+    clean_predictions = _predict(model, posts, Collator(model.config.modalities, preparers))
+    judge = _Judge(truth, clean_predictions, len(model.labels))
     clean = judge.values(judge.predicted)["accuracy"]
     result: dict[str, Any] = {"posts": len(posts), "accuracy": clean}
     suites: dict[
@@ -327,24 +335,41 @@ def _predict(model: Classifier, posts: list[dict[str, Any]], collator: Collator)
     return compute_logits(model, posts, collator, 64).argmax(1).numpy()
 
 
+def _bounded(post: dict[str, Any]) -> dict[str, Any]:
+    """Large pictures shrunk to 512 pixels, before corruption and in what it is compared with."""
+    if not post.get("image"):
+        return post
+    image = open_image(post["image"]["bytes"])
+    if max(image.size) <= LONGEST_SIDE:
+        return post
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return {**post, "image": {"bytes": _stored(image), "path": None}}
+
+
+def _stored(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "BMP")
+    return buffer.getvalue()
+
+
 def _with_bad_image(post: dict[str, Any], name: str, severity: int, generator: np.random.Generator) -> dict[str, Any]:
     if not post.get("image"):
         return post
-    buffer = io.BytesIO()
-    corrupt_image(open_image(post["image"]["bytes"]), name, severity, generator).save(buffer, "BMP")
-    return {**post, "image": {"bytes": buffer.getvalue(), "path": None}}
+    bad = corrupt_image(open_image(post["image"]["bytes"]), name, severity, generator)
+    return {**post, "image": {"bytes": _stored(bad), "path": None}}
 
 
 def _with_bad_text(post: dict[str, Any], name: str, severity: int, generator: np.random.Generator) -> dict[str, Any]:
     return {**post, "text": corrupt_text(post["text"] or "", name, severity, generator)}
 
 
-def _blank(row: dict[str, Any]) -> dict[str, Any]:
-    """A post that says nothing: empty texts, a grey picture."""
+def _blank(row: dict[str, Any], modalities: dict[str, ModalityConfig]) -> dict[str, Any]:
+    """A post that says nothing: empty texts, grey pictures."""
     buffer = io.BytesIO()
     Image.new("RGB", (224, 224), (127, 127, 127)).save(buffer, "PNG")
     grey = {"bytes": buffer.getvalue(), "path": None}
-    return {key: "" if isinstance(value, str) else value for key, value in row.items()} | {"image": grey, "text": ""}
+    blank = {modality.column or name: "" if modality.kind == "text" else grey for name, modality in modalities.items()}
+    return row | blank
 
 
 def _interval(found: Difference) -> dict[str, Any]:

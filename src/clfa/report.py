@@ -84,7 +84,10 @@ def _flip_section(result: dict[str, Any]) -> list[dict[str, Any]]:
         [name, f"{found['posts']:,}", f"{found['flipped']:,}", percent(found["rate"], found["ci95"])]
         for name, found in result["flips"].items()
     ]
-    told = "Form is changed, nothing else: a prediction that flips rested on it. Brackets are Wilson intervals."
+    told = (
+        "A prediction that flips rested on what was changed. Hashtags and emoji go with what they mean. "
+        "Brackets are Wilson intervals."
+    )
     head = ["change", "posts it changes", "predictions that flip", "share, %"]
     return [{"title": "Cues of form", "text": [told], "table": {"head": head, "rows": rows}}]
 
@@ -93,6 +96,7 @@ def _calibration_table(result: dict[str, Any]) -> dict[str, Any]:
     if "calibration" not in result:
         return {}
     found = result["calibration"]
+    sides = [side for side in ("before", "after") if found[side]]
     rows = []
     for name, title in (
         ("ece", "ECE, %"),
@@ -102,11 +106,13 @@ def _calibration_table(result: dict[str, Any]) -> dict[str, Any]:
     ):
         factor, digits = (100, 1) if name.endswith("ece") else (1, 3)
         cells = []
-        for side in ("before", "after"):
+        for side in sides:
             value, (low, high) = found[side][name]["value"], found[side][name]["ci95"]
             cells.append(f"{factor * value:.{digits}f} [{factor * low:.{digits}f}, {factor * high:.{digits}f}]")
-        rows.append([title, *cells])
-    head = ["calibration", "as trained", f"temperature {found['temperature']:.2f}, fitted on validation"]
+        chance = found["before"][name].get("if_calibrated")
+        rows.append([title, *cells, f"{factor * chance:.{digits}f}" if chance is not None else ""])
+    after = [f"temperature {found['temperature']:.2f}, fitted on validation"] if found["after"] else []
+    head = ["calibration", "as trained", *after, "chance alone, up to"]
     return {"table": {"head": head, "rows": rows}}
 
 

@@ -76,6 +76,52 @@ def paired_bootstrap(
     return Difference(value, bca_interval(value, draws, left_out, counts, level), draws)
 
 
+class SystemDifference(NamedTuple):
+    """Mean difference of two systems, from several runs of each."""
+
+    value: float
+    ci95: tuple[float, float]
+    """t interval over runs and posts."""
+    p: float
+    """Two-sided p of “no difference”."""
+    detectable: float
+    """Smallest true difference that this test finds with 80 % power."""
+
+
+def system_difference(difference: Difference, first: Array, second: Array, paired: bool) -> SystemDifference:
+    """Is one system better than the other, beyond the runs and posts at hand?
+
+    The variance of a mean difference has a part from the posts, here that of the bootstrap draws for these runs, and a part
+    from the runs, s^2 / R (paired runs: of their differences; otherwise of each side). The interval is t, with
+    Satterthwaite's degrees of freedom: resampling a handful of runs instead would understate their part by (R - 1) / R.
+
+    Args:
+        difference: `paired_bootstrap` of all runs of both.
+        first: (R,) scores of the first system, one a run, R ≥ 2.
+        second: (Q,) scores of the second, Q ≥ 2.
+        paired: whether run r of both has the same seed (then R = Q).
+    """
+    from scipy.stats import t
+
+    posts = float(difference.draws.var(ddof=1))
+    sides = [second - first] if paired else [first, second]
+    parts = [(float(side.var(ddof=1)) / len(side), len(side) - 1) for side in sides]
+    variance = posts + sum(part for part, _ in parts)
+    if variance == 0:
+        return SystemDifference(
+            difference.value, (difference.value, difference.value), float(difference.value == 0), 0.0
+        )
+    freedom = variance**2 / max(sum(part**2 / degrees for part, degrees in parts), 1e-30 * variance**2)
+    error = variance**0.5
+    half = float(t.ppf(0.975, freedom)) * error
+    return SystemDifference(
+        difference.value,
+        (difference.value - half, difference.value + half),
+        float(2 * t.sf(abs(difference.value) / error, freedom)),
+        half + float(t.ppf(0.8, freedom)) * error,
+    )
+
+
 def bca_interval(
     value: float, draws: Array, left_out: Array, counts: NDArray, level: float = 0.95
 ) -> tuple[float, float]:

@@ -39,12 +39,12 @@ def groups(rows: Any) -> dict[str, NDArray[np.bool_]]:
     hashtags, emoji, links, mentions, missing image."""
     texts = [text or "" for text in rows["text"]]
     lengths = np.array([len(text.split()) for text in texts])
-    low, high = np.quantile(lengths, [1 / 3, 2 / 3])
+    low, high = np.floor(np.quantile(lengths, [1 / 3, 2 / 3]))
     languages = np.array([language_of(text) for text in texts])
     found = {f"language {name}": languages == name for name in np.unique(languages)}
     found |= {
         f"up to {low:.0f} words": lengths <= low,
-        f"{low:.0f} to {high:.0f} words": (lengths > low) & (lengths <= high),
+        f"{low + 1:.0f} to {high:.0f} words": (lengths > low) & (lengths <= high),
         f"over {high:.0f} words": lengths > high,
     }
     for thing, pattern in THINGS.items():

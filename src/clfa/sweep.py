@@ -19,6 +19,7 @@ from clfa.data.splits import load_rows
 from clfa.errors import UserError
 from clfa.evaluate import read_table
 from clfa.metrics import bootstrap_seeds, confusion, interval, mcnemar, scores
+from clfa.significance import paired_bootstrap, system_difference
 from clfa.tables import latex, markdown, score_cell, write_csv
 
 Say = Callable[[str], None]
@@ -37,7 +38,8 @@ def sweep(config: SweepConfig, say: Say = print) -> dict[str, Any]:
 
     Returns:
         The content of `sweep.json`: `{"systems": [{"system", "seeds", "accuracy": {"mean", "sd", "ci95", "values"}, …}],
-        "differences": […], "split", "folds", "rows"}`. Intervals resample seeds and rows; differences are paired.
+        "differences": […], "split", "folds", "rows"}`. Intervals of scores resample seeds
+        and rows; those of differences are `clfa.significance.system_difference`, paired by seed and row.
 
     Raises:
         UserError: a system's configuration is wrong (before anything runs), or runs failed (after all others ended).
@@ -217,15 +219,15 @@ def _scores_row(name: str, seeds: list[int], truth: NDArray, found: NDArray, cla
 def _difference(
     name: str, base_name: str, truth: NDArray, found: NDArray, base: NDArray, classes: int
 ) -> dict[str, Any]:
-    """Paired difference of two systems on the same rows and seeds; with one seed also McNemar's exact test."""
+    """Paired difference of two systems on the same rows and seeds; with one seed over rows, and McNemar's exact test."""
     row: dict[str, Any] = {"system": name, "minus": base_name}
-    draws, base_draws = (bootstrap_seeds(truth, runs, classes) for runs in (found, base))
     ours, theirs = (scores(np.stack([confusion(truth, run, classes) for run in runs])) for runs in (found, base))
     for metric in TABLE_METRICS:
-        row[metric] = {
-            "mean": float((ours[metric] - theirs[metric]).mean()),
-            "ci95": list(interval(draws[metric] - base_draws[metric])),
-        }
+        paired = paired_bootstrap(truth, base, found, classes, metric)
+        bounds = paired.ci95
+        if len(found) > 1:
+            bounds = system_difference(paired, theirs[metric], ours[metric], paired=True).ci95
+        row[metric] = {"mean": paired.value, "ci95": list(bounds)}
     if len(found) == 1:
         only, only_base, p = mcnemar(truth, found[0], base[0])
         row["mcnemar"] = {"only_system_right": only, "only_base_right": only_base, "p": p}

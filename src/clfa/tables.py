@@ -19,6 +19,8 @@ _LATEX = {
     ">": r"\textgreater{}",
     "±": r"$\pm$",
     "−": "$-$",
+    "ε": r"$\varepsilon$",
+    "–": "--",
 }
 
 

@@ -181,7 +181,7 @@ def read_table(
                 raise UserError(f"{where}: the label is empty; fill it in or delete the row")
             id = row.get(columns["id"])
             record = Record(
-                id=str(id) if id is not None else f"{number:06d}",
+                id=str(id) if id is not None else f"{split}-{number:06d}" if split else f"{number:06d}",
                 text=as_text(row.get(columns["text"])),
                 image=safe_image(row.get(columns["image"]), root, where) if embed else None,
                 label=label,
