@@ -55,6 +55,7 @@ def plant(posts: dict[str, list[dict]]) -> None:
         test[n]["id"] = train[n]["id"]
     for n in range(10, 14):
         test[n]["text"] = train[n]["text"]
+    test[24]["label"], test[25]["label"] = "yes", "no"  # changed on one side, the classes stay balanced
     for n in range(20, 25):
         test[n]["text"] = train[n]["text"].upper() + " !!! https://t.co/abc"
     for n in range(30, 36):
@@ -117,6 +118,8 @@ def test_every_planted_leak_is_counted(faulty):
         "image_hash": 15,
     }
     assert faulty[1]["leakage"]["exact_text"]["within_train"] == 2
+    assert faulty[1]["leakage"]["normalised_text"]["test_in_train_other_label"] == 1
+    assert faulty[1]["leakage"]["exact_text"]["test_in_train_other_label"] == 0
     assert ["train-0", "train-0"] in faulty[1]["leakage"]["id"]["examples"]["test_in_train"]
 
 

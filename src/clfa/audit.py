@@ -310,7 +310,7 @@ def _findings(result: dict[str, Any]) -> list[dict[str, Any]]:
                         "count": entry["differ"],
                         "text": f"“{column}” differs from the label on {entry['differ']:,} of {entry['posts']:,} "
                         f"{evaluated} posts.",
-                        "advice": "Say which one is meant: no model can be right by both, and who learns from one is judged by the other.",
+                        "advice": "Say which label is meant: no model can be right by both.",
                         "examples": entry["examples"],
                     }
                 )
