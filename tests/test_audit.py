@@ -55,7 +55,8 @@ def plant(posts: dict[str, list[dict]]) -> None:
         test[n]["id"] = train[n]["id"]
     for n in range(10, 14):
         test[n]["text"] = train[n]["text"]
-    test[24]["label"], test[25]["label"] = "yes", "no"  # changed on one side, the classes stay balanced
+    for n, label in ((24, "yes"), (25, "no")):  # changed on one side, the classes stay balanced
+        test[n]["label"], test[n]["extra"] = label, {"second_label": label}
     for n in range(20, 25):
         test[n]["text"] = train[n]["text"].upper() + " !!! https://t.co/abc"
     for n in range(30, 36):
