@@ -143,7 +143,9 @@ def draw_white_space(path: Path) -> None:
     axes.set(xlim=(60, 97), xlabel="test accuracy, % (axis starts near the majority class, 60.2)")
     axes.spines[["top", "right"]].set_visible(False)
     handles, _ = axes.get_legend_handles_labels()
-    axes.legend(handles, ["as published", "normalised"], frameon=False, loc="upper left", bbox_to_anchor=(0.0, 1.16), ncols=2)
+    axes.legend(
+        handles, ["as published", "normalised"], frameon=False, loc="upper left", bbox_to_anchor=(0.0, 1.16), ncols=2
+    )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
@@ -174,7 +176,10 @@ def _cue(audit: dict, name: str) -> dict:
 
 
 def _rule(found: dict) -> dict:
-    return {"accuracy": _percent(found["accuracy"]), **{k: f"{found[k]:,}" for k in ("with_label", "count", "label_count")}}
+    return {
+        "accuracy": _percent(found["accuracy"]),
+        **{k: f"{found[k]:,}" for k in ("with_label", "count", "label_count")},
+    }
 
 
 def _rule_scores(found: dict, posts: int) -> dict:
@@ -214,7 +219,11 @@ def _leak_rows(audits: dict) -> list[list[str]]:
 
 
 def _tables(floors: dict, published: dict) -> list[dict]:
-    titles = {"majority": "majority class", "format_only": "format counts only", "tfidf_logistic_regression": "TF-IDF + logistic regression"}
+    titles = {
+        "majority": "majority class",
+        "format_only": "format counts only",
+        "tfidf_logistic_regression": "TF-IDF + logistic regression",
+    }
     titles |= {"text_only": "text only, frozen MiniLM", "image_only": "image only, frozen MobileNetV2"}
     titles |= {"late_fusion": "late fusion of the two", "teacher_probe": "linear probe on our teacher"}
     tables = []
@@ -259,7 +268,9 @@ def _modality(probes: dict) -> str:
     if not probes:
         return "Not probed yet."
     lines = ["`clfa probe` on single runs of our own small systems (frozen MiniLM and MobileNetV2), test split:", ""]
-    lines += [f"- **{title}** ({100 * found['accuracy']:.1f} % right): {found['verdict']}." for title, found in probes.items()]
+    lines += [
+        f"- **{title}** ({100 * found['accuracy']:.1f} % right): {found['verdict']}." for title, found in probes.items()
+    ]
     lines += [
         "",
         "The multimodal gain is what a model has over its best additive projection (Hessel and Lee 2020): text and picture may "

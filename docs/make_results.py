@@ -61,7 +61,8 @@ def page(found: dict) -> str:
         "Written by `docs/make_results.py` from the runs of the committed configurations; no number here is typed. "
         "Epochs and learning rates were chosen on validation alone. Brackets are 95 % percentile bootstrap intervals "
         "over seeds and test posts, ± is the standard deviation over seeds, all in percent. F1 is named by its average. "
-        "Differences are paired: the same posts and the same seeds on both sides.",
+        "Differences are paired: the same posts and the same seeds on both sides; their intervals are t over seeds and posts, "
+        "BCa bootstraps over posts where there is one seed.",
         "## What alignment does on real posts",
         findings(found),
     ]
@@ -168,7 +169,9 @@ def findings(found: dict) -> str:
         trained = [row for row in found["table"]["systems"] if row["system"] in ("no_alignment", "clfa")]
         best = {name: max(100 * row[name]["mean"] for row in trained) for name in ("accuracy", "macro_f1")}
         told += f"; the best trained fusion of the table below has {best['accuracy']:.1f} and {best['macro_f1']:.1f}"
-        lines.append((False, f"Published fold, logistic regressions on the same frozen features, nothing fused: {told}."))
+        lines.append(
+            (False, f"Published fold, logistic regressions on the same frozen features, nothing fused: {told}.")
+        )
     lines.sort(key=lambda line: line[0])
     return "\n".join(f"- {text}" for _, text in lines)
 
