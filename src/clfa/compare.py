@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clfa.configure import read_yaml
 from clfa.errors import UserError
 from clfa.evaluate import read_table
-from clfa.metrics import bootstrap_seeds, confusion, interval, mcnemar, scores
+from clfa.metrics import confusion, mcnemar, over_runs, scores
 from clfa.page import BLUE, GREY, figure_source, plain_axes, render
 from clfa.significance import (
     almost_stochastic_order,
@@ -80,7 +80,11 @@ def compare_runs(paths: list[Path], split: str, metric: str, out: Path) -> dict[
         "metric": metric,
         "posts": len(base.ids),
         "base": base.name,
-        "systems": [_describe(system) for system in systems],
+        "systems": [
+            {"system": system.name, "runs": len(system.predictions)}
+            | over_runs(system.truth, system.predictions, len(system.labels))
+            for system in systems
+        ],
         "comparisons": [_compare(base, other, metric) for other in others],
     }
     adjusted = holm([found["p"] for found in result["comparisons"]])
@@ -177,21 +181,6 @@ def _refuse_other_posts(base: System, other: System, split: str) -> None:
     if (base.truth != other.truth).any():
         count = int((base.truth != other.truth).sum())
         raise UserError(f"{base.name} and {other.name} have different labels for {count:,} of the same posts")
-
-
-def _describe(system: System) -> dict[str, Any]:
-    classes = len(system.labels)
-    by_run = scores(np.stack([confusion(system.truth, found, classes) for found in system.predictions]))
-    draws = bootstrap_seeds(system.truth, system.predictions, classes)
-    row: dict[str, Any] = {"system": system.name, "runs": len(system.predictions)}
-    for name, values in by_run.items():
-        row[name] = {
-            "mean": float(values.mean()),
-            "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-            "ci95": list(interval(draws[name])),
-            "values": values.tolist(),
-        }
-    return row
 
 
 def _compare(base: System, other: System, metric: str) -> dict[str, Any]:

@@ -4,6 +4,8 @@ Rows of a confusion matrix are labels, columns predictions. All functions work o
 call: drawing n test rows with replacement is drawing the counts of the confusion matrix from a multinomial.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -87,6 +89,30 @@ def bootstrap_seeds(
             counts[number, place] = np.bincount(drawn[run], minlength=classes * classes)
     found = scores(counts.reshape(resamples, len(codes), classes, classes))
     return {name: values.mean(1) for name, values in found.items()}
+
+
+def over_runs(labels: NDArray, predictions: NDArray, classes: int) -> dict[str, dict[str, Any]]:
+    """Every metric over the runs of one system: mean, standard deviation, 95 % interval over runs and posts, values.
+
+    Args:
+        labels: (N,) class numbers.
+        predictions: (runs, N) class numbers.
+        classes: C.
+
+    Returns:
+        metric -> `{"mean", "sd", "ci95", "values"}`.
+    """
+    by_run = scores(np.stack([confusion(labels, found, classes) for found in predictions]))
+    draws = bootstrap_seeds(labels, predictions, classes)
+    return {
+        metric: {
+            "mean": float(values.mean()),
+            "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+            "ci95": list(interval(draws[metric])),
+            "values": values.tolist(),
+        }
+        for metric, values in by_run.items()
+    }
 
 
 def interval(draws: Array) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from clfa.data.records import load_manifest
 from clfa.data.splits import load_rows
 from clfa.errors import UserError
 from clfa.evaluate import read_table
-from clfa.metrics import bootstrap_seeds, confusion, interval, mcnemar, scores
+from clfa.metrics import confusion, mcnemar, over_runs, scores
 from clfa.significance import paired_bootstrap, system_difference
 from clfa.tables import latex, markdown, score_cell, write_csv
 
@@ -68,9 +68,11 @@ def summarise(config: SweepConfig) -> dict[str, Any]:
     for system in config.systems:
         ids[system], *pooled[system] = _pooled(config, system)
     floors, truth = _floors(config, len(labels))
-    systems = [_scores_row(name, [0], truth, found[None], len(labels)) for name, found in floors.items()]
+    systems = [
+        {"system": name, "seeds": [0], **over_runs(truth, found[None], len(labels))} for name, found in floors.items()
+    ]
     systems += [
-        _scores_row(name, list(range(config.seeds)), labels_of, found, len(labels))
+        {"system": name, "seeds": list(range(config.seeds)), **over_runs(labels_of, found, len(labels))}
         for name, (labels_of, found) in pooled.items()
     ]
     differences = []
@@ -200,20 +202,6 @@ def _floors(config: SweepConfig, classes: int) -> tuple[dict[str, NDArray], NDAr
         for name, predicted in floor_predictions(train, rows, classes).items():
             found.setdefault(name, []).append(predicted)
     return {name: np.concatenate(parts) for name, parts in found.items()}, np.concatenate(truth)
-
-
-def _scores_row(name: str, seeds: list[int], truth: NDArray, found: NDArray, classes: int) -> dict[str, Any]:
-    by_seed = scores(np.stack([confusion(truth, predicted, classes) for predicted in found]))
-    draws = bootstrap_seeds(truth, found, classes)
-    row: dict[str, Any] = {"system": name, "seeds": seeds}
-    for metric, values in by_seed.items():
-        row[metric] = {
-            "mean": float(values.mean()),
-            "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-            "ci95": list(interval(draws[metric])),
-            "values": values.tolist(),
-        }
-    return row
 
 
 def _difference(
