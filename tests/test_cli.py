@@ -118,10 +118,13 @@ ORDER = [
     "probe_page",
     "report",
     "sweep",
+    "compare_page",
     "compare",
     "corruptions",
+    "parts",
     "probe",
     "demo",
+    "terminal",
     "cli",
 ]
 

@@ -14,8 +14,9 @@ from clfa.data.records import load_split, open_image
 from clfa.errors import UserError
 from clfa.fusion import pool
 from clfa.model import build_classifier
+from clfa.parts import ABSENT, read_parts
 from clfa.predict import Predictor, compute_logits
-from clfa.probe import ABSENT, emap, probe_run, read_parts, verdict
+from clfa.probe import emap, probe_run, verdict
 from clfa.train import train
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clfa.data.collate import input_name
-from clfa.data.readers import read_posts, safe_image
+from clfa.data.posts import read_posts, safe_image
 from clfa.data.records import load_manifest, load_split, open_image
 from clfa.errors import UserError
 from clfa.predict import Predictor

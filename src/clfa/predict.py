@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from clfa.data.collate import Collator
-from clfa.data.readers import as_text, read_posts, safe_image
+from clfa.data.posts import as_text, read_posts, safe_image
 from clfa.data.records import normalise_text, open_image, to_rgb
 from clfa.errors import UserError
 from clfa.model import Classifier

@@ -6,7 +6,6 @@ Everything is a counterfactual of the trained model on posts with labels; nothin
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from torch.nn.functional import pad
 
 from clfa.cache import Cache
 from clfa.card import write_card
@@ -31,6 +28,7 @@ from clfa.evaluate import open_split
 from clfa.frozen import cache_states
 from clfa.metrics import confusion, mcnemar, scores
 from clfa.model import Classifier
+from clfa.parts import ABSENT, Parts, read_parts
 from clfa.predict import compute_logits
 from clfa.significance import Difference, paired_bootstrap
 
@@ -39,7 +37,6 @@ MISSING = (0.0, 0.1, 0.3, 0.5, 1.0)
 LONGEST_SIDE = 512
 SHOWN = ("accuracy", "macro_f1")
 Say = Callable[[str], None]
-ABSENT = -1
 
 
 def probe_run(
@@ -149,66 +146,6 @@ def verdict(result: dict[str, Any]) -> str:
         return f"multimodal gain {_points(gain)} ({costs})"
     return (
         f"both are used ({costs}), but no evidence of a multimodal gain: {_points(gain)} over the best additive model"
-    )
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Projected states of each modality for all posts, to be put together anew."""
-
-    model: Classifier
-    states: dict[str, Tensor]
-    """modality -> (N, L, D)."""
-    masks: dict[str, Tensor]
-    """modality -> (N, L)."""
-
-    def joined(self, other: "Parts") -> "Parts":
-        """The posts of both, one after the other."""
-        return Parts(
-            self.model,
-            {name: _stack([self.states[name], other.states[name]]) for name in self.states},
-            {name: _stack([self.masks[name], other.masks[name]]) for name in self.masks},
-        )
-
-    @torch.no_grad()
-    def logits(self, texts: NDArray, images: NDArray, batch_size: int = 256) -> NDArray[np.float64]:
-        """(M, C) logits of posts made of the text of one post and the image of another; `ABSENT` masks a modality."""
-        device = next(self.model.parameters()).device
-        found = []
-        for start in range(0, len(texts), batch_size):
-            states, masks = {}, {}
-            for name, modality in self.model.config.modalities.items():
-                places = torch.from_numpy((texts if modality.kind == "text" else images)[start : start + batch_size])
-                there = places != ABSENT
-                mask = self.masks[name][places.clamp(min=0)] & there[:, None]
-                length = int(mask.any(dim=0).nonzero().max()) + 1 if mask.any() else 1
-                states[name] = self.states[name][places.clamp(min=0), :length].to(device)
-                masks[name] = mask[:, :length].to(device)
-            found.append(self.model.fuse(states, masks, {}).logits.double().cpu().numpy())
-        return np.concatenate(found)
-
-    def predict(self, texts: NDArray, images: NDArray) -> NDArray[np.int64]:
-        """(M,) class numbers."""
-        return self.logits(texts, images).argmax(1)
-
-
-@torch.no_grad()
-def read_parts(model: Classifier, rows: Any, collator: Collator, batch_size: int = 64) -> Parts:
-    """Encode and project all posts once."""
-    model.eval()
-    device = next(model.parameters()).device
-    states: dict[str, list[Tensor]] = {name: [] for name in model.config.modalities}
-    masks: dict[str, list[Tensor]] = {name: [] for name in model.config.modalities}
-    for start in range(0, len(rows), batch_size):
-        batch = collator([rows[number] for number in range(start, min(len(rows), start + batch_size))])
-        found, there = model.project({name: value.to(device) for name, value in batch.items()})
-        for name in states:
-            states[name].append(found[name].float().cpu())
-            masks[name].append(there[name].cpu())
-    return Parts(
-        model,
-        {name: _stack(blocks) for name, blocks in states.items()},
-        {name: _stack(blocks) for name, blocks in masks.items()},
     )
 
 
@@ -379,9 +316,3 @@ def _interval(found: Difference) -> dict[str, Any]:
 def _points(found: dict[str, Any]) -> str:
     value, low, high = (round(100 * number, 1) + 0.0 for number in (found["value"], *found["ci95"]))
     return f"{value:.1f} points [{low:.1f}, {high:.1f}]"
-
-
-def _stack(blocks: list[Tensor]) -> Tensor:
-    """(B, L, …) blocks, padded to the longest L."""
-    longest = max(block.shape[1] for block in blocks)
-    return torch.cat([pad(block, [0, 0] * (block.ndim - 2) + [0, longest - block.shape[1]]) for block in blocks])

@@ -1,5 +1,6 @@
 """Which rows of a dataset directory a run uses: its splits as they are, a sample of train, or folds over all rows."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,28 @@ def sample_rows(labels, size: int, seed: int) -> list[int]:
         raise UserError(f"data.train_rows = {size}: must be between the number of classes and {len(labels)}")
     picked, _ = train_test_split(np.arange(len(labels)), train_size=size, stratify=labels, random_state=seed)
     return sorted(picked.tolist())
+
+
+def split_rows(labels: list[str], how: str, seed: int) -> list[str]:
+    """A split name per row, 8:1:1 within each class: `stratified` shuffles with `seed`, `file-order` does not.
+
+    Raises:
+        UserError: a class is too small to be in all three splits.
+    """
+    small = [name for name, count in Counter(labels).items() if count < 10]
+    if small:
+        raise UserError(f"cannot split 8:1:1: fewer than 10 rows of {', '.join(small)}; add a split column")
+    generator = np.random.default_rng(seed)
+    result = np.empty(len(labels), dtype=object)
+    for name in sorted(set(labels)):
+        rows = np.flatnonzero(np.array(labels) == name)
+        if how == "stratified":
+            rows = generator.permutation(rows)
+        tenth = round(len(rows) / 10)
+        result[rows] = "train"
+        result[rows[-2 * tenth : -tenth]] = "validation"
+        result[rows[-tenth:]] = "test"
+    return list(result)
 
 
 def _load_fold(data: DataConfig, split: str):

@@ -1,0 +1,81 @@
+"""Posts taken apart: each side encoded once, then put together anew, with the parts of other posts or without one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from clfa.data.collate import Collator
+from clfa.model import Classifier
+
+ABSENT = -1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Projected states of each modality for all posts, to be put together anew."""
+
+    model: Classifier
+    states: dict[str, Tensor]
+    """modality -> (N, L, D)."""
+    masks: dict[str, Tensor]
+    """modality -> (N, L)."""
+
+    def joined(self, other: "Parts") -> "Parts":
+        """The posts of both, one after the other."""
+        return Parts(
+            self.model,
+            {name: _stack([self.states[name], other.states[name]]) for name in self.states},
+            {name: _stack([self.masks[name], other.masks[name]]) for name in self.masks},
+        )
+
+    @torch.no_grad()
+    def logits(self, texts: NDArray, images: NDArray, batch_size: int = 256) -> NDArray[np.float64]:
+        """(M, C) logits of posts made of the text of one post and the image of another; `ABSENT` masks a modality."""
+        device = next(self.model.parameters()).device
+        found = []
+        for start in range(0, len(texts), batch_size):
+            states, masks = {}, {}
+            for name, modality in self.model.config.modalities.items():
+                places = torch.from_numpy((texts if modality.kind == "text" else images)[start : start + batch_size])
+                there = places != ABSENT
+                mask = self.masks[name][places.clamp(min=0)] & there[:, None]
+                length = int(mask.any(dim=0).nonzero().max()) + 1 if mask.any() else 1
+                states[name] = self.states[name][places.clamp(min=0), :length].to(device)
+                masks[name] = mask[:, :length].to(device)
+            found.append(self.model.fuse(states, masks, {}).logits.double().cpu().numpy())
+        return np.concatenate(found)
+
+    def predict(self, texts: NDArray, images: NDArray) -> NDArray[np.int64]:
+        """(M,) class numbers."""
+        return self.logits(texts, images).argmax(1)
+
+
+@torch.no_grad()
+def read_parts(model: Classifier, rows: Any, collator: Collator, batch_size: int = 64) -> Parts:
+    """Encode and project all posts once."""
+    model.eval()
+    device = next(model.parameters()).device
+    states: dict[str, list[Tensor]] = {name: [] for name in model.config.modalities}
+    masks: dict[str, list[Tensor]] = {name: [] for name in model.config.modalities}
+    for start in range(0, len(rows), batch_size):
+        batch = collator([rows[number] for number in range(start, min(len(rows), start + batch_size))])
+        found, there = model.project({name: value.to(device) for name, value in batch.items()})
+        for name in states:
+            states[name].append(found[name].float().cpu())
+            masks[name].append(there[name].cpu())
+    return Parts(
+        model,
+        {name: _stack(blocks) for name, blocks in states.items()},
+        {name: _stack(blocks) for name, blocks in masks.items()},
+    )
+
+
+def _stack(blocks: list[Tensor]) -> Tensor:
+    """(B, L, …) blocks, padded to the longest L."""
+    longest = max(block.shape[1] for block in blocks)
+    return torch.cat([pad(block, [0, 0] * (block.ndim - 2) + [0, longest - block.shape[1]]) for block in blocks])
