@@ -30,6 +30,7 @@ NAMES = {
     "image_only": "image only",
     "no_alignment": "no alignment",
     "clfa": "CLFA",
+    "clfa_lr3e-4": "CLFA, learning rate 3e-4",
     "clfa_teacher_saw_posts": "CLFA, teacher saw the training posts",
 }
 METRICS = ("accuracy", "macro_f1", "weighted_f1")
@@ -62,7 +63,7 @@ def page(found: dict) -> str:
         "Epochs and learning rates were chosen on validation alone. Brackets are 95 % percentile bootstrap intervals "
         "over seeds and test posts, ± is the standard deviation over seeds, all in percent. F1 is named by its average. "
         "Differences are paired: the same posts and the same seeds on both sides; their intervals are t over seeds and posts, "
-        "BCa bootstraps over posts where there is one seed.",
+        "BCa bootstraps over posts where there is one seed. Those of the learning curve are over its samples alone.",
         "## What alignment does on real posts",
         findings(found),
     ]
@@ -154,7 +155,7 @@ def findings(found: dict) -> str:
     ):
         for row in found.get(name, {}).get("differences", []):
             if row["system"].startswith("clfa"):
-                also = ", teacher that saw the training posts" if row["system"] == "clfa_teacher_saw_posts" else ""
+                also = "".join(f", {name}" for name in NAMES[row["system"]].split(", ")[1:])
                 alone = " (one seed)" if "mcnemar" in row else ""
                 lines.append(verdict(f"{title}{also}{alone}", row["macro_f1"]))
     for size in curve_sizes(found):
@@ -168,7 +169,7 @@ def findings(found: dict) -> str:
         )
         trained = [row for row in found["table"]["systems"] if row["system"] in ("no_alignment", "clfa")]
         best = {name: max(100 * row[name]["mean"] for row in trained) for name in ("accuracy", "macro_f1")}
-        told += f"; the best trained fusion of the table below has {best['accuracy']:.1f} and {best['macro_f1']:.1f}"
+        told += f"; the best trained fusion of the same table has {best['accuracy']:.1f} and {best['macro_f1']:.1f}"
         lines.append(
             (False, f"Published fold, logistic regressions on the same frozen features, nothing fused: {told}.")
         )
@@ -177,12 +178,16 @@ def findings(found: dict) -> str:
 
 
 def verdict(title: str, found: dict) -> tuple[bool, str]:
-    """Whether an interval excludes 0, and the sentence that says so."""
+    """The sentence about a difference, and whether it says anything: by the rule of `clfa compare`, the interval must
+    exclude 0 and the difference be at least the minimum detectable effect, (1.96 + 0.84) / 1.96 half-widths."""
     low, high = found["ci95"]
-    told = low > 0 or high < 0
+    told = (low > 0 or high < 0) and abs(found["mean"]) >= (high - low) / 2 * 2.802 / 1.96
     words = ("alignment helps" if low > 0 else "alignment hurts") if told else "cannot tell"
     mean = 100 * found["mean"]
-    return told, f"{title}: macro F1 {mean:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]: {words}."
+    return (
+        told,
+        f"{title}: CLFA − no alignment, macro F1 {mean:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]: {words}.",
+    )
 
 
 def curve_sizes(found: dict) -> list[int]:

@@ -40,6 +40,13 @@ def main() -> None:
             accuracy, bounds = float(scores(matrix)["accuracy"]), bootstrap(matrix)["accuracy"]
             found[name][form] = {"value": accuracy, "ci95": list(bounds)}
             print(name, form, round(100 * accuracy, 1), file=sys.stderr)
+    rule = {}
+    for split in ("validation", "test"):
+        rows = load_split(source, split)
+        guess = ["sarcastic" if text != " ".join(text.split()) else "not_sarcastic" for text in rows["text"]]
+        rule[split] = f"{100 * np.mean([one == two for one, two in zip(guess, rows['hashtag_label'])]):.2f}"
+    hashtag = target.with_name(target.stem + "_hashtag.json")
+    hashtag.write_text(json.dumps(rule, indent=1) + "\n", encoding="utf-8")  # the rule against the label by hashtag
     target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

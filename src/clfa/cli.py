@@ -132,7 +132,10 @@ def evaluate(
     """
     from clfa.evaluate import evaluate as run_evaluation
 
-    return run_evaluation(run, split, dataset, normalise_format=normalise_format, say=_say)
+    result = run_evaluation(run, split, dataset, normalise_format=normalise_format, say=_say)
+    page = f"report-{result['split']}.html" if dataset else "report.html"
+    _say(f"wrote {run}/{page}, README.md (the model card) and predictions/{result['split']}.parquet")
+    return result
 
 
 def compare(
@@ -142,12 +145,16 @@ def compare(
     metric: str = "macro_f1",
     out: str = "comparison",
 ) -> dict[str, Any]:
-    """Compare systems on the same posts: paired intervals, exact McNemar, ASO over seeds, Holm, a verdict in words.
+    """Compare systems on the same posts, in words: better, worse or cannot tell.
+
+    A difference is claimed if its 95 % interval excludes 0, its p (corrected for several comparisons after Holm) is at most
+    0.05, and it is no smaller than the minimum detectable effect at 80 % power. Also: exact McNemar test, almost stochastic
+    order (ASO) over seeds.
 
     Args:
         runs: Two or more run directories, or folders of runs of one system (seeds, folds); all are compared with the first.
         split: Split that all of them were evaluated on.
-        metric: Metric of the verdict.
+        metric: Metric of the verdict: accuracy, macro_f1, weighted_f1, binary_f1 (two classes), or precision and recall.
         out: Folder to write: comparison.json, .md, .csv, .tex, .html.
 
     Examples:
@@ -156,7 +163,9 @@ def compare(
     """
     from clfa.compare import compare_runs
 
-    return compare_runs([Path(run) for run in runs], split, metric, Path(out))
+    result = compare_runs([Path(run) for run in runs], split, metric, Path(out))
+    _say(f"wrote {out}/comparison.json, .md, .csv, .tex and .html")
+    return result
 
 
 def probe(
@@ -167,7 +176,10 @@ def probe(
     corrupted: int = 100,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Does a run use both text and image? EMAP, shuffled, blanked, missing and corrupted modalities -> probe.json, report.
+    """Does a run use both text and image? Shuffled, blanked, missing and corrupted modalities -> probe.json, report.
+
+    The multimodal gain is the accuracy of the model over its best additive projection (EMAP, Hessel and Lee 2020), which
+    may use text and image but not their interplay.
 
     Args:
         run: Run directory.
@@ -182,7 +194,9 @@ def probe(
     """
     from clfa.probe import probe_run
 
-    return probe_run(run, split, posts, corrupted, seed, say=_say)
+    result = probe_run(run, split, posts, corrupted, seed, say=_say)
+    _say(f"wrote {run}/probe.json and README.md" + (", report.html" if Path(run, "report.html").is_file() else ""))
+    return result
 
 
 def predict(
@@ -251,7 +265,9 @@ def audit(
     """
     from clfa.audit import audit
 
-    return audit(dataset, out, text_encoder, image_encoder, teacher, say=_say)
+    result = audit(dataset, out, text_encoder, image_encoder, teacher, say=_say)
+    _say(f"wrote {out or dataset}/audit.json and audit.html")
+    return result
 
 
 def explain(
@@ -353,15 +369,18 @@ def main(arguments: list[str] | None = None) -> int:
         name = f"{parsed.command} {command.teacher_command}" if parsed.command == "teacher" else parsed.command
         options = command[command.teacher_command] if parsed.command == "teacher" else command
         result = _COMMANDS[name](options)
+        from clfa.terminal import readable
+
+        print(json.dumps(result, ensure_ascii=False) if options.json else readable(result), flush=True)
     except UserError as error:
         print(f"clfa: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has heard enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("clfa: interrupted", file=sys.stderr)
         return 130
-    from clfa.terminal import readable
-
-    print(json.dumps(result, ensure_ascii=False) if options.json else readable(result))
     return 0
 
 
@@ -471,7 +490,8 @@ def _add_config_command(commands: Any, name: str, cls: type, function: Callable)
 def _new_parser(documented: Any) -> ArgumentParser:
     examples = next((meta.description for meta in documented.meta if meta.args[0] == "examples"), "")
     lines = [f"  {line.strip()}" for line in (examples or "").splitlines() if line.strip()]
-    text = documented.short_description + ("\n\nexamples:\n" + "\n".join(lines) if lines else "")
+    more = f"\n\n{documented.long_description}" if documented.long_description else ""
+    text = documented.short_description + more + ("\n\nexamples:\n" + "\n".join(lines) if lines else "")
     return ArgumentParser(description=text)
 
 

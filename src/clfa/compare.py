@@ -209,7 +209,7 @@ def _compare(base: System, other: System, metric: str) -> dict[str, Any]:
         "metrics": {
             name: {"value": each.value, "ci95": list(each.ci95)}
             for name in ("accuracy", "macro_f1", "weighted_f1", *(["binary_f1"] if classes == 2 else []))
-            for each in [paired_bootstrap(*pair, name, 2_000)]
+            for each in [found if name == metric else paired_bootstrap(*pair, name)]
         },
         "mcnemar": None,
     }
@@ -260,7 +260,13 @@ def _verdict(found: dict[str, Any], metric: str) -> tuple[bool, str]:
             f"in these runs {found['system']} is {word} than {found['minus']}: {size} points of {name}; a claim about the "
             f"systems needs {ENOUGH_RUNS} runs of each, there are {found['runs']}."
         )
-    return False, (
-        f"cannot tell {found['system']} from {found['minus']}: {size} points of {name}; the smallest true difference that a "
-        f"5 % test of these runs and posts finds with 80 % power is {100 * found['detectable']:.1f} points."
+    power = f"{100 * found['detectable']:.1f} points, the smallest true difference found with 80 % power"
+    if low > 0 or high < 0:
+        return False, (
+            f"cannot tell {found['system']} from {found['minus']}: {size} points of {name}. The interval excludes 0 "
+            f"(p = {found['p']:.3f}, {found['p_holm']:.3f} after Holm), but it is below {power}."
+        )
+    return (
+        False,
+        f"cannot tell {found['system']} from {found['minus']}: {size} points of {name}; the test could see {power}.",
     )

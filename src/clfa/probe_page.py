@@ -9,9 +9,11 @@ def probe_sections(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Sections of the content of `probe.json`."""
     gain, emap = result["emap"]["gain"]["accuracy"], result["emap"]
     rows = [["the model", f"{100 * result['accuracy']:.1f}", ""]]
-    among = "" if emap["exact"] else f", {emap['posts']:,} posts"
+    among = "" if emap["exact"] else f" on {emap['posts']:,} of the posts"
+    if among:
+        rows.append([f"the model{among}", f"{100 * emap['model']['accuracy']:.1f}", ""])
     rows.append(
-        [f"best additive model (EMAP{among})", f"{100 * emap['accuracy']:.1f}", percent(gain["value"], gain["ci95"])]
+        [f"best additive model (EMAP){among}", f"{100 * emap['accuracy']:.1f}", percent(gain["value"], gain["ci95"])]
     )
     for side, found in result["modalities"].items():
         for way in ("shuffled", "blanked", "masked"):

@@ -14,7 +14,7 @@ def readable(result: dict[str, Any]) -> str:
         return _audit_text(result)
     if "verdict" in result:
         return f"{result['run']}, {result['split']}, {result['posts']:,} posts: {result['verdict']}"
-    lines = []
+    lines: list[str] = []
     for name, value in result.items():
         if name == "metrics":
             lines += [
@@ -28,8 +28,13 @@ def readable(result: dict[str, Any]) -> str:
                 for floor, found in value.items()
             ]
         elif name in ("deduplicated", "neutralised") and value["metrics"]:
+            what = (
+                f"on the {value['rows']:,} posts that train does not hold"
+                if name == "deduplicated"
+                else f"with cues of form neutralised ({value['changed']:,} posts change)"
+            )
             lines.append(
-                f"{name}, {value['rows']:,} posts: accuracy {100 * value['metrics']['accuracy']['value']:.1f}, "
+                f"{what}: accuracy {100 * value['metrics']['accuracy']['value']:.1f}, "
                 f"macro F1 {100 * value['metrics']['macro_f1']['value']:.1f}"
             )
         elif name == "flips":
@@ -50,13 +55,32 @@ def readable(result: dict[str, Any]) -> str:
             ]
         elif name not in ("confusion", "config"):
             lines.append(f"{name}: {value}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_below_floors(result)])
+
+
+def _below_floors(result: dict[str, Any]) -> list[str]:
+    """A line for each floor that is at least as good."""
+    if "floors" not in result or "metrics" not in result:
+        return []
+    ours = {metric: result["metrics"][metric]["value"] for metric in ("accuracy", "macro_f1")}
+    return [
+        f"NOT ABOVE THE FLOOR {name}: {metric.replace('_f1', ' F1')} {100 * found[metric]['value']:.1f} "
+        f"against {100 * ours[metric]:.1f} of this run"
+        for name, found in result["floors"].items()
+        for metric in ours
+        if found[metric]["value"] >= ours[metric]
+    ]
 
 
 def _audit_text(result: dict[str, Any]) -> str:
     """The twelve most harmful findings, then the floors."""
     shown = [finding for finding in result["findings"] if finding["harm"] > 0][:12]
-    lines = [f"{100 * finding['harm']:5.1f} %  {finding['text']}" for finding in shown]
+    told = "affected posts in %, for a cue (+) the points of accuracy that it alone gains over the majority class:"
+    lines = [told] if shown else []
+    lines += [
+        f"{'+' if finding['kind'].startswith('cue') else ' '}{100 * finding['harm']:5.1f}  {finding['text']}"
+        for finding in shown
+    ]
     lines += [""] if shown else ["nothing that touches the evaluated split was found", ""]
     lines += [
         f"floor {name}: accuracy {100 * found['accuracy']:.1f}, macro F1 {100 * found['macro_f1']:.1f}"

@@ -55,13 +55,20 @@ def read_table(
                 knowledge=None if row.get(columns["knowledge"]) is None else str(row[columns["knowledge"]]),
             )
             parsed.append((_split_name(row[columns["split"]], where) if row.get(columns["split"]) else split, record))
+    names = {name for _, _, rows in tables for row in rows[:1] for name in row}
+    found_column = columns["split"] in names
+    if columns["split"] != "split" and not found_column:
+        raise UserError(f"{source} has no column {columns['split']!r}; found are {', '.join(sorted(names))}")
     labels = sorted({str(record.label) for _, record in parsed})
     if len(labels) < 2:
         raise UserError(f"{source}: column {columns['label']!r} holds {labels}; at least two classes are needed")
+    drawn: list[str] = []
     if any(split is None for split, _ in parsed):
         drawn = split_rows([str(record.label) for _, record in parsed], "stratified", seed)
         parsed = [(split or other, record) for (split, record), other in zip(parsed, drawn)]
-    how = "given" if all(split for split, _, _ in tables) else f"column or stratified 8:1:1, seed {seed}"
+    how = "given" if all(split for split, _, _ in tables) else f"stratified 8:1:1, seed {seed}"
+    if found_column:
+        how = f"column {columns['split']}" + (f", empty cells {how}" if len(drawn) else "")
     rows_out = ((split or "train", record) for split, record in parsed)
     return rows_out, labels, {"name": path.stem, "filters": [], "split": how}
 
