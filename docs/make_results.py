@@ -182,7 +182,11 @@ def verdict(title: str, found: dict) -> tuple[bool, str]:
     exclude 0 and the difference be at least the minimum detectable effect, (1.96 + 0.84) / 1.96 half-widths."""
     low, high = found["ci95"]
     told = (low > 0 or high < 0) and abs(found["mean"]) >= (high - low) / 2 * 2.802 / 1.96
-    words = ("alignment helps" if low > 0 else "alignment hurts") if told else "cannot tell"
+    words = "cannot tell"
+    if told:
+        words = "alignment helps" if low > 0 else "alignment hurts"
+    elif low > 0 or high < 0:
+        words = "no claim: the interval excludes 0, the difference is under the minimum detectable effect"
     mean = 100 * found["mean"]
     return (
         told,
