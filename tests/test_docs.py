@@ -46,7 +46,9 @@ def test_a_verdict_needs_an_interval_without_zero():
         "x: CLFA − no alignment, macro F1 +2.0 points [-1.0, +5.0]: cannot tell.",
     )
     assert verdict("x", {"mean": 0.03, "ci95": [0.01, 0.05]})[1].endswith("alignment helps.")
-    assert verdict("x", {"mean": 0.021, "ci95": [0.001, 0.041]})[1].endswith("under the minimum detectable effect.")  # below what can be found
+    assert verdict("x", {"mean": 0.021, "ci95": [0.001, 0.041]})[1].endswith(
+        "under the minimum detectable effect."
+    )  # below what can be found
     assert verdict("x", {"mean": -0.03, "ci95": [-0.05, -0.01]})[1].endswith("alignment hurts.")
 
 
