@@ -35,7 +35,7 @@ def write_card(run: Path) -> Path:
         results={name: found for name, found in metrics.items() if name != "training"},
         environment=_json(run / "environment.json") or {},
         labels=_json(run / "model.json")["labels"],  # type: ignore[index]  # a finished run has it
-        openings=[entry for entry in ledger(run) if entry["dataset"] == config["data"]["path"]],
+        openings=count_openings(run, config["data"]["path"]),
         kinds={modality["kind"] for modality in modalities.values()},
         frozen={name: modalities[found["shares"] or name]["frozen"] for name, found in modalities.items()},
         probe=_json(run / "probe.json"),
@@ -53,12 +53,12 @@ def plain(value: Any) -> str:
     return re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", text)
 
 
-def ledger(run: Path) -> list[dict[str, Any]]:
-    """The times that the test split was opened for this run."""
+def count_openings(run: Path, dataset: str) -> int:
+    """How often the test split of this data set was opened for this run, by `test_ledger.jsonl`."""
     path = run / "test_ledger.jsonl"
     if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return 0
+    return sum(json.loads(line)["dataset"] == dataset for line in path.read_text(encoding="utf-8").splitlines())
 
 
 def _audit(dataset: Path, data: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Systems on the same posts: paired intervals, tests, what could have been seen at all, a verdict in words."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def compare_runs(paths: list[Path], split: str, metric: str, out: Path) -> dict[
         raise UserError("give two or more runs to compare")
     systems = [load_system(path, split) for path in paths]
     names = _short_names(paths)
-    systems = [System(name, *_values(system)) for name, system in zip(names, systems)]
+    systems = [replace(system, name=name) for name, system in zip(names, systems)]
     base, *others = systems
     for other in others:
         _refuse_other_posts(base, other, split)
@@ -153,10 +153,6 @@ def _refuse_several_systems(path: Path, runs: list[Path]) -> None:
         if place in seen:
             raise UserError(f"{path}: {run.name} and {seen[place].name} have the same seed and fold; give one of them")
         seen[place] = run
-
-
-def _values(system: System) -> tuple:
-    return system.ids, system.labels, system.truth, system.predictions, system.seeds
 
 
 def _short_names(paths: list[Path]) -> list[str]:

@@ -9,7 +9,8 @@ from matplotlib import pyplot
 
 from clfa.analysis import alignment_heatmap, draw_heatmap, worst_errors
 from clfa.calibration import reliability
-from clfa.card import ledger
+from clfa.card import count_openings
+from clfa.configure import read_yaml
 from clfa.data.records import open_image
 from clfa.errors import UserError
 from clfa.evaluate import read_table
@@ -35,7 +36,7 @@ def write_run_report(run: Path, split: str, rows: Any) -> None:
     ):
         if result.get(name, {}).get("metrics"):
             systems[f"this run, {title}"] = result[name]["metrics"]
-    openings = len(ledger(run))
+    openings = count_openings(run, read_yaml(run / "config.yaml")["data"]["path"])
     opened = (
         f" The test split was opened {openings} time{'s' if openings != 1 else ''} for this run." if openings else ""
     )
