@@ -19,6 +19,22 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class WordVectors:
+    """A text encoder of word vectors learnt from the training texts, with or without a bidirectional LSTM over them."""
+
+    size: int = 300
+    """Width of a word vector."""
+    lstm: int = 0
+    """Hidden units of the LSTM in each direction; 0 leaves the vectors as they are."""
+    vectors: str | None = None
+    """File of vectors to begin with: a line `word v1 … v<size>` for each word (GloVe); else small random ones."""
+    min_count: int = 2
+    """Words seen less often in the training texts, and not in the file, are one unknown word."""
+    dropout: float = 0.3
+    """Dropout on the vectors, and on the states of the LSTM."""
+
+
+@dataclass(frozen=True)
 class ModalityConfig:
     """One entry of the mapping of modalities: where its tokens come from and whether the teacher pulls on it."""
 
@@ -26,12 +42,16 @@ class ModalityConfig:
     """How the column is read."""
     encoder: str = ""
     """Local folder, hub name, or `package:NAME/FOLDER` for a folder inside an installed Python package."""
+    words: WordVectors | None = None
+    """Word vectors learnt here, instead of an encoder."""
     shares: str | None = None
     """Use the encoder and the projection of this other modality (the knowledge text shares those of the text)."""
     column: str = ""
     """Column of the dataset directory; the modality's own name by default."""
     pretrained: bool = True
     """False builds the architecture in the folder's config.json with fresh weights."""
+    pooled: bool = False
+    """Take the encoder's own summary of the text or image as the only token (CLIP's pooled embedding)."""
     frozen: bool = False
     """Keep the encoder as it is and read its states from a cache computed once per post."""
     align: bool = True
@@ -65,7 +85,7 @@ class ModelConfig:
     dim: int = 512
     """Width of the shared space; must be the teacher's width when the alignment weight is above 0."""
     projection_hidden: int = 1536
-    """Hidden width of the projection MLPs."""
+    """Hidden width of the projection MLPs; 0 makes each a single linear layer."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
     """The fusion."""
     pooling: Literal["mean", "cls", "max"] = "mean"
@@ -82,6 +102,8 @@ class LossConfig:
     """The paper's alpha; 0 trains without a teacher."""
     temperature: float = 0.1
     """The paper's tau; divides the cosine similarities."""
+    alignment_target: str = "teacher"
+    """`teacher`, or a text modality (`knowledge`) whose embedding the image is pulled to: captions instead of CLIP."""
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced` weighs each class by the inverse of its frequency in train."""
     label_smoothing: float = 0.0

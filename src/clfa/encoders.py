@@ -5,17 +5,20 @@ are, encoders with feature maps (ResNet, MobileNetV2) flattened to one token per
 """
 
 import hashlib
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
+from clfa.config import WordVectors
 from clfa.errors import UserError
+from clfa.words import build_words_model  # also registers its model with transformers
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()  # unused pooling heads are reported as missing weights on each load
@@ -27,24 +30,34 @@ class Encoder(nn.Module):
     Attributes:
         backbone: the `AutoModel`; its outputs are passed on unchanged.
         preparer: tokenizer (texts) or image processor (images).
+        pooled: whether the backbone's own summary is the only token.
         width: H, the size of a token state.
     """
 
     backbone: Any
     preparer: Any
 
-    def __init__(self, backbone: Any, preparer: Any, kind: str):
+    def __init__(self, backbone: Any, preparer: Any, kind: str, pooled: bool = False):
         super().__init__()
         pooler = getattr(backbone, "pooler", None)
-        if isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()):
+        if not pooled and isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()):
             backbone.pooler = None  # never read here: its weights would be kept and saved for nothing
-        self.backbone, self.preparer, self.kind = backbone, preparer, kind
+        self.backbone, self.preparer, self.kind, self.pooled = backbone, preparer, kind, pooled
         self.width = _width(backbone, preparer, kind)
 
-    def forward(self, inputs: dict[str, Tensor]) -> Float[Tensor, "batch tokens width"]:
-        """Token states of `{"input_ids" (B,L), "attention_mask" (B,L)}` or `{"pixel_values" (B,3,h,w)}`."""
-        states = self.backbone(**inputs).last_hidden_state
-        return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
+    def forward(
+        self, inputs: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "batch tokens width"], Bool[Tensor, "batch tokens"]]:
+        """Token states of `{"input_ids" (B,L), "attention_mask" (B,L)}` or `{"pixel_values" (B,3,h,w)}`, and their mask."""
+        output = self.backbone(**inputs)
+        states = output.last_hidden_state
+        if self.pooled:
+            states = output.pooler_output.flatten(1)[:, None]
+        elif states.ndim == 4:
+            states = states.flatten(2).transpose(1, 2)
+        if self.kind == "text" and not self.pooled:
+            return states, inputs["attention_mask"].bool()
+        return states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and the preparer's files; weights are saved by whoever owns the encoder."""
@@ -52,29 +65,37 @@ class Encoder(nn.Module):
         self.preparer.save_pretrained(folder)
 
 
-def load_encoder(name: str, kind: str, pretrained: bool = True) -> Encoder:
+def load_encoder(name: str, kind: str, pretrained: bool = True, pooled: bool = False) -> Encoder:
     """Load a text or image encoder from a local folder, a hub name or `package:NAME/FOLDER`.
 
     Args:
-        name: where it is.
+        name: where it is. Of a dual encoder (CLIP) the tower of this kind is taken.
         kind: `text` or `image`.
         pretrained: `False` builds the architecture in its config.json with fresh weights.
+        pooled: take the backbone's summary of the whole text or image as its only token (CLIP, BERT, ResNet have one).
 
     Raises:
         UserError: it cannot be loaded (says what to place where).
     """
     folder = resolve(name)
     try:
+        config = AutoConfig.from_pretrained(folder)
+        config = getattr(config, f"{'vision' if kind == 'image' else kind}_config", config)
         if pretrained:
-            backbone = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+            backbone = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True)
         else:
-            backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder))
+            backbone = AutoModel.from_config(config)
         preparer = load_preparer(folder, kind)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(_cannot_load(name, kind, error)) from None
     # convolutions run about twice as fast on CPUs in this layout; the numbers are the same to rounding
     backbone.to(memory_format=torch.channels_last)
-    return Encoder(backbone, preparer, kind)
+    return Encoder(backbone, preparer, kind, pooled)
+
+
+def build_words(config: WordVectors, texts: Iterable[str]) -> Encoder:
+    """A new encoder of word vectors with the vocabulary of these texts, see `clfa.words`."""
+    return Encoder(*build_words_model(config, texts), "text")
 
 
 def load_preparer(folder: str | Path, kind: str):

@@ -34,7 +34,8 @@ def cache_states(model: Classifier, dataset: Path, splits: list[str]) -> dict[st
         owner = model.config.modalities[modality.shares or name]
         if not owner.frozen:
             continue
-        key = fingerprint(encoder.backbone, repr(encoder.preparer), str(modality.max_length), modality.column or name)
+        settings = [repr(encoder.preparer), str(modality.max_length), modality.column or name]
+        key = fingerprint(encoder.backbone, *settings, *(["pooled"] if encoder.pooled else []))
         folder = dataset / "states" / key
         for split in splits:
             values = column_values(load_split(dataset, split), modality.column or name)
@@ -62,8 +63,6 @@ def encode_frozen(encoder: Encoder, modality: ModalityConfig, batch: list) -> li
     values = [decode(value, modality.kind) for value in batch]
     inputs = prepare(encoder.preparer, modality.kind, values, modality.max_length)
     training = encoder.training
-    states = encoder.eval()({name: value.to(device) for name, value in inputs.items()}).cpu()
+    states, masks = encoder.eval()({name: value.to(device) for name, value in inputs.items()})
     encoder.train(training)
-    if modality.kind == "image":
-        return list(states)
-    return [row[mask.bool()] for row, mask in zip(states, inputs["attention_mask"])]
+    return [row[mask] for row, mask in zip(states.cpu(), masks.cpu())]

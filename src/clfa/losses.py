@@ -41,7 +41,7 @@ def alignment_loss(
     mask: Bool[Tensor, " batch"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """`info_nce` over the posts that have the modality; 0 where none has it. No gradient reaches the teacher.
+    """`info_nce` over the posts that have the modality; 0 where none has it.
 
     Args:
         embeds: our embeddings of one modality.
@@ -51,7 +51,7 @@ def alignment_loss(
     """
     if not mask.any():
         return embeds.float().sum() * 0
-    return info_nce(embeds[mask], teacher_embeds[mask].detach(), temperature)
+    return info_nce(embeds[mask], teacher_embeds[mask], temperature)
 
 
 def classification_loss(
@@ -70,11 +70,12 @@ def total_loss(output, batch: Batch, config: LossConfig, class_weights: Tensor |
     Args:
         output: `clfa.model.Output`.
         batch: with `labels`, and with `teacher_<modality>_embeds` for each aligned modality.
-        config: weight and temperature.
+        config: weight and temperature. With an `alignment_target` other than the teacher, the image is pulled to the
+            embedding of that modality (its caption) of the same post, and no teacher is read.
         class_weights: see `classification_loss`.
 
     Returns:
-        `{"loss", "classification_loss", "alignment_loss_<modality>" …}`; `loss` is the one to call `backward` on.
+        `{"loss", "classification_loss", "alignment_loss_<modality>" …, "penalty"}`; `loss` is the one to call `backward` on.
     """
     terms = {
         "classification_loss": classification_loss(
@@ -83,11 +84,21 @@ def total_loss(output, batch: Batch, config: LossConfig, class_weights: Tensor |
     }
     loss = terms["classification_loss"]
     if config.alignment_weight > 0:
-        for name, embeds in output.embeds.items():
-            if f"teacher_{name}_embeds" in batch:
-                term = alignment_loss(
-                    embeds, batch[f"teacher_{name}_embeds"], batch[f"{name}_mask"], config.temperature
-                )
-                terms[f"alignment_loss_{name}"] = term
-                loss = loss + config.alignment_weight * term
+        target = config.alignment_target
+        if target == "teacher":
+            pairs = [
+                (name, batch[f"teacher_{name}_embeds"].detach(), batch[f"{name}_mask"])
+                for name in output.embeds
+                if f"teacher_{name}_embeds" in batch
+            ]
+        else:
+            both = batch["image_mask"] & batch[f"{target}_mask"]
+            pairs = [("image", output.embeds[target], both)]
+        for name, target_embeds, mask in pairs:
+            term = alignment_loss(output.embeds[name], target_embeds, mask, config.temperature)
+            terms[f"alignment_loss_{name}"] = term
+            loss = loss + config.alignment_weight * term
+    if output.penalty is not None:
+        terms["penalty"] = output.penalty
+        loss = loss + output.penalty
     return {"loss": loss, **terms}

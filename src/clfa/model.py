@@ -3,7 +3,9 @@
 The loss is not here: `Classifier(batch) -> Output`, and prediction never sees a teacher or a label.
 """
 
+import inspect
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,11 @@ from jaxtyping import Bool, Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from clfa.config import FusionConfig, ModalityConfig, ModelConfig
+from clfa.config import FusionConfig, ModalityConfig, ModelConfig, WordVectors
 from clfa.data.collate import Batch, input_name
-from clfa.encoders import Encoder, load_encoder
+from clfa.encoders import Encoder, build_words, load_encoder
 from clfa.errors import UserError
-from clfa.fusion import Context, build_fusion, pool
+from clfa.fusion import Context, build_fusion, grid_edges, pool, window_edges
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Output:
     """Masked mean of the projected tokens: what the teacher pulls on (not normalised)."""
     fused: Float[Tensor, "batch dim"]
     """The fused vector that the classifier reads."""
+    penalty: Float[Tensor, ""] | None = None
+    """A term that the fusion adds to the loss, if it has one."""
 
 
 class Classifier(nn.Module):
@@ -54,6 +58,7 @@ class Classifier(nn.Module):
             {name: projection(encoder.width, config) for name, encoder in encoders.items()}
         )
         self.fusion = build_fusion(config.dim, len(config.modalities) - 1, config.fusion, config.pooling)
+        self.reads_edges = "edges" in inspect.signature(self.fusion.forward).parameters
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.dim, len(labels))
         for name, modality in config.modalities.items():
@@ -63,8 +68,7 @@ class Classifier(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Logits and everything on the way to them. Reads inputs or cached states, see `clfa.data.collate`."""
         states, masks = self.project(batch)
-        biases = {name: batch.get(f"{name}_attention_bias") for name in states}
-        return self.fuse(states, masks, biases)
+        return self.fuse(states, masks, batch)
 
     def project(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Projected token states (B, L, D) and masks (B, L) of each modality."""
@@ -75,18 +79,29 @@ class Classifier(nn.Module):
             masks[name] = mask & batch[f"{name}_mask"][:, None]
         return states, masks
 
-    def fuse(self, states: dict[str, Tensor], masks: dict[str, Tensor], biases: dict[str, Tensor | None]) -> Output:
-        """What `forward` makes of projected states: fusion and classifier."""
+    def fuse(self, states: dict[str, Tensor], masks: dict[str, Tensor], batch: Batch) -> Output:
+        """What `forward` makes of projected states: fusion and classifier. Of the batch only knowledge is read."""
         query, *others = self.config.modalities
-        contexts = [Context(states[name], masks[name], biases.get(name)) for name in others]
-        fused = self.fusion(states[query], masks[query], contexts)
+        edges = {name: self.edges(name, masks[name], batch) for name in states} if self.reads_edges else {}
+        contexts = [
+            Context(states[name], masks[name], batch.get(f"{name}_attention_bias"), edges.get(name)) for name in others
+        ]
+        graph = {"edges": edges[query]} if self.reads_edges else {}
+        fused = self.fusion(states[query], masks[query], contexts, **graph)
         return Output(
             logits=self.classifier(self.dropout(fused)),
             states=states,
             masks=masks,
             embeds={name: pool(states[name], masks[name], "mean") for name in states},
             fused=fused,
+            penalty=self.fusion.penalty() if hasattr(self.fusion, "penalty") else None,  # type: ignore[operator]
         )
+
+    def edges(self, name: str, mask: Bool[Tensor, "batch tokens"], batch: Batch) -> Float[Tensor, "batch tokens tokens"]:
+        """The graph of one modality: from the batch, or the grid of the patches, or neighbouring words."""
+        if f"{name}_edges" in batch:
+            return batch[f"{name}_edges"].float()
+        return grid_edges(mask) if self.config.modalities[name].kind == "image" else window_edges(mask)
 
     def encode(
         self, name: str, modality: ModalityConfig, batch: Batch
@@ -98,10 +113,7 @@ class Classifier(nn.Module):
         inputs = {key: batch[input_name(name, key)] for key in keys}
         # a frozen encoder is an extractor: without dropout and without gradient, as when its states are cached
         with torch.set_grad_enabled(torch.is_grad_enabled() and not modality.frozen):
-            states = self.encoders[modality.shares or name](inputs)
-        if modality.kind == "text":
-            return states, inputs["attention_mask"].bool()
-        return states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+            return self.encoders[modality.shares or name](inputs)
 
     def train(self, mode: bool = True) -> "Classifier":
         """Training mode, but for frozen encoders, which never leave evaluation mode."""
@@ -139,7 +151,7 @@ class Classifier(nn.Module):
         encoders = {}
         for name, modality in config.modalities.items():
             if not modality.shares:
-                encoders[name] = load_encoder(str(folder / name), modality.kind, pretrained=False)
+                encoders[name] = load_encoder(str(folder / name), modality.kind, False, modality.pooled)
         model = cls(config, encoders, described["labels"], described["text"])
         try:
             model.load_state_dict(load_file(folder / "model.safetensors"))
@@ -150,28 +162,48 @@ class Classifier(nn.Module):
         return model.eval()
 
 
-def build_classifier(config: ModelConfig, labels: list[str], text: str = "normalised") -> Classifier:
+def build_classifier(
+    config: ModelConfig, labels: list[str], text: str = "normalised", texts: Mapping[str, Iterable[str]] | None = None
+) -> Classifier:
     """A new classifier with the encoders named in the configuration.
+
+    Args:
+        config: sizes and modalities.
+        labels: class names.
+        text: see `Classifier`.
+        texts: the training texts of each modality with `words`, which make its vocabulary.
 
     Raises:
         UserError: an encoder cannot be loaded, or the modalities contradict each other.
     """
-    encoders = {}
+    encoders, texts = {}, texts or {}
     for name, modality in config.modalities.items():
         if modality.shares and modality.shares not in config.modalities:
             raise UserError(f"modality {name!r} shares {modality.shares!r}, which is not among the modalities")
         if not modality.shares:
-            encoders[name] = load_encoder(modality.encoder, modality.kind, modality.pretrained)
+            encoders[name] = (
+                build_words(modality.words, texts[name])
+                if modality.words
+                else load_encoder(modality.encoder, modality.kind, modality.pretrained, modality.pooled)
+            )
     return Classifier(config, encoders, labels, text)
 
 
 def projection(width: int, config: ModelConfig) -> nn.Module:
-    """The mapping net f' of the paper, on every token: linear, ReLU, linear (768 -> 1536 -> 512 in the released code)."""
+    """The mapping net f' of the paper, on every token: linear, ReLU, linear (768 -> 1536 -> 512 in the released code).
+
+    With `projection_hidden: 0` a single linear layer, for rows that have no mapping net.
+    """
+    if config.projection_hidden == 0:
+        return nn.Linear(width, config.dim)
     return nn.Sequential(
         nn.Linear(width, config.projection_hidden), nn.ReLU(), nn.Linear(config.projection_hidden, config.dim)
     )
 
 
 def _model_config(described: dict) -> ModelConfig:
-    modalities = {name: ModalityConfig(**modality) for name, modality in described["modalities"].items()}
+    modalities = {
+        name: ModalityConfig(**{**modality, "words": modality.get("words") and WordVectors(**modality["words"])})
+        for name, modality in described["modalities"].items()
+    }
     return ModelConfig(**{**described, "modalities": modalities, "fusion": FusionConfig(**described["fusion"])})

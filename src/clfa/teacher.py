@@ -66,10 +66,8 @@ class DualEncoder(nn.Module):
         encoder = self.encoders[kind]
         device = next(self.parameters()).device
         inputs = prepare(encoder.preparer, kind, values, self.config.max_length)
-        inputs = {name: value.to(device) for name, value in inputs.items()}
-        states = encoder(inputs)
-        mask = inputs.get("attention_mask", torch.ones(states.shape[:2], device=device))
-        return pool(states, mask.bool(), "mean")
+        states, mask = encoder({name: value.to(device) for name, value in inputs.items()})
+        return pool(states, mask, "mean")
 
     def embed(self, kind: str, values: list) -> Float[Tensor, "batch dim"]:
         """Embeddings of texts or RGB images in the shared space (not normalised)."""

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 import clfa
 from clfa.checkpoint import load_checkpoint, save_checkpoint, trained_state
 from clfa.config import RunConfig, TrainConfig
-from clfa.configure import read_yaml, save_config
+from clfa.configure import load_config, save_config
 from clfa.data.collate import Collator, LengthBuckets
 from clfa.data.records import load_manifest
 from clfa.data.splits import dataset_path, load_rows, source_splits
@@ -84,7 +84,12 @@ def train(config: RunConfig, resume: bool = False, say: Say = print) -> Path:
     validation = load_rows(config.data, "validation")
     files = source_splits(config.data, ["train", "validation"])
     _check_modalities(config, rows)
-    model = build_classifier(config.model, labels, manifest["text"]).to(accelerator.device)
+    texts = {
+        name: [text for text in rows[modality.column or name] if text]
+        for name, modality in config.model.modalities.items()
+        if modality.words
+    }
+    model = build_classifier(config.model, labels, manifest["text"], texts).to(accelerator.device)
     states = cache_states(model, dataset, files)
     teacher = _teacher_embeds(config, model, dataset, files)
     preparers = {name: model.encoders[m.shares or name].preparer for name, m in config.model.modalities.items()}
@@ -214,7 +219,8 @@ def refuse_other_run(run: Path, config: RunConfig) -> None:
     begun = (run / "metrics.json").is_file() or (run / "checkpoints").is_dir()
     if not begun or not (run / "config.yaml").is_file():
         return
-    old, new = _flat(read_yaml(run / "config.yaml")), _flat(json.loads(json.dumps(asdict(config))))
+    # what an older version did not know yet has its default
+    old, new = (_flat(asdict(each)) for each in (load_config(RunConfig, run / "config.yaml"), config))
     changed = sorted(name for name in new.keys() | old.keys() if new.get(name) != old.get(name) and name != "output")
     if changed:
         raise UserError(
@@ -255,8 +261,16 @@ def _check_modalities(config: RunConfig, rows: Any) -> None:
 
 def _teacher_embeds(config: RunConfig, model: Classifier, dataset: Path, files: list[str]) -> dict:
     """modality -> cached teacher embeddings, for the aligned modalities; empty where nothing is aligned."""
-    aligned = {name: m for name, m in config.model.modalities.items() if m.align}
+    modalities, target = config.model.modalities, config.loss.alignment_target
+    aligned = {name: m for name, m in modalities.items() if m.align}
     if config.loss.alignment_weight <= 0 or not aligned:
+        return {}
+    if target != "teacher":
+        if not {"image", target} <= modalities.keys():
+            raise UserError(
+                f"loss.alignment_target = {target!r} needs the modalities image and {target}; "
+                f"there are {', '.join(modalities)}"
+            )
         return {}
     if not config.teacher:
         raise UserError(

@@ -1,0 +1,51 @@
+"""Parallel co-attention."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from clfa.config import FusionConfig
+from clfa.fusion.context import Context, masked_softmax
+
+
+class CoAttention(nn.Module):
+    """Text and context weigh each other's tokens by their affinity; both weighted sums are added.
+
+        C = tanh(T W_b V^T);   H_t = tanh(T W_t + C (V W_v)),   H_v = tanh(V W_v + C^T (T W_t));
+        a_t = softmax(H_t w_t),   a_v = softmax(H_v w_v);   h = tanh(W_h (sum_i a_t,i t_i + sum_j a_v,j v_j)).
+
+    Source: Lu, Yang, Batra, Parikh 2016, Hierarchical Question-Image Co-Attention, equations 3–5. With several contexts each
+    has its own weights, and their parts in H_t and in h are added.
+    """
+
+    def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
+        super().__init__()
+        self.query_map, self.query_score = nn.Linear(dim, dim), nn.Linear(dim, 1, bias=False)
+        self.affinities = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(contexts))
+        self.maps = nn.ModuleList(nn.Linear(dim, dim) for _ in range(contexts))
+        self.scores = nn.ModuleList(nn.Linear(dim, 1, bias=False) for _ in range(contexts))
+        self.dropout = nn.Dropout(config.dropout)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        query: Float[Tensor, "batch queries dim"],
+        query_mask: Bool[Tensor, "batch queries"],
+        contexts: list[Context],
+    ) -> Float[Tensor, "batch dim"]:
+        """Fused vector of each post."""
+        mapped = self.query_map(query)
+        hidden, total = mapped, torch.zeros_like(query[:, 0])
+        for context, affinity, to_map, score in zip(contexts, self.affinities, self.maps, self.scores):
+            pairs = query @ affinity(context.states).transpose(1, 2)
+            pairs = torch.tanh(pairs if context.bias is None else pairs + context.bias)
+            pairs = pairs * (query_mask[:, :, None] & context.mask[:, None])
+            mapped_context = to_map(context.states)
+            weights = masked_softmax(
+                score(torch.tanh(mapped_context + pairs.transpose(1, 2) @ mapped)).squeeze(-1), context.mask
+            )
+            total = total + (weights[:, :, None] * context.states).sum(1)
+            hidden = hidden + pairs @ mapped_context
+        weights = masked_softmax(self.query_score(torch.tanh(hidden)).squeeze(-1), query_mask)
+        total = total + (weights[:, :, None] * query).sum(1)
+        return torch.tanh(self.out(self.dropout(total)))

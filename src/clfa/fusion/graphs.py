@@ -1,0 +1,100 @@
+"""What the graph fusions share: edges, one graph convolution, one attention pooling; and an LSTM over padded texts."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from clfa.fusion.context import masked_softmax
+
+Edges = Float[Tensor, "batch nodes nodes"]
+
+
+class GraphConvolution(nn.Module):
+    """X' = ReLU( Â X W + b ): each node becomes a mean of its neighbours, mapped.
+
+    Plain (Kipf and Welling 2017): Â_ij = A_ij / (sum_j A_ij + 1), the normalisation in the released code of CMGCN. With
+    `attention` (Velickovic et al. 2018): Â_ij = softmax_j( LeakyReLU(a_1 W x_i + a_2 W x_j) ) over the neighbours.
+    """
+
+    def __init__(self, dim: int, attention: bool = False):
+        super().__init__()
+        self.map = nn.Linear(dim, dim, bias=False)
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.ends = nn.Linear(dim, 2, bias=False) if attention else None
+
+    def forward(self, states: Float[Tensor, "batch nodes dim"], edges: Edges) -> Float[Tensor, "batch nodes dim"]:
+        """One step along the edges; nodes without any edge become ReLU(b)."""
+        mapped = self.map(states)
+        if self.ends is None:
+            weights = edges / (edges.sum(-1, keepdim=True) + 1)
+        else:
+            to, origin = self.ends(mapped).unbind(-1)
+            scores = nn.functional.leaky_relu(to[:, :, None] + origin[:, None], 0.2)
+            weights = masked_softmax(scores, edges > 0)
+        return torch.relu(weights.to(mapped.dtype) @ mapped + self.bias)
+
+
+def retrieve(
+    first: Float[Tensor, "batch nodes dim"],
+    last: Float[Tensor, "batch nodes dim"],
+    mask: Bool[Tensor, "batch nodes"],
+) -> Float[Tensor, "batch dim"]:
+    """Attention pooling of InCrossMGs and CMGCN: nodes that agree with what went into the graph count more.
+
+    a = softmax_j( mean_i(f_i · x_j) / sqrt(d) ),  r = sum_j a_j x_j. The released code of CMGCN sums over i, does not divide
+    and does not mask padding; its softmax is then all but a maximum.
+    """
+    mean = (first * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+    weights = masked_softmax((last @ mean[:, :, None]).squeeze(-1) / last.shape[-1] ** 0.5, mask)
+    return (weights[:, :, None] * last).sum(1)
+
+
+def window_edges(mask: Bool[Tensor, "batch nodes"], reach: int = 2) -> Edges:
+    """Words at most `reach` apart are neighbours, each also of itself; nothing is linked to padding."""
+    places = torch.arange(mask.shape[1], device=mask.device)
+    near = (places[:, None] - places[None]).abs() <= reach
+    return (near & mask[:, :, None] & mask[:, None]).float()
+
+
+def grid_edges(mask: Bool[Tensor, "batch nodes"]) -> Edges:
+    """Patches of a square grid and their eight neighbours, each also of itself.
+
+    One or two tokens before the grid (class token) are linked to themselves alone; other numbers of tokens give
+    `window_edges`.
+    """
+    side = math.isqrt(mask.shape[1])
+    extra = mask.shape[1] - side * side
+    if extra > 2:
+        return window_edges(mask)
+    places = torch.arange(side * side, device=mask.device)
+    row, column = places // side, places % side
+    near = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+    near[extra:, extra:] |= ((row[:, None] - row).abs() <= 1) & ((column[:, None] - column).abs() <= 1)
+    return (near & mask[:, :, None] & mask[:, None]).float()
+
+
+def run_lstm(
+    lstm: nn.LSTM,
+    states: Float[Tensor, "batch tokens dim"],
+    mask: Bool[Tensor, "batch tokens"],
+    begin: Float[Tensor, "batch both"] | None = None,
+) -> Float[Tensor, "batch tokens out"]:
+    """A one-layer bidirectional LSTM over the tokens that are there; the others become 0.
+
+    Args:
+        lstm: hidden size H.
+        states: tokens.
+        mask: which are there, from the left.
+        begin: (B, 4 H) first hidden and cell states of both directions; zeros by default.
+    """
+    lengths = mask.sum(1).clamp(min=1).cpu()
+    first = None
+    if begin is not None:
+        hidden, cell = begin.view(len(states), 2, 2, lstm.hidden_size).permute(1, 2, 0, 3).contiguous()
+        first = (hidden, cell)
+    packed = pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
+    found, _ = pad_packed_sequence(lstm(packed, first)[0], batch_first=True, total_length=states.shape[1])
+    return found * mask[:, :, None]
