@@ -17,7 +17,9 @@ def test_text_states_are_hugging_faces(encoders, name):
     encoder = load_encoder(str(encoders / name), "text").eval()
     inputs = prepare(encoder.preparer, "text", [text(1), text(2, 3)])
     expected = AutoModel.from_pretrained(encoders / name).eval()(**inputs).last_hidden_state
-    assert torch.equal(encoder(inputs), expected)
+    states, mask = encoder(inputs)
+    assert torch.equal(states, expected)
+    assert torch.equal(mask, inputs["attention_mask"].bool())
     assert encoder.width == expected.shape[-1]
 
 
@@ -28,13 +30,33 @@ def test_image_states_are_hugging_faces(encoders, name, tokens):
     encoder = load_encoder(str(encoders / name), "image").eval()
     images = [Image.open(io.BytesIO(picture(seed))) for seed in (1, 2)]
     inputs = prepare(encoder.preparer, "image", images)
-    states = encoder(inputs)
+    states, mask = encoder(inputs)
     assert states.shape == (2, tokens, encoder.width)
+    assert mask.all()
     expected = AutoModel.from_pretrained(encoders / name).eval()(**inputs).last_hidden_state
     if expected.ndim == 4:  # place (row, column) of the map is token row * width + column
         assert torch.allclose(states[0, -1], expected[0, :, -1, -1], atol=1e-6)
         expected = expected.flatten(2).transpose(1, 2)
     assert torch.allclose(states, expected, atol=1e-6)
+
+
+def test_towers_of_a_dual_encoder_and_their_pooled_embeddings(encoders):
+    clip = AutoModel.from_pretrained(encoders / "clip").eval()
+    inputs = {
+        "text": prepare(load_encoder(str(encoders / "clip"), "text").preparer, "text", [text(1), text(2, 3)]),
+        "image": {"pixel_values": torch.randn(2, 3, 32, 32)},
+    }
+    with torch.no_grad():
+        towers = {"text": clip.text_model(**inputs["text"]), "image": clip.vision_model(**inputs["image"])}
+        for kind, expected in towers.items():
+            tokens, _ = load_encoder(str(encoders / "clip"), kind).eval()(inputs[kind])
+            assert torch.allclose(tokens, expected.last_hidden_state, atol=1e-6)
+            pooled, mask = load_encoder(str(encoders / "clip"), kind, pooled=True).eval()(inputs[kind])
+            assert torch.allclose(pooled[:, 0], expected.pooler_output, atol=1e-6)
+            assert mask.shape == (2, 1)
+        resnet = load_encoder(str(encoders / "resnet"), "image", pooled=True).eval()
+        expected = AutoModel.from_pretrained(encoders / "resnet").eval()(**inputs["image"]).pooler_output
+        assert torch.allclose(resnet(inputs["image"])[0][:, 0], expected.flatten(1), atol=1e-6)
 
 
 def test_no_weights_are_kept_that_are_never_read(encoders):

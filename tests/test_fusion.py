@@ -1,12 +1,24 @@
 """What every fusion must hold, and that ours is PyTorch's decoder layer with one context."""
 
+import inspect
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from clfa.config import FusionConfig
 from clfa.errors import UserError
-from clfa.fusion import FUSIONS, Context, CrossAttentionLayer, build_fusion, pool
+from clfa.fusion import (
+    FUSIONS,
+    Context,
+    CrossAttentionLayer,
+    GraphConvolution,
+    build_fusion,
+    grid_edges,
+    pool,
+    window_edges,
+)
 
 DIM, CONFIG = 16, FusionConfig(layers=2, heads=4, feedforward=32)
 
@@ -16,11 +28,15 @@ def states(seed: int, batch: int = 3, tokens: int = 5) -> tuple[torch.Tensor, to
     return torch.randn(batch, tokens, DIM, generator=generator), torch.ones(batch, tokens, dtype=torch.bool)
 
 
+def build(name: str, contexts: int = 2) -> nn.Module:
+    torch.manual_seed(0)
+    config = FusionConfig(name, CONFIG.layers, CONFIG.heads, CONFIG.feedforward)
+    return build_fusion(DIM, contexts, config, "mean").eval()
+
+
 @pytest.fixture(params=sorted(FUSIONS))
 def fusion(request) -> nn.Module:
-    torch.manual_seed(0)
-    config = FusionConfig(request.param, CONFIG.layers, CONFIG.heads, CONFIG.feedforward)
-    return build_fusion(DIM, 2, config, "mean").eval()
+    return build(request.param)
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor, list[Context]]:
@@ -50,21 +66,38 @@ def test_contexts_are_attended_one_after_the_other():
     layer = CrossAttentionLayer(DIM, 2, CONFIG).eval()
     query, mask, (first, second) = inputs()
     by_hand = query
-    for attention, norm, (keys, _, _) in zip(layer.attentions, layer.norms, (Context(query, mask), first, second)):
+    for attention, norm, (keys, *_) in zip(layer.attentions, layer.norms, (Context(query, mask), first, second)):
         by_hand = norm(by_hand + attention(by_hand, keys, keys, need_weights=False)[0])
     by_hand = layer.norms[3](by_hand + layer.feedforward(by_hand))
     assert torch.allclose(layer(query, mask, [first, second]), by_hand, atol=1e-6)
     assert not torch.allclose(layer(query, mask, [second, first]), by_hand, atol=1e-3)
 
 
+@pytest.mark.parametrize("contexts", [0, 1, 2])
+@pytest.mark.parametrize("name", sorted(FUSIONS))
+def test_shapes_with_any_number_of_contexts(name, contexts):
+    query, mask, given = inputs()
+    found = build(name, contexts)(query, mask, given[:contexts])
+    assert found.shape == (3, DIM)
+    assert torch.isfinite(found).all()
+
+
+def test_something_is_read_of_query_and_contexts(fusion):
+    query, mask, (first, second) = inputs()
+    expected = fusion(query, mask, [first, second])
+    assert not torch.allclose(fusion(query.flip(2), mask, [first, second]), expected, atol=1e-4)
+    assert not torch.allclose(fusion(query, mask, [Context(*states(7, tokens=7)), second]), expected, atol=1e-4)
+    assert not torch.allclose(fusion(query, mask, [first, Context(*states(8, tokens=4))]), expected, atol=1e-4)
+
+
+def padded(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    rubbish = torch.full((len(values), 3, DIM), 99.0)
+    return torch.cat([values, rubbish], 1), torch.cat([mask, torch.zeros(len(values), 3, dtype=torch.bool)], 1)
+
+
 def test_padding_changes_nothing(fusion):
     query, mask, contexts = inputs()
     expected = fusion(query, mask, contexts)
-
-    def padded(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rubbish = torch.full((len(values), 3, DIM), 99.0)
-        return torch.cat([values, rubbish], 1), torch.cat([mask, torch.zeros(len(values), 3, dtype=torch.bool)], 1)
-
     found = fusion(*padded(query, mask), [Context(*padded(c.states, c.mask)) for c in contexts])
     assert torch.allclose(found, expected, atol=1e-5)
 
@@ -90,22 +123,42 @@ def test_masked_context_content_is_never_read(fusion):
     assert torch.equal(found, expected)
 
 
-def test_masked_context_is_absent_context():
-    torch.manual_seed(0)
-    layer = CrossAttentionLayer(DIM, 1, CONFIG).eval()
-    (query, mask), (keys, keys_mask) = states(1), states(2)
-    without = CrossAttentionLayer(DIM, 0, CONFIG).eval()
-    without.attentions[0].load_state_dict(layer.attentions[0].state_dict())
-    without.feedforward.load_state_dict(layer.feedforward.state_dict())
-    without.norms[0].load_state_dict(layer.norms[0].state_dict())
-    without.norms[1].load_state_dict(layer.norms[2].state_dict())
-    found = layer(query, mask, [Context(keys, torch.zeros_like(keys_mask))])
-    assert torch.allclose(found, without(query, mask, []), atol=1e-6)
+def test_masked_context_is_absent_context(fusion):
+    """For one post of a batch: no matter how many tokens stand there, what they are, and what their biases and edges say."""
+    query, mask, (first, second) = inputs()
+    gone = second.mask.clone()
+    gone[1] = False
+    expected = fusion(query, mask, [first, Context(second.states, gone)])
+    short = Context(torch.randn(1, 1, DIM), torch.zeros(1, 1, dtype=torch.bool), torch.randn(1, 5, 1))
+    alone = fusion(query[1:2], mask[1:2], [Context(first.states[1:2], first.mask[1:2]), short])
+    assert torch.allclose(alone[0], expected[1], atol=1e-5)
+    assert not torch.allclose(fusion(query, mask, [first, second])[1], expected[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cross_attention", "co_attention", "pool", "hfm", "in_cross_graphs", "cmgcn", "hke"])
+def test_masked_context_is_a_fusion_without_it(name):
+    """Where the weights do not depend on the number of contexts: the fusion built without the context says the same."""
+    query, mask, (first, second) = inputs()
+    both, one = build(name, 2), build(name, 1)
+    own = {key: value.shape for key, value in one.state_dict().items()}
+    if name == "cross_attention":  # its last norm counts the contexts
+        shifted = {
+            key.replace("norms.2.", "norms.3.") if key.endswith(("norms.2.weight", "norms.2.bias")) else key
+            for key in own
+        }
+        taken = dict(zip(sorted(own), (both.state_dict()[key] for key in sorted(shifted))))
+    else:
+        taken = {key: value for key, value in both.state_dict().items() if own.get(key) == value.shape}
+    assert taken.keys() == own.keys()
+    one.load_state_dict(taken)
+    hidden = Context(second.states, torch.zeros_like(second.mask))
+    assert torch.allclose(both(query, mask, [first, hidden]), one(query, mask, [first]), atol=1e-5)
 
 
 def test_every_parameter_gets_a_gradient(fusion):
-    fusion.train()
-    fusion(*inputs()).square().sum().backward()
+    query, mask, contexts = inputs()
+    fusion(query.requires_grad_(), mask, contexts).square().sum().backward()
+    assert query.grad.abs().sum() > 0
     idle = [name for name, p in fusion.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not idle
 
@@ -114,7 +167,102 @@ def test_bfloat16_is_close_to_fp32(fusion):
     query, mask, contexts = inputs()
     with torch.autocast("cpu", torch.bfloat16):
         found = fusion(query, mask, contexts)
-    assert (found.float() - fusion(query, mask, contexts)).abs().max() < 0.1
+    expected = fusion(query, mask, contexts)
+    assert (found.float() - expected).abs().max() < 0.02 + 0.03 * expected.abs().max()
+
+
+def test_saved_is_loaded(fusion, tmp_path):
+    save_file(fusion.state_dict(), tmp_path / "fusion.safetensors")
+    name = next(key for key, value in FUSIONS.items() if type(fusion) is value)
+    torch.manual_seed(1)
+    other = build_fusion(DIM, 2, FusionConfig(name, CONFIG.layers, CONFIG.heads, CONFIG.feedforward), "mean").eval()
+    other.load_state_dict(load_file(tmp_path / "fusion.safetensors"))
+    assert torch.equal(other(*inputs()), fusion(*inputs()))
+
+
+READ_GRAPHS = [name for name in sorted(FUSIONS) if "edges" in inspect.signature(FUSIONS[name].forward).parameters]
+
+
+@pytest.mark.parametrize("name", READ_GRAPHS)
+def test_graphs_are_read(name):
+    query, mask, contexts = inputs()
+    fusion = build(name)
+    window = window_edges(mask)
+    expected = fusion(query, mask, contexts)
+    assert torch.allclose(fusion(query, mask, contexts, window), expected, atol=1e-6)
+    assert not torch.allclose(fusion(query, mask, contexts, window_edges(mask, 1)), expected, atol=1e-4)
+    with_edges = [context._replace(edges=window_edges(context.mask)) for context in contexts]
+    assert torch.allclose(fusion(query, mask, with_edges), expected, atol=1e-6)
+    # padded graphs: nothing goes along edges that are not there
+    wide = nn.functional.pad(window, (0, 3, 0, 3))
+    padded_contexts = [Context(*padded(c.states, c.mask)) for c in contexts]
+    assert torch.allclose(fusion(*padded(query, mask), padded_contexts, wide), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cross_attention", "co_attention", "in_cross_graphs", "cmgcn", "att_bert", "hke"])
+def test_bias_between_words_and_context_is_read(name):
+    query, mask, (first, second) = inputs()
+    fusion = build(name)
+    biased = first._replace(bias=torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(5)))
+    plain = fusion(query, mask, [first, second])
+    assert torch.allclose(fusion(query, mask, [first._replace(bias=torch.zeros(3, 5, 7)), second]), plain, atol=1e-6)
+    assert not torch.allclose(fusion(query, mask, [biased, second]), plain, atol=1e-4)
+
+
+def test_co_attention_by_hand():
+    fusion = build("co_attention", 1).double()
+    text, image = torch.randn(5, DIM).double(), torch.randn(4, DIM).double()
+    w = {key: value.double() for key, value in fusion.state_dict().items()}
+    text_map = text @ w["query_map.weight"].T + w["query_map.bias"]
+    image_map = image @ w["maps.0.weight"].T + w["maps.0.bias"]
+    affinity = torch.zeros(5, 4).double()
+    for i in range(5):
+        for j in range(4):
+            affinity[i, j] = torch.tanh(text[i] @ w["affinities.0.weight"] @ image[j])
+    hidden_text = torch.tanh(text_map + affinity @ image_map) @ w["query_score.weight"][0]
+    hidden_image = torch.tanh(image_map + affinity.T @ text_map) @ w["scores.0.weight"][0]
+    total = hidden_text.softmax(0) @ text + hidden_image.softmax(0) @ image
+    expected = torch.tanh(total @ w["out.weight"].T + w["out.bias"])
+    ones = torch.ones(1, 5, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool)
+    assert torch.allclose(fusion(text[None], ones[0], [Context(image[None], ones[1])])[0], expected)
+
+
+def test_graph_convolution_by_hand():
+    torch.manual_seed(0)
+    plain, attentive = GraphConvolution(2), GraphConvolution(2, attention=True)
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
+    edges = torch.tensor([[1.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    mapped = x @ plain.map.weight.T
+    by_hand = torch.stack([(mapped[0] + 2 * mapped[1]) / 4, (2 * mapped[0] + mapped[1]) / 4, mapped[2] / 2]).relu()
+    assert torch.allclose(plain(x[None], edges[None])[0], by_hand)
+    mapped = x @ attentive.map.weight.T
+    to, origin = attentive.ends.weight @ mapped.T
+    first = nn.functional.leaky_relu(torch.stack([to[0] + origin[0], to[0] + origin[1]]), 0.2).softmax(0)
+    assert torch.allclose(attentive(x[None], edges[None])[0, 0], (first @ mapped[:2]).relu())
+    assert torch.allclose(attentive(x[None], edges[None])[0, 2], mapped[2].relu())
+
+
+def test_edges_of_grids_and_windows():
+    whole = torch.ones(1, 10, dtype=torch.bool)
+    grid = grid_edges(whole)[0]  # class token and 3 x 3 patches
+    assert grid[0].tolist() == [1] + [0] * 9
+    assert grid[1].nonzero().flatten().tolist() == [1, 2, 4, 5]  # a corner and its neighbours
+    assert grid[5].sum() == 9  # the middle
+    assert torch.equal(grid, grid.T)
+    assert torch.equal(grid_edges(whole[:, :8])[0], window_edges(whole[:, :8])[0])  # 8 = 4 + 4 is no grid
+    part = torch.tensor([[True, True, True, False]])
+    assert window_edges(part, 1)[0].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+
+
+def test_penalty_is_zero_for_orthogonal_maps():
+    fusion = build("dr_net", 1)
+    assert fusion.penalty() > 0
+    with torch.no_grad():
+        fusion.shared.weight.zero_()
+        fusion.shared.weight[0] = 1
+        for private in fusion.private:
+            private.weight[0] = 0
+    assert fusion.penalty() == 0
 
 
 def test_bias_steers_attention():

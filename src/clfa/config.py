@@ -48,6 +48,13 @@ class ModalityConfig:
     """Use the encoder and the projection of this other modality (the knowledge text shares those of the text)."""
     column: str = ""
     """Column of the dataset directory; the modality's own name by default."""
+    part: Literal["all", "hashtags"] = "all"
+    """`hashtags` reads only the words behind `#` of a text."""
+    graph: str | None = None
+    """Graph of the words for fusions that read one: `dependencies` (a column), `spacy:MODEL`, `window`, or `best`, which
+    takes the first of these that is there."""
+    polarity: str | None = None
+    """Bias between the words of the query and of this text by their polarities: `vader`, or a SenticNet file."""
     pretrained: bool = True
     """False builds the architecture in the folder's config.json with fresh weights."""
     pooled: bool = False

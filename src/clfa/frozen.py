@@ -12,6 +12,7 @@ from torch import Tensor
 from clfa.cache import Cache, fill
 from clfa.config import ModalityConfig
 from clfa.data.collate import column_values, decode
+from clfa.data.knowledge import hashtags
 from clfa.data.records import load_split
 from clfa.encoders import Encoder, fingerprint, prepare
 from clfa.model import Classifier
@@ -34,11 +35,14 @@ def cache_states(model: Classifier, dataset: Path, splits: list[str]) -> dict[st
         owner = model.config.modalities[modality.shares or name]
         if not owner.frozen:
             continue
+        part = [modality.part] if modality.part != "all" else []
         settings = [repr(encoder.preparer), str(modality.max_length), modality.column or name]
-        key = fingerprint(encoder.backbone, *settings, *(["pooled"] if encoder.pooled else []))
+        key = fingerprint(encoder.backbone, *settings, *part, *(["pooled"] if encoder.pooled else []))
         folder = dataset / "states" / key
         for split in splits:
             values = column_values(load_split(dataset, split), modality.column or name)
+            if modality.part == "hashtags":
+                values = [hashtags(str(value)) if value is not None else None for value in values]
             known = Cache(
                 folder / f"{other}.safetensors"
                 for other in splits

@@ -41,7 +41,7 @@ def alignment_loss(
     mask: Bool[Tensor, " batch"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """`info_nce` over the posts that have the modality; 0 where none has it.
+    """`info_nce` over the posts that have the modality; 0 where none has it. No gradient reaches the teacher.
 
     Args:
         embeds: our embeddings of one modality.
@@ -51,7 +51,7 @@ def alignment_loss(
     """
     if not mask.any():
         return embeds.float().sum() * 0
-    return info_nce(embeds[mask], teacher_embeds[mask], temperature)
+    return info_nce(embeds[mask], teacher_embeds[mask].detach(), temperature)
 
 
 def classification_loss(
@@ -84,21 +84,27 @@ def total_loss(output, batch: Batch, config: LossConfig, class_weights: Tensor |
     }
     loss = terms["classification_loss"]
     if config.alignment_weight > 0:
-        target = config.alignment_target
-        if target == "teacher":
-            pairs = [
-                (name, batch[f"teacher_{name}_embeds"].detach(), batch[f"{name}_mask"])
-                for name in output.embeds
-                if f"teacher_{name}_embeds" in batch
-            ]
+        if config.alignment_target == "teacher":
+            aligned = [name for name in output.embeds if f"teacher_{name}_embeds" in batch]
+            found = {
+                name: alignment_loss(
+                    output.embeds[name], batch[f"teacher_{name}_embeds"], batch[f"{name}_mask"], config.temperature
+                )
+                for name in aligned
+            }
         else:
-            both = batch["image_mask"] & batch[f"{target}_mask"]
-            pairs = [("image", output.embeds[target], both)]
-        for name, target_embeds, mask in pairs:
-            term = alignment_loss(output.embeds[name], target_embeds, mask, config.temperature)
+            found = {"image": _caption_loss(output, batch, config)}
+        for name, term in found.items():
             terms[f"alignment_loss_{name}"] = term
             loss = loss + config.alignment_weight * term
     if output.penalty is not None:
         terms["penalty"] = output.penalty
         loss = loss + output.penalty
     return {"loss": loss, **terms}
+
+
+def _caption_loss(output, batch: Batch, config: LossConfig) -> Tensor:
+    """`info_nce` between the image and the caption of the posts that have both; both are pulled."""
+    image, caption = output.embeds["image"], output.embeds[config.alignment_target]
+    both = batch["image_mask"] & batch[f"{config.alignment_target}_mask"]
+    return info_nce(image[both], caption[both], config.temperature) if both.any() else image.float().sum() * 0

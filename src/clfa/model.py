@@ -97,7 +97,9 @@ class Classifier(nn.Module):
             penalty=self.fusion.penalty() if hasattr(self.fusion, "penalty") else None,  # type: ignore[operator]
         )
 
-    def edges(self, name: str, mask: Bool[Tensor, "batch tokens"], batch: Batch) -> Float[Tensor, "batch tokens tokens"]:
+    def edges(
+        self, name: str, mask: Bool[Tensor, "batch tokens"], batch: Batch
+    ) -> Float[Tensor, "batch tokens tokens"]:
         """The graph of one modality: from the batch, or the grid of the patches, or neighbouring words."""
         if f"{name}_edges" in batch:
             return batch[f"{name}_edges"].float()

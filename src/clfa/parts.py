@@ -24,6 +24,8 @@ class Parts:
     """modality -> (N, L, D)."""
     masks: dict[str, Tensor]
     """modality -> (N, L)."""
+    knowledge: dict[str, Tensor]
+    """Graphs and biases of the texts by their names in the batch -> (N, L, L'); they go with the text."""
 
     def joined(self, other: "Parts") -> "Parts":
         """The posts of both, one after the other."""
@@ -31,6 +33,7 @@ class Parts:
             self.model,
             {name: _stack([self.states[name], other.states[name]]) for name in self.states},
             {name: _stack([self.masks[name], other.masks[name]]) for name in self.masks},
+            {name: _stack([self.knowledge[name], other.knowledge[name]]) for name in self.knowledge},
         )
 
     @torch.no_grad()
@@ -39,7 +42,7 @@ class Parts:
         device = next(self.model.parameters()).device
         found = []
         for start in range(0, len(texts), batch_size):
-            states, masks = {}, {}
+            states, masks, knowledge = {}, {}, {}
             for name, modality in self.model.config.modalities.items():
                 places = torch.from_numpy((texts if modality.kind == "text" else images)[start : start + batch_size])
                 there = places != ABSENT
@@ -47,7 +50,13 @@ class Parts:
                 length = int(mask.any(dim=0).nonzero().max()) + 1 if mask.any() else 1
                 states[name] = self.states[name][places.clamp(min=0), :length].to(device)
                 masks[name] = mask[:, :length].to(device)
-            found.append(self.model.fuse(states, masks, {}).logits.double().cpu().numpy())
+            query = next(iter(states))
+            for key, values in self.knowledge.items():
+                name = key.removesuffix("_edges").removesuffix("_attention_bias")
+                first = name if key.endswith("_edges") else query
+                picked = values[torch.from_numpy(texts[start : start + batch_size]).clamp(min=0)]
+                knowledge[key] = picked[:, : states[first].shape[1], : states[name].shape[1]].to(device)
+            found.append(self.model.fuse(states, masks, knowledge).logits.double().cpu().numpy())
         return np.concatenate(found)
 
     def predict(self, texts: NDArray, images: NDArray) -> NDArray[np.int64]:
@@ -62,20 +71,37 @@ def read_parts(model: Classifier, rows: Any, collator: Collator, batch_size: int
     device = next(model.parameters()).device
     states: dict[str, list[Tensor]] = {name: [] for name in model.config.modalities}
     masks: dict[str, list[Tensor]] = {name: [] for name in model.config.modalities}
+    knowledge: dict[str, list[Tensor]] = {}
     for start in range(0, len(rows), batch_size):
         batch = collator([rows[number] for number in range(start, min(len(rows), start + batch_size))])
         found, there = model.project({name: value.to(device) for name, value in batch.items()})
         for name in states:
             states[name].append(found[name].float().cpu())
             masks[name].append(there[name].cpu())
+        for name, value in batch.items():
+            if name.endswith(("_edges", "_attention_bias")):
+                knowledge.setdefault(name, []).append(value)
     return Parts(
         model,
         {name: _stack(blocks) for name, blocks in states.items()},
         {name: _stack(blocks) for name, blocks in masks.items()},
+        {name: _stack(blocks) for name, blocks in knowledge.items()},
     )
 
 
 def _stack(blocks: list[Tensor]) -> Tensor:
-    """(B, L, …) blocks, padded to the longest L."""
-    longest = max(block.shape[1] for block in blocks)
-    return torch.cat([pad(block, [0, 0] * (block.ndim - 2) + [0, longest - block.shape[1]]) for block in blocks])
+    """Blocks (B, L, …), padded to the longest L; graphs and biases in both of their lengths."""
+    sizes = [max(block.shape[place] for block in blocks) for place in range(1, blocks[0].ndim)]
+    return torch.cat(
+        [
+            pad(
+                block,
+                [
+                    amount
+                    for place in reversed(range(len(sizes)))
+                    for amount in (0, sizes[place] - block.shape[1 + place])
+                ],
+            )
+            for block in blocks
+        ]
+    )

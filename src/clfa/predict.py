@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from clfa.data.collate import Collator
-from clfa.data.posts import as_text, read_posts, safe_image
+from clfa.data.posts import as_text, knowledge_columns, read_posts, safe_image
 from clfa.data.records import normalise_text, open_image, to_rgb
 from clfa.errors import UserError
 from clfa.model import Classifier
@@ -159,6 +159,7 @@ def predict_file(
                 image, problem = None, f"bad image: {error}"
                 bad.append(f"row {number}: {error}")
         posts.append({"text": row.get(columns["text"]), "image": image, "knowledge": row.get(columns["knowledge"])})
+        posts[-1] |= knowledge_columns(row)
         problems.append(problem)
     if bad and on_bad == "fail":
         listed = "\n  ".join(bad[:20])

@@ -139,7 +139,7 @@ def _is_done(run: Path, split: str) -> bool:
 
 
 def _run_all(todo: list[RunConfig], config: SweepConfig, say: Say) -> None:
-    threads = max(1, (os.cpu_count() or 1) // config.jobs)
+    threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // config.jobs)
     failed: list[str] = []
     # a process per job: fresh state for each run's seeds, and one run's crash is not another's
     with ProcessPoolExecutor(config.jobs, mp_context=get_context("spawn")) as pool:

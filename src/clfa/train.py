@@ -8,7 +8,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from torch.utils.data import DataLoader
 
 import clfa
 from clfa.checkpoint import load_checkpoint, save_checkpoint, trained_state
-from clfa.config import RunConfig, TrainConfig
+from clfa.config import ModelConfig, RunConfig, TrainConfig
 from clfa.configure import load_config, save_config
 from clfa.data.collate import Collator, LengthBuckets
+from clfa.data.knowledge import choose_graph
 from clfa.data.records import load_manifest
 from clfa.data.splits import dataset_path, load_rows, source_splits
 from clfa.errors import UserError
@@ -84,21 +85,22 @@ def train(config: RunConfig, resume: bool = False, say: Say = print) -> Path:
     validation = load_rows(config.data, "validation")
     files = source_splits(config.data, ["train", "validation"])
     _check_modalities(config, rows)
+    model_config = _with_graphs(config.model, rows)
     texts = {
         name: [text for text in rows[modality.column or name] if text]
         for name, modality in config.model.modalities.items()
         if modality.words
     }
-    model = build_classifier(config.model, labels, manifest["text"], texts).to(accelerator.device)
+    model = build_classifier(model_config, labels, manifest["text"], texts).to(accelerator.device)
     states = cache_states(model, dataset, files)
     teacher = _teacher_embeds(config, model, dataset, files)
     preparers = {name: model.encoders[m.shares or name].preparer for name, m in config.model.modalities.items()}
-    evaluating = Collator(config.model.modalities, preparers, states)
+    evaluating = Collator(model_config.modalities, preparers, states)
     buckets = LengthBuckets([len(text or "") for text in rows["text"]], config.train.batch_size, config.seed)
     loader = DataLoader(
         rows,  # type: ignore[arg-type]  # a datasets.Dataset is a map-style dataset
         batch_sampler=buckets,
-        collate_fn=Collator(config.model.modalities, preparers, states, teacher),
+        collate_fn=Collator(model_config.modalities, preparers, states, teacher),
         num_workers=config.train.workers,
         generator=torch.Generator().manual_seed(config.seed),
     )
@@ -259,6 +261,15 @@ def _check_modalities(config: RunConfig, rows: Any) -> None:
             )
 
 
+def _with_graphs(config: ModelConfig, rows: Any) -> ModelConfig:
+    """`graph: best` becomes the graph that there is; the model is saved with that, so that new posts get the same."""
+    modalities = {
+        name: replace(modality, graph=choose_graph(modality.graph, rows)) if modality.graph else modality
+        for name, modality in config.modalities.items()
+    }
+    return replace(config, modalities=modalities)
+
+
 def _teacher_embeds(config: RunConfig, model: Classifier, dataset: Path, files: list[str]) -> dict:
     """modality -> cached teacher embeddings, for the aligned modalities; empty where nothing is aligned."""
     modalities, target = config.model.modalities, config.loss.alignment_target
@@ -275,6 +286,11 @@ def _teacher_embeds(config: RunConfig, model: Classifier, dataset: Path, files: 
     if not config.teacher:
         raise UserError(
             "loss.alignment_weight is above 0 but there is no teacher: give `teacher`, or set the weight to 0"
+        )
+    partial = [name for name, m in aligned.items() if m.part != "all"]
+    if partial:
+        raise UserError(
+            f"the modality {partial[0]!r} is a part of a text: set model.modalities.{partial[0]}.align to false"
         )
     columns = tuple(m.column or name for name, m in aligned.items())
     cache, _ = embed_dataset(dataset, config.teacher, files, columns)

@@ -7,6 +7,8 @@
     <modality>_attention_mask    (B, L)        … with their mask
     labels                       (B,)          in training
     teacher_<modality>_embeds    (B, D)        in training, where the modality is aligned
+    <modality>_edges             (B, L, L)     where the modality has a graph: 1 between neighbouring tokens
+    <modality>_attention_bias    (B, Q, L)     where it has polarities: bias between the query's tokens and its own
 
 Inputs of modalities not called `text` or `image` carry the modality's name in front (`knowledge_input_ids`).
 """
@@ -21,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from clfa.cache import Cache, content_key
 from clfa.config import ModalityConfig
+from clfa.data.knowledge import hashtags, polarity_bias, read_lexicon, token_edges, token_words
 from clfa.data.records import open_image
 from clfa.encoders import prepare
 
@@ -45,6 +48,7 @@ class Collator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
         batch: Batch = {}
+        texts: dict[str, list[str]] = {}
         for name, modality in self.modalities.items():
             values = [modality_value(row, name, modality) for row in rows]
             batch[f"{name}_mask"] = torch.tensor([value is not None for value in values])
@@ -57,9 +61,37 @@ class Collator:
                 batch |= {input_name(name, key): value for key, value in inputs.items()}
             if name in self.teacher:
                 batch[f"teacher_{name}_embeds"] = _teacher_embeds(values, self.teacher[name])
+            texts[name] = ["" if value is None else value for value in values] if modality.kind == "text" else []
+        for name, modality in self.modalities.items():
+            if modality.graph:
+                batch[f"{name}_edges"] = self._edges(name, rows, texts[name], _length(batch, name))
+            if modality.polarity:
+                batch[f"{name}_attention_bias"] = self._bias(name, texts, batch)
         if all(row.get("label") is not None for row in rows):
             batch["labels"] = torch.tensor([row["label"] for row in rows])
         return batch
+
+    def _edges(self, name: str, rows: Sequence[dict[str, Any]], texts: list[str], length: int) -> Tensor:
+        modality = self.modalities[name]
+        return torch.stack(
+            [
+                token_edges(self.preparers[name], row, text, str(modality.graph), modality.max_length, length)
+                for row, text in zip(rows, texts)
+            ]
+        )
+
+    def _bias(self, name: str, texts: dict[str, list[str]], batch: Batch) -> Tensor:
+        query = next(iter(self.modalities))
+        lexicon = read_lexicon(str(self.modalities[name].polarity))
+        sides = [
+            [token_words(self.preparers[side], text, self.modalities[side].max_length) for text in texts[side]]
+            for side in (query, name)
+        ]
+        bias = torch.zeros(len(texts[name]), _length(batch, query), _length(batch, name))
+        for place, (first, second) in enumerate(zip(*sides)):
+            found = polarity_bias(first, second, lexicon)[: bias.shape[1], : bias.shape[2]]
+            bias[place, : found.shape[0], : found.shape[1]] = found
+        return bias
 
 
 def modality_value(row: dict[str, Any], name: str, modality: ModalityConfig) -> str | bytes | None:
@@ -67,6 +99,8 @@ def modality_value(row: dict[str, Any], name: str, modality: ModalityConfig) -> 
     value = row.get(modality.column or name)
     if modality.kind == "image" and isinstance(value, dict):
         value = value["bytes"]
+    if modality.part == "hashtags" and value is not None:
+        value = hashtags(value)
     return value
 
 
@@ -118,6 +152,12 @@ class LengthBuckets:
             batches += rows.split(self.batch_size)
         for number in torch.randperm(len(batches), generator=generator).tolist():
             yield batches[number].tolist()
+
+
+def _length(batch: Batch, name: str) -> int:
+    """Number of tokens of a text modality in a batch."""
+    key = f"{name}_states" if f"{name}_states" in batch else input_name(name, "input_ids")
+    return batch[key].shape[1]
 
 
 def _cached_states(name: str, values: list, cache: Cache) -> Batch:

@@ -11,6 +11,8 @@ from clfa.data.records import SPLITS, Record
 from clfa.data.splits import split_rows
 from clfa.errors import UserError
 
+KNOWLEDGE_COLUMNS = ("attributes", "dependencies", "regions")
+
 
 def read_table(
     source: str,
@@ -26,6 +28,7 @@ def read_table(
         source: file, folder or hub name.
         images: folder that image paths are relative to; by default the folder of the file.
         columns: our name -> column name in the file, for `id`, `text`, `image`, `label`, `split`, `knowledge`.
+            The columns `attributes`, `dependencies` and `regions` (see docs/method.md) are read where they are.
             Without an id column rows are numbered; without a split column (and one file) the split is stratified 8:1:1.
         seed: seed of that split.
         embed: whether images are wanted at all.
@@ -53,6 +56,7 @@ def read_table(
                 image=safe_image(row.get(columns["image"]), root, where) if embed else None,
                 label=label,
                 knowledge=None if row.get(columns["knowledge"]) is None else str(row[columns["knowledge"]]),
+                extra=knowledge_columns(row),
             )
             parsed.append((_split_name(row[columns["split"]], where) if row.get(columns["split"]) else split, record))
     names = {name for _, _, rows in tables for row in rows[:1] for name in row}
@@ -90,6 +94,12 @@ def read_posts(path: Path, columns: dict[str, str], needed: tuple[str, ...] = ("
     found = list(dict.fromkeys(name for row in rows for name in row))
     _check_columns(found, columns, str(path), needed, "for posts without pictures, add the column and leave it empty")
     return rows
+
+
+def knowledge_columns(row: dict[str, Any]) -> dict[str, str]:
+    """Further knowledge of a row, by the names of its columns; lists become words with spaces."""
+    found = {name: row[name] for name in KNOWLEDGE_COLUMNS if row.get(name) is not None and len(row[name])}
+    return {name: value if isinstance(value, str) else " ".join(map(str, value)) for name, value in found.items()}
 
 
 def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:

@@ -14,8 +14,8 @@ from clfa.fusion.in_cross_graphs import cross_edges
 class CMGCN(nn.Module):
     """One graph of all words and image regions, graph convolutions, attention pooling.
 
-        F = [BiLSTM(t); v];   A_ij = dependency edge between words i and j;   A_ij = 1 + Sim(i, j) + psi(i, j) between word i and
-        region j;   A_ii = 1;   X_l+1 = ReLU(Â X_l W_l + b_l);   h = retrieve(F, X_L).
+        F = [BiLSTM(t); v];   between words A_ij = 1 for an edge of the dependency tree;   between word i and region j
+        A_ij = 1 + Sim(i, j) + psi(i, j);   A_ii = 1;   X_l+1 = ReLU(Â X_l W_l + b_l);   h = retrieve(F, X_L).
 
     psi(i, j) = |s_i - s_j| e^(-s_i s_j), from the polarities of the word and of the region's words, comes as the context's
     `bias` (modality with `polarity`); the paper's base is 3 instead of e in the released code. Sim is the path similarity of

@@ -13,7 +13,8 @@ from clfa.fusion.graphs import run_lstm
 class HFM(nn.Module):
     """Early fusion in the LSTM, representation fusion by attention guided by all modalities, modality fusion by weights.
 
-        v_attributes = sum_i a_i e_i (attention pooling);   text states h = BiLSTM(t), its h_0 and c_0 = ReLU(W v_attributes + b);
+        v_attributes = sum_i a_i e_i (attention pooling);
+        text states h = BiLSTM(t), its first states h_0 and c_0 = ReLU(W v_attributes + b);
         for modality m with tokens x_i and each guide g, the mean of each modality (v_attributes for the attributes):
         alpha^mg = softmax_i( w2 tanh(W1 [x_i; g] + b1) ),   u_m = sum_i mean_g(alpha_i^mg) x_i;
         z_m = tanh(W_m u_m + b),   beta = softmax_m( w_m z_m ),   f = sum_m beta_m tanh(W'_m u_m + b');   h = ReLU(W f + b).

@@ -23,8 +23,8 @@ class HKE(nn.Module):
 
     Source: Liu, Wang, Li 2022, Towards Multi-Modal Sarcasm Detection via Hierarchical Congruity Modeling with Knowledge
     Enhancement, section 3, and its released code. Differences: the sentence node that stands in for short dependency trees
-    is left out (a tree always has its self-loops), every context has the same last layer, scores are divided by sqrt(d) alone,
-    and importances use one hidden layer. The knowledge is a caption in the column `knowledge`.
+    is left out (a tree always has its self-loops), every context has the same last layer, scores are divided by sqrt(d)
+    alone, and importances use one hidden layer. The knowledge is a caption in the column `knowledge`.
     """
 
     def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
@@ -59,7 +59,9 @@ class Congruity(nn.Module):
 
     def __init__(self, dim: int, config: FusionConfig):
         super().__init__()
-        self.cross = nn.ModuleList(CrossAttentionLayer(dim, 1, config, self_attention=False) for _ in range(config.layers))
+        self.cross = nn.ModuleList(
+            CrossAttentionLayer(dim, 1, config, self_attention=False) for _ in range(config.layers)
+        )
         self.text_graph = nn.ModuleList(GraphConvolution(dim, attention=True) for _ in range(2))
         self.context_graph = nn.ModuleList(GraphConvolution(dim, attention=True) for _ in range(2))
         self.importances = nn.ModuleList(AttentionPooling(dim) for _ in range(3))

@@ -14,8 +14,9 @@ class InCrossGraphs(nn.Module):
     """Graph convolutions inside each modality and between them, by turns; then attention pooling over all nodes.
 
         layer: X_m <- GCN_in(X_m, A_m) for each modality m;   X <- GCN_cross([X_t; X_v], A_cross);
-        A_m: dependency tree of the text, grid of the patches; A_cross,ij = 1 + max(0, cos(t_i, v_j)) + bias_ij between a word and
-        a patch, 1 for a node and itself;   h = retrieve(X_0, X_L).
+        A_m: dependency tree of the text, grid of the patches;
+        A_cross,ij = 1 + max(0, cos(t_i, v_j)) + bias_ij between a word and a patch, 1 for a node and itself;
+        h = retrieve(X_0, X_L).
 
     Source: Liang et al. 2021, Multi-Modal Sarcasm Detection with Interactive In-Modal and Cross-Modal Graphs (InCrossMGs).
     There is no public code; the weight of the cross edges is our reading, as in CMGCN of the same authors. `layers` is the

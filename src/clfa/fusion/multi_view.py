@@ -17,9 +17,9 @@ class MultiView(nn.Module):
 
     A linear classifier on h is the sum of a linear classifier of each view.
 
-    Source: Qin et al. 2023, MMSD2.0: Towards a Reliable Multi-modal Sarcasm Detection System, section 3, and its released code.
-    Differences: that sums the three classifiers' probabilities and trains each with its own cross entropy, here their logits
-    are summed under one; its views are the two towers' pooled outputs, here pooled projected tokens.
+    Source: Qin et al. 2023, MMSD2.0: Towards a Reliable Multi-modal Sarcasm Detection System, section 3, and its released
+    code. Differences: that sums the three classifiers' probabilities and trains each with its own cross entropy, here
+    their logits are summed under one; its views are the two towers' pooled outputs, here pooled projected tokens.
     """
 
     def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):

