@@ -1,4 +1,4 @@
-"""Write docs/findings.md and its figures from audits, probes and docs/published.json; no number in it is typed.
+"""Write docs/findings.md and its figures from audits, probes and src/clfa/published.json; no number in it is typed.
 
 python docs/make_findings.py runs    copy what the page needs to docs/results/{audits,probes}.json, then write the page
 python docs/make_findings.py         write the page again from these
@@ -11,6 +11,7 @@ runs/teachers/flickr8k); `python docs/white_space.py data/mmsd_raw docs/results/
 
 import json
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import matplotlib
@@ -75,7 +76,8 @@ def collect(runs: Path) -> None:
 
 def page() -> str:
     """The text of docs/findings.md."""
-    audits, published, white_space = (_read(name) for name in ("results/audits", "published", "results/white_space"))
+    audits, white_space = (_read(name) for name in ("results/audits", "results/white_space"))
+    published = json.loads(files("clfa").joinpath("published.json").read_text(encoding="utf-8"))
     raw, mmsd2, mvsa = audits["mmsd_raw"], audits["mmsd2"], audits["mvsa_single"]
     rule = _cue(raw, "irregular_whitespace")
     use = _rule_scores(_cue(audits["mmsd_substrings"], "irregular_whitespace")["splits"]["test"], 2373)
@@ -246,7 +248,7 @@ def _tables(floors: dict, published: dict) -> list[dict]:
             [f"floor: {titles[floor]}", _with_bounds(found, "accuracy"), _with_bounds(found, metric)]
             for floor, found in floors[name].items()
         ]
-        key = {"mmsd": "macro_f1", "mmsd2": "f1", "mvsa_single": "macro_f1"}[name]
+        key = {"mmsd": "macro_f1", "mmsd2": "binary_f1", "mvsa_single": "macro_f1"}[name]
         rows += [
             [f"*{row['system']}*", f"{row['accuracy']:.2f}", f"{row[key]:.2f}" if key in row else "–"]
             for row in published[{"mvsa_single": "mvsa"}.get(name, name)]

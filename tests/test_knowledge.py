@@ -102,9 +102,10 @@ def test_lexicons(tmp_path):
 def test_best_graph_is_the_first_that_is_there():
     both = Dataset.from_dict({"text": ["a b", "c"], "dependencies": ["0 1", "0"]})
     some = Dataset.from_dict({"text": ["a b", "c"], "dependencies": ["0 1", None]})
-    assert choose_graph("best", both) == "dependencies"
-    assert choose_graph("best", some) in ("window", "spacy:en_core_web_sm")
-    assert choose_graph("window", both) == "window"
+    assert choose_graph("best", both, "text") == "dependencies"
+    assert choose_graph("best", both, "knowledge") == choose_graph("best", some, "text")
+    assert choose_graph("best", some, "text") in ("window", "spacy:en_core_web_sm")
+    assert choose_graph("window", both, "text") == "window"
 
 
 def test_spacy_parses_our_words():

@@ -5,6 +5,7 @@ are, encoders with feature maps (ResNet, MobileNetV2) flattened to one token per
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -98,6 +99,15 @@ def build_words(config: WordVectors, texts: Iterable[str]) -> Encoder:
     return Encoder(*build_words_model(config, texts), "text")
 
 
+def can_load(name: str) -> bool:
+    """Whether a model is here, or can be had from the hub: its configuration is read, nothing more."""
+    try:
+        AutoConfig.from_pretrained(resolve(name))
+    except (OSError, ValueError, KeyError, UserError):
+        return Path(resolve(name), "config.json").is_file() if name and not name.startswith("package:") else False
+    return True
+
+
 def load_preparer(folder: str | Path, kind: str):
     """Tokenizer or image processor of a folder. The PIL backend is asked for: torchvision is never needed."""
     if kind == "text":
@@ -126,6 +136,11 @@ def resolve(name: str) -> str:
         return str(files(package) / folder)
     except ModuleNotFoundError:
         raise UserError(f"{name}: the Python package {package!r} is not installed; pip install it") from None
+
+
+def settings_of(preparer: Any) -> str:
+    """The settings of a tokenizer or image processor in words, wherever it was loaded from."""
+    return re.sub(r"name_or_path='[^']*', ", "", repr(preparer))
 
 
 def fingerprint(*parts: nn.Module | str) -> str:

@@ -101,11 +101,11 @@ def _encoder_features(dataset: Path, splits: list[str], sides: list[Any], name: 
     from clfa.cache import Cache, fill
     from clfa.config import ModalityConfig
     from clfa.data.collate import column_values
-    from clfa.encoders import fingerprint, load_encoder
+    from clfa.encoders import fingerprint, load_encoder, settings_of
     from clfa.frozen import encode_frozen
 
     encoder = load_encoder(name, kind)
-    folder = dataset / "features" / fingerprint(encoder.backbone, repr(encoder.preparer))
+    folder = dataset / "features" / fingerprint(encoder.backbone, settings_of(encoder.preparer))
     modality = ModalityConfig("text" if kind == "text" else "image", name)
 
     def pooled(batch: list) -> list:

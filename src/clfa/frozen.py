@@ -14,7 +14,7 @@ from clfa.config import ModalityConfig
 from clfa.data.collate import column_values, decode
 from clfa.data.knowledge import hashtags
 from clfa.data.records import load_split
-from clfa.encoders import Encoder, fingerprint, prepare
+from clfa.encoders import Encoder, fingerprint, prepare, settings_of
 from clfa.model import Classifier
 
 
@@ -36,7 +36,7 @@ def cache_states(model: Classifier, dataset: Path, splits: list[str]) -> dict[st
         if not owner.frozen:
             continue
         part = [modality.part] if modality.part != "all" else []
-        settings = [repr(encoder.preparer), str(modality.max_length), modality.column or name]
+        settings = [settings_of(encoder.preparer), str(modality.max_length), modality.column or name]
         key = fingerprint(encoder.backbone, *settings, *part, *(["pooled"] if encoder.pooled else []))
         folder = dataset / "states" / key
         for split in splits:

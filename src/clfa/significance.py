@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clfa.metrics import scores
+from clfa.metrics import confusion, scores
 
 Array = NDArray[np.float64]
 
@@ -120,6 +120,31 @@ def system_difference(difference: Difference, first: Array, second: Array, paire
         float(2 * t.sf(abs(difference.value) / error, freedom)),
         half + float(t.ppf(0.8, freedom)) * error,
     )
+
+
+def run_interval(labels: NDArray, predictions: NDArray, classes: int, metric: str) -> tuple[float, float]:
+    """Where the score of one more run of a system would lie, on other posts like these: 95 % t interval.
+
+    The variance has a part from the posts (bootstrap) and one from the runs, s^2 (1 + 1 / R): their spread, and that their
+    mean is known from R runs only. Degrees of freedom after Satterthwaite.
+
+    Args:
+        labels: (N,) class numbers.
+        predictions: (R, N) predictions of R ≥ 2 runs.
+        classes: C.
+        metric: name in `clfa.metrics.scores`.
+    """
+    from scipy.stats import t
+
+    # against answers that are always right, whose score is 1 in every draw
+    found = paired_bootstrap(labels, labels[None], predictions, classes, metric)
+    values = scores(np.stack([confusion(labels, run, classes) for run in predictions]))[metric]
+    posts, runs = float(found.draws.var(ddof=1)), float(values.var(ddof=1)) * (1 + 1 / len(values))
+    if posts + runs == 0:
+        return float(values[0]), float(values[0])
+    freedom = (posts + runs) ** 2 / max(runs**2 / (len(values) - 1), 1e-30)
+    half = float(t.ppf(0.975, freedom)) * (posts + runs) ** 0.5
+    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def bca_interval(

@@ -51,14 +51,72 @@ def sweep(config: SweepConfig, say: Say = print) -> dict[str, Any]:
     for run in plan:
         refuse_other_run(Path(run.output), run)
     output.mkdir(parents=True, exist_ok=True)
-    save_config(config, output / "config.yaml")
-    todo = [run for run in plan if not _is_done(Path(run.output), config.split)]
-    say(f"{len(plan)} runs, {len(plan) - len(todo)} finished before, {config.jobs} at a time")
-    _run_all(todo, config, say)
+    if is_first_process():
+        save_config(config, output / "config.yaml")
+    failed = run_all(plan, config.split, config.jobs, say)
+    if failed:
+        listed = "\n".join(f"{run}: {error}" for run, error in list(failed.items())[:5])
+        raise UserError(f"{len(failed)} of {len(plan)} runs failed:\n{listed}")
+    if not is_first_process():
+        return {"process": int(os.environ["RANK"]), "output": str(output)}
     result = summarise(config)
     (output / "sweep.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     write_tables(result, output)
     return result
+
+
+def run_all(plan: list[RunConfig], split: str, jobs: int, say: Say) -> dict[str, str]:
+    """Train and evaluate runs, several at a time; finished ones are kept, unfinished ones resumed.
+
+    Started by `torchrun` on several machines or devices with a shared file system, each process takes its share of the runs
+    (run by run, not within a run) and all wait for each other at the end.
+
+    Args:
+        plan: the runs.
+        split: to evaluate on.
+        jobs: processes at the same time, on each machine.
+        say: where progress lines go.
+
+    Returns:
+        Output of a run -> why it failed, for those that did.
+    """
+    todo = [run for run in plan if not _is_done(Path(run.output), split)]
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    say(f"{len(plan)} runs, {len(plan) - len(todo)} finished before, {jobs} at a time")
+    if processes > 1:
+        todo = todo[rank::processes]
+        say(f"process {rank} of {processes}: {len(todo)} runs")
+    threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // jobs)
+    failed: dict[str, str] = {}
+    # a process per job: fresh state for each run's seeds, and one run's crash is not another's
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_run_one, run, split, threads): run for run in todo}
+        try:
+            for number, future in enumerate(as_completed(futures), 1):
+                run = futures[future]
+                try:
+                    score = future.result()
+                    say(f"[{number}/{len(todo)}] {run.output}: {split} macro F1 {100 * score:.1f}")
+                except Exception as error:  # one run's failure is told at the end, after all others
+                    failed[run.output] = str(error)
+                    say(f"[{number}/{len(todo)}] {run.output}: failed")
+        except BaseException:  # interrupted: do not start what waits; what runs can be resumed
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if processes > 1:
+        from datetime import timedelta
+
+        from torch import distributed
+
+        distributed.init_process_group("gloo", timeout=timedelta(days=30))
+        distributed.barrier()
+        distributed.destroy_process_group()
+    return failed
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the tables (the others have trained their share)."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def summarise(config: SweepConfig) -> dict[str, Any]:
@@ -138,29 +196,12 @@ def _is_done(run: Path, split: str) -> bool:
     return (run / "metrics.json").is_file() and (run / "predictions" / f"{split}.parquet").is_file()
 
 
-def _run_all(todo: list[RunConfig], config: SweepConfig, say: Say) -> None:
-    threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // config.jobs)
-    failed: list[str] = []
-    # a process per job: fresh state for each run's seeds, and one run's crash is not another's
-    with ProcessPoolExecutor(config.jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_run_one, run, config.split, threads): run for run in todo}
-        try:
-            for number, future in enumerate(as_completed(futures), 1):
-                run = futures[future]
-                try:
-                    score = future.result()
-                    say(f"[{number}/{len(todo)}] {run.output}: {config.split} macro F1 {100 * score:.1f}")
-                except Exception as error:  # one run's failure is told at the end, after all others
-                    failed.append(f"{run.output}: {error}")
-                    say(f"[{number}/{len(todo)}] {run.output}: failed")
-        except BaseException:  # interrupted: do not start what waits; what runs can be resumed
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    if failed:
-        raise UserError(f"{len(failed)} of {len(todo)} runs failed:\n" + "\n".join(failed[:5]))
-
-
 def _run_one(config: RunConfig, split: str, threads: int) -> float:
+    # a run is for itself, on the device of its process: accelerate must not take it for a part of a larger one
+    if "LOCAL_RANK" in os.environ:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ["LOCAL_RANK"])
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
     import torch
 
     from clfa.evaluate import evaluate

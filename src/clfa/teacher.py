@@ -27,7 +27,7 @@ from clfa.cache import Cache, content_key, fill
 from clfa.config import CaptionSource, TeacherConfig
 from clfa.data.collate import column_values
 from clfa.data.records import load_manifest, load_split, normalise_text, open_image
-from clfa.encoders import Encoder, fingerprint, load_encoder, load_preparer, prepare, resolve
+from clfa.encoders import Encoder, fingerprint, load_encoder, load_preparer, prepare, resolve, settings_of
 from clfa.errors import UserError
 from clfa.fusion import pool
 from clfa.losses import info_nce
@@ -389,7 +389,7 @@ def _frozen_features(
     caches = {}
     for kind, contents in values.items():
         encoder = model.encoders[kind]
-        key = fingerprint(encoder.backbone, repr(encoder.preparer), str(config.max_length))
+        key = fingerprint(encoder.backbone, settings_of(encoder.preparer), str(config.max_length))
         say(f"teacher: features of {len(contents):,} {kind}s")
 
         def compute(batch: list, kind: str = kind) -> list[Tensor]:

@@ -6,6 +6,8 @@ from typing import Any
 
 def readable(result: dict[str, Any]) -> str:
     """A result for people: systems as a table, metrics with intervals as lines, anything else as `name: value`."""
+    if "floors" in result and "rows" in result and "table" in result:
+        return _reproduced(result)
     if "comparisons" in result:
         return "\n".join(row["verdict"] for row in result["comparisons"])
     if "systems" in result:
@@ -87,6 +89,16 @@ def _audit_text(result: dict[str, Any]) -> str:
         for name, found in result["floors"].items()
     ]
     return "\n".join(lines)
+
+
+def _reproduced(result: dict[str, Any]) -> str:
+    """The short table in columns, then why each row has its verdict."""
+    from clfa.reproduce_page import HEAD, footnotes, table_rows
+
+    rows = [HEAD, *table_rows(result)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(HEAD))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([*lines, "", *footnotes(result)])
 
 
 def _systems_table(result: dict[str, Any]) -> str:

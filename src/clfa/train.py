@@ -86,11 +86,7 @@ def train(config: RunConfig, resume: bool = False, say: Say = print) -> Path:
     files = source_splits(config.data, ["train", "validation"])
     _check_modalities(config, rows)
     model_config = _with_graphs(config.model, rows)
-    texts = {
-        name: [text for text in rows[modality.column or name] if text]
-        for name, modality in config.model.modalities.items()
-        if modality.words
-    }
+    texts = {name: _training_texts(rows, config.model, name) for name, m in config.model.modalities.items() if m.words}
     model = build_classifier(model_config, labels, manifest["text"], texts).to(accelerator.device)
     states = cache_states(model, dataset, files)
     teacher = _teacher_embeds(config, model, dataset, files)
@@ -261,10 +257,18 @@ def _check_modalities(config: RunConfig, rows: Any) -> None:
             )
 
 
+def _training_texts(rows: Any, config: ModelConfig, owner: str) -> list[str]:
+    """The texts of a modality and of those that share its encoder: its vocabulary."""
+    columns = [m.column or name for name, m in config.modalities.items() if owner in (name, m.shares)]
+    return [text for column in columns for text in rows[column] if text]
+
+
 def _with_graphs(config: ModelConfig, rows: Any) -> ModelConfig:
     """`graph: best` becomes the graph that there is; the model is saved with that, so that new posts get the same."""
     modalities = {
-        name: replace(modality, graph=choose_graph(modality.graph, rows)) if modality.graph else modality
+        name: replace(modality, graph=choose_graph(modality.graph, rows, modality.column or name))
+        if modality.graph
+        else modality
         for name, modality in config.modalities.items()
     }
     return replace(config, modalities=modalities)

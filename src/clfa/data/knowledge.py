@@ -29,16 +29,17 @@ def hashtags(text: str) -> str | None:
     return " ".join(HASHTAG.findall(text)) or None
 
 
-def choose_graph(graph: str, rows: Any) -> str:
+def choose_graph(graph: str, rows: Any, column: str) -> str:
     """`best` -> `dependencies` if all training posts have them, else spaCy if it and its model are installed, else `window`.
 
     Args:
         graph: as configured; anything but `best` stays.
         rows: the training posts.
+        column: of the modality; dependencies are those of the column `text`.
     """
     if graph != "best":
         return graph
-    if "dependencies" in rows.column_names and all(rows["dependencies"]):
+    if column == "text" and "dependencies" in rows.column_names and all(rows["dependencies"]):
         return "dependencies"
     try:
         import spacy

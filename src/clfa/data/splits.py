@@ -1,5 +1,6 @@
 """Which rows of a dataset directory a run uses: its splits as they are, a sample of train, or folds over all rows."""
 
+import functools
 from collections import Counter
 from pathlib import Path
 
@@ -76,22 +77,27 @@ def split_rows(labels: list[str], how: str, seed: int) -> list[str]:
 
 def _load_fold(data: DataConfig, split: str):
     from datasets import concatenate_datasets
-    from sklearn.model_selection import StratifiedGroupKFold
 
     if split not in SPLITS or not 0 <= data.fold < data.folds or data.folds < 2:
         raise UserError(f"data.fold = {data.fold}, data.folds = {data.folds}: folds ≥ 2, 0 ≤ fold < folds")
     rows = concatenate_datasets([load_split(data.path, name) for name in load_manifest(data.path)["splits"]])
-    labels = np.array(rows["label"])
-    _, groups = np.unique([text.lower() for text in rows["text"]], return_inverse=True)
-    folds = StratifiedGroupKFold(data.folds, shuffle=True, random_state=0)
-    rest, test = list(folds.split(labels, labels, groups))[data.fold]
-    if split == "test":
-        return rows.select(test)
+    return rows.select(_fold_rows(tuple(rows["label"]), tuple(rows["text"]), data.folds, data.fold)[split])
+
+
+@functools.lru_cache(maxsize=10)
+def _fold_rows(labels: tuple[int, ...], texts: tuple[str, ...], folds: int, fold: int) -> dict[str, list[int]]:
+    """Row numbers of each split; drawing them takes seconds, and a run asks for each of its splits."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    classes = np.array(labels)
+    _, groups = np.unique([text.lower() for text in texts], return_inverse=True)
+    outer = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+    rest, test = list(outer.split(classes, classes, groups))[fold]
     # a tenth of all rows is 1 / (10 (1 - 1/K)) of what is left
-    parts = max(2, round(10 * (1 - 1 / data.folds)))
+    parts = max(2, round(10 * (1 - 1 / folds)))
     inner = StratifiedGroupKFold(parts, shuffle=True, random_state=0)
-    train, validation = next(inner.split(labels[rest], labels[rest], groups[rest]))
-    return rows.select(rest[train if split == "train" else validation])
+    train, validation = next(inner.split(classes[rest], classes[rest], groups[rest]))
+    return {"train": rest[train].tolist(), "validation": rest[validation].tolist(), "test": test.tolist()}
 
 
 def dataset_path(data: DataConfig) -> Path:

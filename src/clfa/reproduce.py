@@ -1,0 +1,303 @@
+"""The paper's tables beside ours: every system under one trainer, a verdict for each row (`clfa reproduce`).
+
+The systems are the files in `clfa/systems`, the published figures are in `clfa/published.json`.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clfa.config import DataConfig, RunConfig
+from clfa.configure import build_config, override, read_yaml
+from clfa.data.records import load_manifest
+from clfa.data.splits import load_rows
+from clfa.encoders import can_load
+from clfa.errors import UserError
+from clfa.evaluate import read_table
+from clfa.floors import floor_predictions
+from clfa.metrics import over_runs
+from clfa.reproduce_page import write_pages
+from clfa.significance import run_interval
+from clfa.sweep import is_first_process, run_all
+from clfa.tiny import tiny_changes, write_tiny_models, write_tiny_posts
+from clfa.train import refuse_other_run
+
+Say = Callable[[str], None]
+
+DATASETS = {
+    "mmsd": "data/mmsd",
+    "mmsd2": "data/mmsd2",
+    "mvsa": "data/mvsa_single",
+    "mvsa_multiple": "data/mvsa_multiple",
+}
+SYSTEMS = {
+    "resnet": "ResNet",
+    "vit": "ViT",
+    "bilstm": "BiLSTM",
+    "bert": "BERT",
+    "clip": "CLIP",
+    "clip_cross_attention": "CLIP + cross attention",
+    "mlp_cnn": "MLP+CNN",
+    "hfm": "HFM",
+    "dr_net": "D&R Net",
+    "resbert": "ResBERT",
+    "att_bert": "Att-BERT",
+    "bert_vit": "BERT+ViT",
+    "roberta_vit": "RoBERTa+ViT",
+    "clfa": "CLFA",
+    "clfa_roberta": "CLFA with RoBERTa",
+    "in_cross_mgs": "InCrossMGs",
+    "cmgcn": "CMGCN",
+    "hke": "HKE",
+    "multi_view_clip": "Multi-view CLIP",
+}
+COMPARED = ("accuracy", "macro_f1", "binary_f1")
+ENOUGH_RUNS = 3
+WIDE = 0.03  # half an interval; a wider one holds too much to say "reproduced"
+
+
+@dataclass
+class Row:
+    """One system of a table on its way to a verdict."""
+
+    system: str
+    runs: list[RunConfig] = field(default_factory=list)
+    stand_ins: list[str] = field(default_factory=list)
+    """What differs from the published system: other encoders, missing inputs. Such a row can only be "cannot tell"."""
+    notes: list[str] = field(default_factory=list)
+    """What else a reader must know."""
+    problem: str | None = None
+    """Why it was not run."""
+
+
+def reproduce(
+    table: str,
+    dataset: str | None,
+    out: Path,
+    configs: str | None = None,
+    systems: str = "all",
+    seeds: int = 5,
+    jobs: int = 1,
+    tiny: bool = False,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Train and evaluate the systems of a table and set them beside the published figures.
+
+    What cannot be had is told and never filled in: without pictures, an encoder or a column, a row is "not run", or run
+    without that input and marked.
+
+    Args:
+        table: key of `DATASETS`.
+        dataset: dataset directory.
+        out: folder for run directories and tables; finished runs in it are kept.
+        configs: folder of YAML files that replace those of the package, by the same names; others are then not run.
+        systems: `all`, or names with commas.
+        seeds: seeds 0 … seeds-1 of each system.
+        jobs: runs at the same time.
+        tiny: random tiny models on generated posts instead.
+        say: where progress lines go.
+
+    Returns:
+        The content of `reproduce.json`: `{"rows": [{"system", "name", "seeds", "accuracy", "macro_f1", "intervals",
+        "published", "verdict", "why", "stand_ins", "notes"}], "floors", …}`, scores in percent.
+
+    Raises:
+        UserError: no such dataset or system, a broken configuration.
+    """
+    wanted = list(SYSTEMS) if systems == "all" else systems.split(",")
+    unknown = [name for name in wanted if name not in SYSTEMS]
+    if unknown:
+        raise UserError(f"unknown system {unknown[0]!r}; allowed: {', '.join(SYSTEMS)}")
+    published = json.loads(files("clfa").joinpath("published.json").read_text(encoding="utf-8"))
+    models: dict[str, str] = {}
+    dataset = dataset or DATASETS[table]
+    if tiny:
+        dataset = str(out / "tiny" / "data")
+        labels = ["not_sarcastic", "sarcastic"] if table.startswith("mmsd") else ["positive", "neutral", "negative"]
+        if not Path(dataset, "dataset.json").is_file():
+            write_tiny_posts(Path(dataset), labels)
+        models = write_tiny_models(out / "tiny" / "models")
+    manifest = load_manifest(dataset)
+    rows = [_prepare(name, dataset, out, configs, seeds, models) for name in wanted]
+    plan = [run for row in rows if not row.problem for run in row.runs]
+    failed = run_all(plan, "test", jobs, say)
+    for row in rows:
+        reasons = [failed[run.output] for run in row.runs if run.output in failed]
+        row.problem = row.problem or (reasons[0].splitlines()[0] if reasons else None)
+    if not is_first_process():
+        return {"out": str(out), "rows": []}
+    found = [_result(row, published[table], manifest["labels"], tiny) for row in rows]
+    result = {
+        "table": table,
+        "dataset": {"path": dataset, "name": manifest["name"], "test": manifest["splits"]["test"]["rows"]},
+        "unit": "percent",
+        "source": published[f"{table}_source"],
+        "tiny": tiny,
+        "rows": found,
+        "floors": _floors(dataset, manifest["labels"]),
+    }
+    (out / "reproduce.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_pages(result, out)
+    return result
+
+
+def verdict(
+    ours: dict[str, tuple[float, float]], published: dict[str, float], runs: int, stand_ins: list[str]
+) -> tuple[str, str]:
+    """The verdict of a row, and why.
+
+    For each published metric: where one more run of ours would lie (95 %), against the published figure.
+
+    Args:
+        ours: metric -> interval, in percent.
+        published: metric -> figure, in percent.
+        runs: number of our runs.
+        stand_ins: what differs from the published system.
+
+    Returns:
+        "reproduced": every published figure lies inside, and no interval is wider than 6 points. "lower", "higher": ours lies
+        below or above at least one and on the other side of none. "cannot tell" otherwise, with fewer than three runs, with
+        stand-ins, or without a published figure.
+    """
+    shared = [name for name in COMPARED if name in published and name in ours]
+    if not shared:
+        return "cannot tell", "no published figure"
+    if stand_ins:
+        return "cannot tell", "not the published system: " + "; ".join(stand_ins)
+    if runs < ENOUGH_RUNS:
+        return "cannot tell", f"{runs} of at least {ENOUGH_RUNS} runs"
+    below = [name for name in shared if ours[name][1] < published[name]]
+    above = [name for name in shared if ours[name][0] > published[name]]
+    if below and above:
+        return "cannot tell", f"lower in {_spoken(below)}, higher in {_spoken(above)}"
+    if below or above:
+        return ("lower", f"in {_spoken(below)}") if below else ("higher", f"in {_spoken(above)}")
+    wide = [name for name in shared if ours[name][1] - ours[name][0] > 200 * WIDE]
+    if wide:
+        return (
+            "cannot tell",
+            f"inside, but the interval of {_spoken(wide)} is over 6 points wide",
+        )
+    return "reproduced", f"published {_spoken(shared)} inside the 95 % interval of one run"
+
+
+def _prepare(name: str, dataset: str, out: Path, configs: str | None, seeds: int, models: dict[str, str]) -> Row:
+    row = Row(name)
+    shipped = read_yaml(str(files("clfa").joinpath("systems", f"{name}.yaml")))
+    path = Path(configs) / f"{name}.yaml" if configs else None
+    if path and not path.is_file():
+        row.problem = f"no {path.name} in {configs}"
+        return row
+    values = read_yaml(path) if path else shipped
+    if models:
+        values = override(values, tiny_changes(values, models))
+        row.stand_ins.append("random tiny models on generated posts")
+    for modality, described in values["model"]["modalities"].items():
+        theirs = shipped["model"]["modalities"].get(modality, {}).get("encoder")
+        if not models and described.get("encoder") != theirs:
+            row.stand_ins.append(f"{described.get('encoder', 'no encoder')} for {theirs}")
+        if (described.get("words") or {}) and not described["words"].get("vectors"):
+            row.notes.append("word vectors begin at random")
+    changes: dict[str, Any] = {"data.path": dataset}
+    train = load_rows(DataConfig(dataset), "train")
+    for number, (modality, described) in enumerate(values["model"]["modalities"].items()):
+        column = described.get("column") or modality
+        if column in train.column_names and any(value is not None for value in train.data[column].to_pylist()):
+            continue
+        if described["kind"] == "image" or number == 0:
+            row.problem = f"{dataset} holds no {modality}s" if modality == "image" else f"{dataset} has no {column}"
+            return row
+        changes[f"model.modalities.{modality}"] = None
+        row.stand_ins.append(f"no {modality}")
+    values = override(values, changes)
+    row.problem = _missing_model(values)
+    for seed in range(seeds):
+        run = build_config(RunConfig, override(values, {"seed": seed, "output": str(out / name / f"seed-{seed}")}))
+        refuse_other_run(Path(run.output), run)
+        row.runs.append(run)
+    return row
+
+
+def _missing_model(values: dict[str, Any]) -> str | None:
+    """The first encoder or teacher that is not here, before minutes are spent on finding out."""
+    for modality in values["model"]["modalities"].values():
+        if modality.get("encoder") and not can_load(modality["encoder"]):
+            return f"the {modality['kind']} encoder {modality['encoder']} is not here"
+    if values.get("loss", {}).get("alignment_weight", 1.0) > 0 and not can_load(values.get("teacher") or ""):
+        return f"the teacher {values.get('teacher')} is not here"
+    return None
+
+
+def _result(row: Row, published: list[dict[str, Any]], labels: list[str], tiny: bool) -> dict[str, Any]:
+    figures: dict[str, Any] = next((dict(found) for found in published if found["key"] == row.system), {})
+    figures.pop("key", None)
+    figures.pop("system", None)
+    note = figures.pop("note", None)
+    notes = row.notes + ([note] if note else [])
+    result: dict[str, Any] = {"system": row.system, "name": SYSTEMS[row.system], "seeds": 0}
+    if row.problem:
+        result |= {"accuracy": None, "macro_f1": None, "intervals": {}, "published": figures, "verdict": "not run"}
+        return result | {"why": row.problem, "stand_ins": row.stand_ins, "notes": notes}
+    truth, predictions = _predictions(row.runs)
+    scores = over_runs(truth, predictions, len(labels))
+    several = len(predictions) > 1
+    shown = [name for name in (*COMPARED, "weighted_f1") if name in scores]
+    intervals = {
+        name: {
+            "sd": round(100 * scores[name]["sd"], 2),
+            "one_run": [
+                round(100 * bound, 2)
+                for bound in (run_interval(truth, predictions, len(labels), name) if several else scores[name]["ci95"])
+            ],
+        }
+        for name in shown
+    }
+    notes += sorted({f"word graph: {graph}" for graph in _graphs(row.runs[0])})
+    told, why = verdict(
+        {name: tuple(found["one_run"]) for name, found in intervals.items()}, figures, len(predictions), row.stand_ins
+    )
+    return {
+        **result,
+        "seeds": len(predictions),
+        **{name: round(100 * scores[name]["mean"], 2) for name in shown},
+        "intervals": intervals,
+        "published": figures,
+        "verdict": told,
+        "why": why,
+        "stand_ins": row.stand_ins,
+        "notes": notes,
+    }
+
+
+def _predictions(runs: list[RunConfig]) -> tuple[NDArray, NDArray]:
+    tables = [read_table(Path(run.output) / "predictions" / "test.parquet") for run in runs]
+    if any(table[0] != tables[0][0] for table in tables):
+        raise UserError(f"{runs[0].output} and its other seeds were evaluated on different posts: delete the old ones")
+    return tables[0][1], np.stack([table[2] for table in tables])
+
+
+def _graphs(run: RunConfig) -> set[str]:
+    """The word graphs that a run used; `best` has become one of them in its model.json."""
+    described = json.loads((Path(run.output) / "model.json").read_text(encoding="utf-8"))
+    return {m["graph"] for m in described["model"]["modalities"].values() if m.get("graph")}
+
+
+def _floors(dataset: str, labels: list[str]) -> list[dict[str, Any]]:
+    data = DataConfig(dataset)
+    train, test = load_rows(data, "train"), load_rows(data, "test")
+    truth = np.array(test["label"])
+    return [
+        {"system": name} | {metric: round(100 * found[metric]["mean"], 2) for metric in COMPARED if metric in found}
+        for name, predicted in floor_predictions(train, test, len(labels)).items()
+        for found in [over_runs(truth, predicted[None], len(labels))]
+    ]
+
+
+def _spoken(names: list[str]) -> str:
+    return ", ".join(name.replace("_", " ").replace("f1", "F1") for name in names)

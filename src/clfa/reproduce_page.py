@@ -1,0 +1,144 @@
+"""A reproduced table as Markdown, CSV, LaTeX and HTML, all from the content of `reproduce.json`."""
+
+from pathlib import Path
+from typing import Any
+
+from clfa.page import BLUE, GREY, ORANGE, figure_source, plain_axes, render
+from clfa.tables import latex, markdown, write_csv
+
+FLOORS = {
+    "majority": "majority class",
+    "format_only": "format counts only, no words",
+    "tfidf_logistic_regression": "TF-IDF + logistic regression",
+}
+HEAD = ["system", "runs", "accuracy", "macro F1", "published accuracy", "published macro F1", "verdict"]
+
+
+def write_pages(result: dict[str, Any], out: Path) -> None:
+    """Write `table.md`, `table.csv`, `table.tex` and `table.html` to the folder `out`."""
+    rows = table_rows(result)
+    notes = footnotes(result)
+    told = explanation(result)
+    (out / "table.md").write_text("\n\n".join([told, markdown([HEAD, *rows]), *notes]) + "\n", encoding="utf-8")
+    (out / "table.tex").write_text(latex([HEAD, *rows]) + "\n", encoding="utf-8")
+    head = [
+        "system",
+        "runs",
+        "metric",
+        "ours",
+        "sd",
+        "low",
+        "high",
+        "published",
+        "verdict",
+        "why",
+        "stand_ins",
+        "notes",
+    ]
+    write_csv([head, *_long_rows(result)], out / "table.csv")
+    sections: list[dict[str, Any]] = [
+        {"title": "Ours and the published figures", "text": [told], "table": {"head": HEAD, "rows": rows}},
+        {"title": "Notes", "text": notes},
+    ]
+    if any(row["accuracy"] is not None for row in result["rows"]):
+        caption = "Dots: mean of our runs; lines: where one more run would lie (95 %); diamonds: published."
+        sections.insert(
+            1, {"title": "Accuracy", "figures": [{"source": figure_source(_forest(result)), "caption": caption}]}
+        )
+    title = f"{result['table'].upper().replace('_', '-')}: published and reproduced"
+    subtitle = f"{result['dataset']['test']:,} test posts of {result['dataset']['name']}. Published: {result['source']}"
+    render(out / "table.html", title, subtitle, sections)
+
+
+def table_rows(result: dict[str, Any]) -> list[list[str]]:
+    """Rows of the short table: floors, then systems; `*` after a name marks stand-ins."""
+    rows = [
+        [
+            FLOORS.get(floor["system"], floor["system"]),
+            "",
+            f"{floor['accuracy']:.1f}",
+            f"{floor['macro_f1']:.1f}",
+            "",
+            "",
+            "floor",
+        ]
+        for floor in result["floors"]
+    ]
+    for row in result["rows"]:
+        published = row["published"]
+        rows.append(
+            [
+                row["name"] + ("*" if row["stand_ins"] else ""),
+                str(row["seeds"] or "–"),
+                *(_cell(row, metric) for metric in ("accuracy", "macro_f1")),
+                *(f"{published[metric]:.2f}" if metric in published else "–" for metric in ("accuracy", "macro_f1")),
+                row["verdict"],
+            ]
+        )
+    return rows
+
+
+def explanation(result: dict[str, Any]) -> str:
+    """What the numbers are, in a paragraph."""
+    tiny = (
+        "Random tiny models on generated posts: this shows that every system runs, and nothing else. "
+        if result["tiny"]
+        else ""
+    )
+    return (
+        f"{tiny}Percent. Ours: mean ± standard deviation over runs [95 %: where one more run would lie, on other posts like "
+        "these; for a single run over posts alone]. The epoch is chosen on validation, test is read once a run. Reproduced: every "
+        "published accuracy, macro F1 and binary F1 lies in our interval. * stand-ins, see the notes."
+    )
+
+
+def footnotes(result: dict[str, Any]) -> list[str]:
+    """Why each row has its verdict, what stands in, what to know."""
+    lines = []
+    for row in result["rows"]:
+        parts = [f"{row['verdict']}, {row['why']}" if row["why"] else row["verdict"]]
+        if row["verdict"] != "cannot tell" and row["stand_ins"]:
+            parts.append("stand-ins: " + "; ".join(row["stand_ins"]))
+        parts += row["notes"]
+        lines.append(f"{row['name']}: " + ". ".join(part.rstrip(".") for part in parts) + ".")
+    return lines
+
+
+def _cell(row: dict[str, Any], metric: str) -> str:
+    if row[metric] is None:
+        return "–"
+    found = row["intervals"][metric]
+    low, high = found["one_run"]
+    spread = f" ± {found['sd']:.1f}" if row["seeds"] > 1 else ""
+    return f"{row[metric]:.1f}{spread} [{low:.1f}, {high:.1f}]"
+
+
+def _long_rows(result: dict[str, Any]) -> list[list]:
+    rows = []
+    for row in result["rows"]:
+        said = [row["verdict"], row["why"], "; ".join(row["stand_ins"]), "; ".join(row["notes"])]
+        metrics = list(row["intervals"]) or ["accuracy", "macro_f1"]
+        for metric in metrics:
+            found = row["intervals"].get(metric, {"sd": "", "one_run": ["", ""]})
+            ours = "" if row[metric] is None else row[metric]
+            published = row["published"].get(metric, "")
+            rows.append([row["system"], row["seeds"], metric, ours, found["sd"], *found["one_run"], published, *said])
+    return rows
+
+
+def _forest(result: dict[str, Any]) -> Any:
+    rows = [row for row in result["rows"] if row["accuracy"] is not None][::-1]
+    figure, axes = plain_axes(7.2, 1.3 + 0.34 * len(rows))
+    best = max(result["floors"], key=lambda floor: floor["accuracy"])
+    axes.axvline(best["accuracy"], color=GREY, linewidth=1, linestyle="--")
+    for place, row in enumerate(rows):
+        low, high = row["intervals"]["accuracy"]["one_run"]
+        axes.plot([low, high], [place, place], color=BLUE)
+        axes.plot(row["accuracy"], place, "o", color=BLUE)
+        if "accuracy" in row["published"]:
+            axes.plot(row["published"]["accuracy"], place, "D", color=ORANGE)
+    axes.set_yticks(range(len(rows)), [row["name"] + ("*" if row["stand_ins"] else "") for row in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel(f"accuracy in percent; dashed: {FLOORS.get(best['system'], best['system'])}")
+    axes.grid(axis="x", color="#e8e8e8")
+    return figure

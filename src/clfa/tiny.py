@@ -1,0 +1,145 @@
+"""Everything a system needs, as small as it can be: generated posts, and random models of each architecture.
+
+`clfa reproduce --tiny` trains all systems on them in minutes: it shows that they run, and nothing about how good they are.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clfa.data import congruity
+from clfa.data.records import Record, write_dataset
+
+POSTS = {"train": 80, "validation": 20, "test": 40}
+DIM = 32
+PIXELS = 32
+MODELS = {
+    "bert-base-uncased": "bert",
+    "roberta-base": "roberta",
+    "google/vit-base-patch32-224-in21k": "vit",
+    "microsoft/resnet-50": "resnet",
+    "microsoft/resnet-152": "resnet",
+    "openai/clip-vit-base-patch32": "clip",
+}
+
+
+def write_tiny_posts(folder: Path, labels: list[str]) -> None:
+    """A dataset directory of generated posts with every optional column (knowledge, attributes, dependencies, regions).
+
+    Args:
+        folder: to write.
+        labels: class names; the first two get the generated classes, further ones an equal share of the posts.
+    """
+
+    def rows():
+        for seed, (split, count) in enumerate(POSTS.items()):
+            for number, post in enumerate(congruity.posts(count, seed, PIXELS)):
+                generator = np.random.default_rng([seed, number])
+                words = f"{post['text']} #{post['topic']}"
+                buffer = io.BytesIO()
+                post["image"].save(buffer, "PNG")
+                label = int(post["label"] == "sarcastic") if number % len(labels) < 2 else number % len(labels)
+                yield (
+                    split,
+                    Record(
+                        f"{split}-{post['id']}",
+                        words,
+                        buffer.getvalue(),
+                        labels[label],
+                        congruity.scene_caption(post["topic"], post["state"], generator),
+                        {
+                            "attributes": f"{post['topic']} {post['state']}",
+                            # each word hangs on the one before it, the first is the root
+                            "dependencies": " ".join(map(str, range(len(words.split())))),
+                            "regions": f"{post['state']} {post['topic']}",
+                        },
+                    ),
+                )
+
+    write_dataset(rows(), folder, labels, {"reader": "tiny", "name": "tiny", "filters": []})
+
+
+def write_tiny_models(folder: Path) -> dict[str, str]:
+    """Random BERT, RoBERTa, ViT, ResNet and CLIP of a few thousand weights; hub name -> folder that stands in for it."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import (
+        BertConfig,
+        BertModel,
+        CLIPConfig,
+        CLIPModel,
+        PreTrainedTokenizerFast,
+        ResNetConfig,
+        ResNetModel,
+        RobertaConfig,
+        RobertaModel,
+        ViTConfig,
+        ViTImageProcessorPil,
+        ViTModel,
+    )
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {word: number for number, word in enumerate([*special, "#", *congruity.words()])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    sizes: dict[str, Any] = {
+        "hidden_size": DIM,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 2 * DIM,
+    }
+    words = {"vocab_size": len(vocabulary), "max_position_embeddings": 128, "pad_token_id": 0}
+    pixels = {"image_size": PIXELS, "patch_size": 8}
+    ends = {"bos_token_id": 2, "eos_token_id": 3}
+    torch.manual_seed(0)
+    made = {
+        "bert": BertModel(BertConfig(**sizes, **words)),
+        "roberta": RobertaModel(RobertaConfig(**sizes, **words)),
+        "vit": ViTModel(ViTConfig(**sizes, **pixels)),
+        "resnet": ResNetModel(
+            ResNetConfig(embedding_size=8, hidden_sizes=[16, DIM], depths=[1, 1], layer_type="basic")
+        ),
+        "clip": CLIPModel(
+            CLIPConfig(text_config={**sizes, **words, **ends}, vision_config={**sizes, **pixels}, projection_dim=DIM)
+        ),
+    }
+    for name, model in made.items():
+        model.save_pretrained(folder / name)
+        fast.save_pretrained(folder / name)
+        ViTImageProcessorPil(size={"height": PIXELS, "width": PIXELS}).save_pretrained(folder / name)
+    return {hub: str(folder / name) for hub, name in MODELS.items()}
+
+
+def tiny_changes(values: dict[str, Any], models: dict[str, str]) -> dict[str, Any]:
+    """What makes a system's configuration tiny, as overrides by dotted names.
+
+    Args:
+        values: the system's configuration.
+        models: `write_tiny_models`.
+    """
+    changes: dict[str, Any] = {
+        "model.dim": DIM,
+        "model.projection_hidden": min(DIM, values["model"]["projection_hidden"]),
+        "model.fusion.heads": 4,
+        "model.fusion.feedforward": DIM,
+        "train.epochs": 2,
+        "train.batch_size": 20,
+        "train.encoder_learning_rate": 1e-3,
+        "train.head_learning_rate": 1e-3,
+    }
+    if values.get("teacher"):
+        changes["teacher"] = models[values["teacher"]]
+    for name, modality in values["model"]["modalities"].items():
+        if modality.get("encoder"):
+            changes[f"model.modalities.{name}.encoder"] = models[modality["encoder"]]
+        if modality.get("words"):
+            changes[f"model.modalities.{name}.words.size"] = DIM
+            changes[f"model.modalities.{name}.words.lstm"] = min(DIM, modality["words"].get("lstm", 0))
+    return changes
