@@ -27,7 +27,7 @@ def test_help_imports_nothing_heavy():
 
 
 COMMANDS = ["demo", "import", "teacher train", "teacher embed", "train", "evaluate", "sweep", "predict", "explain"]
-COMMANDS += ["audit", "compare", "probe"]
+COMMANDS += ["audit", "compare", "probe", "reproduce"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -90,6 +90,7 @@ ORDER = [
     "config",
     "configure",
     "cache",
+    "words",
     "encoders",
     "data",
     "metrics",
@@ -123,6 +124,9 @@ ORDER = [
     "corruptions",
     "parts",
     "probe",
+    "tiny",
+    "reproduce_page",
+    "reproduce",
     "demo",
     "terminal",
     "cli",

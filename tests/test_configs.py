@@ -10,10 +10,12 @@ from clfa.config import RunConfig, SweepConfig, TeacherConfig
 from clfa.configure import build_config, override
 from clfa.errors import UserError
 from clfa.evaluate import evaluate
+from clfa.reproduce import SYSTEMS
 from clfa.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+SYSTEM_FILES = sorted((ROOT / "src" / "clfa" / "systems").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml")) + SYSTEM_FILES
 
 
 def read(path: Path) -> tuple[type, dict]:
@@ -26,7 +28,8 @@ def read(path: Path) -> tuple[type, dict]:
 
 
 def test_there_are_configs():
-    assert len(CONFIGS) >= 10
+    assert len(CONFIGS) >= 30
+    assert {path.stem for path in SYSTEM_FILES} == set(SYSTEMS)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -41,15 +44,32 @@ def test_config_is_valid_and_its_header_names_its_command(path):
             build_config(RunConfig, override(values["run"], changes))
 
 
-PAPER = [path for path in CONFIGS if path.parent.name in ("mmsd", "mvsa")]
+@pytest.mark.parametrize("path", SYSTEM_FILES, ids=lambda path: path.stem)
+def test_a_systems_header_says_where_it_comes_from(path):
+    header = path.read_text().split("output:")[0]
+    assert "Source: " in header
+    assert f"runs/mmsd2/{path.stem}" in header
+    values = yaml.safe_load(path.read_text())
+    assert values["output"] == f"runs/mmsd/{path.stem}"
+    if "knowledge" in values["model"]["modalities"] or "graph" in str(values["model"]):
+        assert "column" in header  # what stands in where an input cannot be had
 
 
-@pytest.mark.parametrize("path", PAPER, ids=lambda path: str(path.relative_to(ROOT)))
-def test_papers_configs_train_with_tiny_models(path, dataset, encoders, tmp_path):
-    _, values = read(path)
+def test_paper_settings_of_clfa():
+    _, values = read(ROOT / "src/clfa/systems/clfa.yaml")
     config = build_config(RunConfig, values)
-    assert (config.model.fusion.layers, config.model.dim, config.loss.temperature) == (3, 512, 0.1)
+    assert (config.model.fusion.layers, config.model.dim, config.model.projection_hidden) == (3, 512, 1536)
+    assert (config.loss.temperature, config.loss.alignment_weight) == (0.1, 1.0)
+    assert (config.train.batch_size, config.train.epochs, config.train.head_learning_rate) == (8, 30, 1e-5)
     assert config.teacher == "openai/clip-vit-base-patch32"
+    _, without = read(ROOT / "src/clfa/systems/bert_vit.yaml")
+    assert without["model"] == values["model"]
+    assert without["train"] == values["train"]
+
+
+def test_released_code_config_trains_with_tiny_models(dataset, encoders, tmp_path):
+    _, values = read(ROOT / "configs/mmsd/clfa_released_code.yaml")
+    assert values["model"]["modalities"]["knowledge"]["polarity"] == "vader"
     tiny = override(
         values,
         {
@@ -82,6 +102,6 @@ def test_overrides():
     [({"loss.temprature": 1}, "temprature"), ({"train.epochs": "many"}, "epochs"), ({"data": 3}, "data")],
 )
 def test_mistakes_name_the_key(changes, message):
-    _, values = read(ROOT / "configs/mmsd/clfa.yaml")
+    _, values = read(ROOT / "src/clfa/systems/clfa.yaml")
     with pytest.raises(UserError, match=message):
         build_config(RunConfig, override(values, changes))

@@ -6,9 +6,11 @@ import pytest
 import torch
 from conftest import DIM, picture, text
 
-from clfa.config import FusionConfig, ModalityConfig, ModelConfig
+from clfa.config import FusionConfig, LossConfig, ModalityConfig, ModelConfig
 from clfa.data.collate import Collator
 from clfa.errors import UserError
+from clfa.fusion import FUSIONS
+from clfa.losses import info_nce, total_loss
 from clfa.model import Classifier, build_classifier
 
 
@@ -82,6 +84,45 @@ def test_additive_bias_per_context(encoders):
     shape = (2, batch["input_ids"].shape[1], 17)
     assert torch.allclose(model({**batch, "image_attention_bias": torch.zeros(shape)}).logits, plain, atol=1e-6)
     assert not torch.allclose(model({**batch, "image_attention_bias": 9 * torch.randn(shape)}).logits, plain, atol=1e-4)
+
+
+def test_a_caption_may_be_an_alignment_target_alone(encoders):
+    """It gets a gradient from the loss, is no context, and is not needed to predict."""
+    extra = ModalityConfig("text", shares="text", align=False, fused=False, max_length=16)
+    model, collator = build(config(encoders, knowledge=extra))
+    with_caption, without = posts(4), [{**post, "knowledge": None} for post in posts(4)]
+    assert torch.equal(model(collator(with_caption)).logits, model(collator(without)).logits)
+    model.train()
+    batch = collator(with_caption) | {"labels": torch.tensor([0, 1, 2, 0])}
+    batch["knowledge_mask"][0] = False
+    loss = LossConfig(alignment_target="knowledge", temperature=0.1)
+    output = model(batch)
+    terms = total_loss(output, batch, loss)
+    expected = info_nce(output.embeds["image"][1:], output.embeds["knowledge"][1:], 0.1)
+    assert torch.allclose(terms["alignment_loss_image"], expected)
+    assert torch.allclose(terms["loss"], terms["classification_loss"] + expected)
+    batch["knowledge_mask"][:] = False
+    assert total_loss(model(batch), batch, loss)["alignment_loss_image"] == 0
+
+
+def test_penalty_of_a_fusion_is_a_term_of_the_loss(encoders):
+    found = config(encoders)
+    model, collator = build(ModelConfig(found.modalities, DIM, 32, FusionConfig("dr_net")))
+    batch = collator(posts(2)) | {"labels": torch.tensor([0, 1])}
+    terms = total_loss(model(batch), batch, LossConfig(alignment_weight=0))
+    assert terms["penalty"] > 0
+    assert torch.allclose(terms["loss"], terms["classification_loss"] + terms["penalty"])
+
+
+@pytest.mark.parametrize("name", sorted(FUSIONS))
+def test_any_fusion_through_the_whole_model(encoders, name):
+    """Cached or not, alone or in a batch, saved or not: the same logits; pictures get the grid as their graph."""
+    words = ModalityConfig("text", str(encoders / "bert"), max_length=16, graph="window")
+    found = config(encoders, text=words)
+    model, collator = build(ModelConfig(found.modalities, DIM, 32, FusionConfig(name, 2, 2, 32)))
+    together = model(collator(posts())).logits
+    for number, post in enumerate(posts()):
+        assert torch.allclose(model(collator([post])).logits[0], together[number], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["text", "image"])

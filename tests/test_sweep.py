@@ -2,13 +2,18 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from clfa.config import SweepConfig
+from clfa.configure import save_config
 from clfa.errors import UserError
 from clfa.evaluate import read_table
 from clfa.sweep import sweep
@@ -91,3 +96,29 @@ def test_a_sweep_round_trips_through_its_own_config(run_config, tmp_path):
 
     config = SweepConfig(run_config(), SYSTEMS, str(tmp_path / "sweep"))
     assert build_config(SweepConfig, asdict(config)) == config
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_share_the_runs(run_config, tmp_path):
+    """Two processes, four runs: each is trained once, by one of them; the first writes the table."""
+    save_config(run_config(train__epochs=1), tmp_path / "run.yaml")
+    sweep_file = {"output": str(tmp_path / "sweep"), "seeds": 2, "run": "run.yaml"}
+    sweep_file["systems"] = {"no_alignment": {"loss.alignment_weight": 0}, "clfa": {}}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep_file))
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "clfa"]
+        + ["sweep", "--config", str(tmp_path / "sweep.yaml")],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("macro F1") == 4
+    for rank in (0, 1):
+        assert f"process {rank} of 2: 2 runs" in done.stderr
+    for run in (tmp_path / "sweep").glob("*/seed-*"):
+        assert json.loads((run / "environment.json").read_text())["processes"] == 1
+    result = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert [len(row["seeds"]) for row in result["systems"][-2:]] == [2, 2]

@@ -333,7 +333,7 @@ def reproduce(
         clfa reproduce mmsd --tiny --out /tmp/tiny --seeds 1
         clfa reproduce mmsd --systems bilstm
         clfa reproduce mvsa --dataset data/mvsa_single --seeds 3
-        torchrun --nproc_per_node 4 -m clfa reproduce mmsd
+        torchrun --standalone --nproc_per_node 4 -m clfa reproduce mmsd
     """
     from clfa.reproduce import reproduce
 

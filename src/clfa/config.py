@@ -63,6 +63,8 @@ class ModalityConfig:
     """Keep the encoder as it is and read its states from a cache computed once per post."""
     align: bool = True
     """Add this modality's term to the alignment loss."""
+    fused: bool = True
+    """False leaves it out of the fusion: a caption that is only an alignment target, and not needed to predict."""
     max_length: int = 77
     """Longest text in tokens, special tokens included; longer ones are cut."""
 

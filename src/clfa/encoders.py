@@ -4,6 +4,7 @@ Texts: any `AutoModel` with a tokenizer (BERT, RoBERTa, MiniLM …). Images: enc
 are, encoders with feature maps (ResNet, MobileNetV2) flattened to one token per place.
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable
@@ -99,6 +100,7 @@ def build_words(config: WordVectors, texts: Iterable[str]) -> Encoder:
     return Encoder(*build_words_model(config, texts), "text")
 
 
+@functools.cache
 def can_load(name: str) -> bool:
     """Whether a model is here, or can be had from the hub: its configuration is read, nothing more."""
     try:

@@ -57,7 +57,8 @@ class Classifier(nn.Module):
         self.projections = nn.ModuleDict(
             {name: projection(encoder.width, config) for name, encoder in encoders.items()}
         )
-        self.fusion = build_fusion(config.dim, len(config.modalities) - 1, config.fusion, config.pooling)
+        self.contexts = [name for name, modality in config.modalities.items() if modality.fused][1:]
+        self.fusion = build_fusion(config.dim, len(self.contexts), config.fusion, config.pooling)
         self.reads_edges = "edges" in inspect.signature(self.fusion.forward).parameters
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.dim, len(labels))
@@ -74,6 +75,8 @@ class Classifier(nn.Module):
         """Projected token states (B, L, D) and masks (B, L) of each modality."""
         states, masks = {}, {}
         for name, modality in self.config.modalities.items():
+            if not modality.fused and not self.training:
+                continue
             encoded, mask = self.encode(name, modality, batch)
             states[name] = self.projections[modality.shares or name](encoded)
             masks[name] = mask & batch[f"{name}_mask"][:, None]
@@ -81,10 +84,11 @@ class Classifier(nn.Module):
 
     def fuse(self, states: dict[str, Tensor], masks: dict[str, Tensor], batch: Batch) -> Output:
         """What `forward` makes of projected states: fusion and classifier. Of the batch only knowledge is read."""
-        query, *others = self.config.modalities
+        query = next(iter(self.config.modalities))
         edges = {name: self.edges(name, masks[name], batch) for name in states} if self.reads_edges else {}
         contexts = [
-            Context(states[name], masks[name], batch.get(f"{name}_attention_bias"), edges.get(name)) for name in others
+            Context(states[name], masks[name], batch.get(f"{name}_attention_bias"), edges.get(name))
+            for name in self.contexts
         ]
         graph = {"edges": edges[query]} if self.reads_edges else {}
         fused = self.fusion(states[query], masks[query], contexts, **graph)

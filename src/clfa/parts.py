@@ -43,7 +43,8 @@ class Parts:
         found = []
         for start in range(0, len(texts), batch_size):
             states, masks, knowledge = {}, {}, {}
-            for name, modality in self.model.config.modalities.items():
+            for name in self.states:
+                modality = self.model.config.modalities[name]
                 places = torch.from_numpy((texts if modality.kind == "text" else images)[start : start + batch_size])
                 there = places != ABSENT
                 mask = self.masks[name][places.clamp(min=0)] & there[:, None]
@@ -69,15 +70,15 @@ def read_parts(model: Classifier, rows: Any, collator: Collator, batch_size: int
     """Encode and project all posts once."""
     model.eval()
     device = next(model.parameters()).device
-    states: dict[str, list[Tensor]] = {name: [] for name in model.config.modalities}
-    masks: dict[str, list[Tensor]] = {name: [] for name in model.config.modalities}
+    states: dict[str, list[Tensor]] = {}
+    masks: dict[str, list[Tensor]] = {}
     knowledge: dict[str, list[Tensor]] = {}
     for start in range(0, len(rows), batch_size):
         batch = collator([rows[number] for number in range(start, min(len(rows), start + batch_size))])
         found, there = model.project({name: value.to(device) for name, value in batch.items()})
-        for name in states:
-            states[name].append(found[name].float().cpu())
-            masks[name].append(there[name].cpu())
+        for name in found:
+            states.setdefault(name, []).append(found[name].float().cpu())
+            masks.setdefault(name, []).append(there[name].cpu())
         for name, value in batch.items():
             if name.endswith(("_edges", "_attention_bias")):
                 knowledge.setdefault(name, []).append(value)

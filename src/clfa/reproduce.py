@@ -124,6 +124,7 @@ def reproduce(
             write_tiny_posts(Path(dataset), labels)
         models = write_tiny_models(out / "tiny" / "models")
     manifest = load_manifest(dataset)
+    out.mkdir(parents=True, exist_ok=True)
     rows = [_prepare(name, dataset, out, configs, seeds, models) for name in wanted]
     plan = [run for row in rows if not row.problem for run in row.runs]
     failed = run_all(plan, "test", jobs, say)
@@ -152,7 +153,7 @@ def verdict(
 ) -> tuple[str, str]:
     """The verdict of a row, and why.
 
-    For each published metric: where one more run of ours would lie (95 %), against the published figure.
+    For each published metric: where the true score of one more run of ours would lie (95 %), against the published figure.
 
     Args:
         ours: metric -> interval, in percent.
@@ -161,9 +162,9 @@ def verdict(
         stand_ins: what differs from the published system.
 
     Returns:
-        "reproduced": every published figure lies inside, and no interval is wider than 6 points. "lower", "higher": ours lies
-        below or above at least one and on the other side of none. "cannot tell" otherwise, with fewer than three runs, with
-        stand-ins, or without a published figure.
+        "reproduced": every published figure lies inside, and no interval is wider than 6 points. "lower", "higher": ours
+        lies below or above at least one and on the other side of none. "cannot tell" otherwise, with fewer than three
+        runs, with stand-ins, or without a published figure.
     """
     shared = [name for name in COMPARED if name in published and name in ours]
     if not shared:
@@ -252,7 +253,7 @@ def _result(row: Row, published: list[dict[str, Any]], labels: list[str], tiny: 
         name: {
             "sd": round(100 * scores[name]["sd"], 2),
             "one_run": [
-                round(100 * bound, 2)
+                round(100 * min(1.0, max(0.0, bound)), 2)
                 for bound in (run_interval(truth, predictions, len(labels), name) if several else scores[name]["ci95"])
             ],
         }

@@ -41,7 +41,7 @@ def write_pages(result: dict[str, Any], out: Path) -> None:
         {"title": "Notes", "text": notes},
     ]
     if any(row["accuracy"] is not None for row in result["rows"]):
-        caption = "Dots: mean of our runs; lines: where one more run would lie (95 %); diamonds: published."
+        caption = "Dots: mean of our runs; lines: the true score of one more run (95 %); diamonds: published."
         sections.insert(
             1, {"title": "Accuracy", "figures": [{"source": figure_source(_forest(result)), "caption": caption}]}
         )
@@ -86,9 +86,9 @@ def explanation(result: dict[str, Any]) -> str:
         else ""
     )
     return (
-        f"{tiny}Percent. Ours: mean ± standard deviation over runs [95 %: where one more run would lie, on other posts like "
-        "these; for a single run over posts alone]. The epoch is chosen on validation, test is read once a run. Reproduced: every "
-        "published accuracy, macro F1 and binary F1 lies in our interval. * stand-ins, see the notes."
+        f"{tiny}Percent. Ours: mean ± standard deviation over runs [95 %: where the true score of one more run would lie; "
+        "for a single run its interval over posts]. The epoch is chosen on validation, test is read once a run. "
+        "Reproduced: every published accuracy, macro F1 and binary F1 lies in our interval. * stand-ins, see the notes."
     )
 
 

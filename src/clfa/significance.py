@@ -123,7 +123,7 @@ def system_difference(difference: Difference, first: Array, second: Array, paire
 
 
 def run_interval(labels: NDArray, predictions: NDArray, classes: int, metric: str) -> tuple[float, float]:
-    """Where the score of one more run of a system would lie, on other posts like these: 95 % t interval.
+    """Where the true score of one more run of a system would lie, that on endless posts like these: 95 % t interval.
 
     The variance has a part from the posts (bootstrap) and one from the runs, s^2 (1 + 1 / R): their spread, and that their
     mean is known from R runs only. Degrees of freedom after Satterthwaite.

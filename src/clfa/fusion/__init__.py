@@ -5,6 +5,10 @@ no context a fusion is what its query alone gives, which makes single-modality s
 context whose mask is 0 everywhere for a post is the same as no context for that post.
 """
 
+import importlib.util
+import os
+from collections.abc import Callable
+
 from torch import nn
 
 from clfa.config import FusionConfig
@@ -37,6 +41,25 @@ FUSIONS: dict[str, type[nn.Module]] = {
 }
 
 
+def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
+    """Class decorator: `@register("gated")` makes a fusion of your own a name for `model.fusion.name`.
+
+    The file that holds it is named in the environment, `CLFA_FUSIONS=gated.py clfa train …`, see docs/add-a-system.md. It is
+    never named by a configuration or a trained run: those may come from others, and must not run code.
+
+    Raises:
+        UserError: the name is taken.
+    """
+
+    def add(fusion: type[nn.Module]) -> type[nn.Module]:
+        if name in FUSIONS and FUSIONS[name].__qualname__ != fusion.__qualname__:
+            raise UserError(f"the fusion name {name!r} is taken; choose another")
+        FUSIONS[name] = fusion
+        return fusion
+
+    return add
+
+
 def build_fusion(dim: int, contexts: int, config: FusionConfig, pooling: str) -> nn.Module:
     """The fusion named in the configuration.
 
@@ -44,8 +67,22 @@ def build_fusion(dim: int, contexts: int, config: FusionConfig, pooling: str) ->
         UserError: unknown name, or sizes that do not fit.
     """
     if config.name not in FUSIONS:
-        raise UserError(f"unknown fusion {config.name!r}; allowed: {', '.join(FUSIONS)}")
+        _read_own_fusions()
+    if config.name not in FUSIONS:
+        raise UserError(
+            f"unknown fusion {config.name!r}; allowed: {', '.join(FUSIONS)}; for one of your own set "
+            "CLFA_FUSIONS=its_file.py (docs/add-a-system.md)"
+        )
     return FUSIONS[config.name](dim, contexts, config, pooling)
+
+
+def _read_own_fusions() -> None:
+    """Run the files named in CLFA_FUSIONS, which register their fusions."""
+    for number, path in enumerate(filter(None, os.environ.get("CLFA_FUSIONS", "").split(os.pathsep))):
+        spec = importlib.util.spec_from_file_location(f"clfa_own_fusions_{number}", path)
+        if not path.endswith(".py") or not os.path.isfile(path) or spec is None or spec.loader is None:
+            raise UserError(f"CLFA_FUSIONS names {path!r}, which is no Python file")
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 __all__ = [
@@ -58,6 +95,7 @@ __all__ = [
     "grid_edges",
     "masked_softmax",
     "pool",
+    "register",
     "retrieve",
     "window_edges",
 ]
