@@ -17,9 +17,11 @@ from clfa.fusion import (
     build_fusion,
     grid_edges,
     pool,
+    read_own_fusions,
     window_edges,
 )
 
+read_own_fusions()  # CLFA_FUSIONS=mine.py pytest tests/test_fusion.py checks yours as well
 DIM, CONFIG = 16, FusionConfig(layers=2, heads=4, feedforward=32)
 
 

@@ -323,8 +323,8 @@ def reproduce(
         table: Which table; mvsa is MVSA-Single.
         dataset: Dataset directory; data/mmsd, data/mmsd2, data/mvsa_single or data/mvsa_multiple by default.
         out: Folder for runs, reproduce.json and table.md, .csv, .tex, .html; runs/reproduce/TABLE by default.
-        configs: Folder of YAML files, named like those of src/clfa/systems, that replace them; others are not run.
-        systems: `all`, or names with commas.
+        configs: Folder of YAML files that replace those of src/clfa/systems by the same names (other encoders).
+        systems: `all`, or names with commas; the rows of other systems that are in OUT already stay in the table.
         seeds: Seeds of each system; a verdict needs three.
         jobs: Runs at the same time.
         tiny: Random tiny models on generated posts: shows in minutes that every system runs.
@@ -332,6 +332,7 @@ def reproduce(
     Examples:
         clfa reproduce mmsd --tiny --out /tmp/tiny --seeds 1
         clfa reproduce mmsd --systems bilstm
+        clfa reproduce mmsd --systems bert --configs configs/laptop --seeds 1
         clfa reproduce mvsa --dataset data/mvsa_single --seeds 3
         torchrun --standalone --nproc_per_node 4 -m clfa reproduce mmsd
     """

@@ -95,8 +95,9 @@ def reproduce(
     Args:
         table: key of `DATASETS`.
         dataset: dataset directory.
-        out: folder for run directories and tables; finished runs in it are kept.
-        configs: folder of YAML files that replace those of the package, by the same names; others are then not run.
+        out: folder for run directories and tables; finished runs in it are kept, and so are the rows of other systems that an
+            earlier call wrote for the same posts.
+        configs: folder of YAML files that replace those of the package by the same names.
         systems: `all`, or names with commas.
         seeds: seeds 0 … seeds-1 of each system.
         jobs: runs at the same time.
@@ -133,14 +134,17 @@ def reproduce(
         row.problem = row.problem or (reasons[0].splitlines()[0] if reasons else None)
     if not is_first_process():
         return {"out": str(out), "rows": []}
-    found = [_result(row, published[table], manifest["labels"], tiny) for row in rows]
+    found = {row.system: _result(row, published[table], manifest["labels"], tiny) for row in rows}
+    test = manifest["splits"]["test"]
+    posts = {"path": dataset, "name": manifest["name"], "test": test["rows"], "sha256": test["sha256"]}
+    found = _earlier_rows(out, table, posts) | found
     result = {
         "table": table,
-        "dataset": {"path": dataset, "name": manifest["name"], "test": manifest["splits"]["test"]["rows"]},
+        "dataset": posts,
         "unit": "percent",
         "source": published[f"{table}_source"],
         "tiny": tiny,
-        "rows": found,
+        "rows": [found[name] for name in SYSTEMS if name in found],
         "floors": _floors(dataset, manifest["labels"]),
     }
     (out / "reproduce.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -191,11 +195,8 @@ def verdict(
 def _prepare(name: str, dataset: str, out: Path, configs: str | None, seeds: int, models: dict[str, str]) -> Row:
     row = Row(name)
     shipped = read_yaml(str(files("clfa").joinpath("systems", f"{name}.yaml")))
-    path = Path(configs) / f"{name}.yaml" if configs else None
-    if path and not path.is_file():
-        row.problem = f"no {path.name} in {configs}"
-        return row
-    values = read_yaml(path) if path else shipped
+    own = Path(configs) / f"{name}.yaml" if configs else None
+    values = read_yaml(own) if own and own.is_file() else shipped
     if models:
         values = override(values, tiny_changes(values, models))
         row.stand_ins.append("random tiny models on generated posts")
@@ -274,6 +275,15 @@ def _result(row: Row, published: list[dict[str, Any]], labels: list[str], tiny: 
         "stand_ins": row.stand_ins,
         "notes": notes,
     }
+
+
+def _earlier_rows(out: Path, table: str, posts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows that were written here before, of the same table and test posts."""
+    path = out / "reproduce.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if (before.get("table"), before.get("dataset")) != (table, posts):
+        return {}
+    return {row["system"]: row for row in before["rows"]}
 
 
 def _predictions(runs: list[RunConfig]) -> tuple[NDArray, NDArray]:

@@ -67,7 +67,7 @@ def build_fusion(dim: int, contexts: int, config: FusionConfig, pooling: str) ->
         UserError: unknown name, or sizes that do not fit.
     """
     if config.name not in FUSIONS:
-        _read_own_fusions()
+        read_own_fusions()
     if config.name not in FUSIONS:
         raise UserError(
             f"unknown fusion {config.name!r}; allowed: {', '.join(FUSIONS)}; for one of your own set "
@@ -76,8 +76,12 @@ def build_fusion(dim: int, contexts: int, config: FusionConfig, pooling: str) ->
     return FUSIONS[config.name](dim, contexts, config, pooling)
 
 
-def _read_own_fusions() -> None:
-    """Run the files named in CLFA_FUSIONS, which register their fusions."""
+def read_own_fusions() -> None:
+    """Run the files named in CLFA_FUSIONS, which register their fusions.
+
+    Raises:
+        UserError: a name that is no Python file.
+    """
     for number, path in enumerate(filter(None, os.environ.get("CLFA_FUSIONS", "").split(os.pathsep))):
         spec = importlib.util.spec_from_file_location(f"clfa_own_fusions_{number}", path)
         if not path.endswith(".py") or not os.path.isfile(path) or spec is None or spec.loader is None:
@@ -95,6 +99,7 @@ __all__ = [
     "grid_edges",
     "masked_softmax",
     "pool",
+    "read_own_fusions",
     "register",
     "retrieve",
     "window_edges",

@@ -1,0 +1,79 @@
+"""The fusion of docs/add-a-system.md from a file of its own: trained, predicted with, never loaded by a run alone."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from clfa.config import FusionConfig
+from clfa.configure import save_config
+from clfa.errors import UserError
+from clfa.fusion import FUSIONS, build_fusion, register
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "add-a-system.md").read_text()
+CODE = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
+
+
+def clfa(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "clfa", *arguments], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.slow
+def test_the_page_works_as_it_is_written(run_config, tmp_path):
+    assert len(CODE.splitlines()) <= 40
+    (tmp_path / "gated.py").write_text(CODE)
+    config = run_config(model__fusion__name="gated", train__epochs=1)
+    save_config(config, tmp_path / "run.yaml")
+    own = {"CLFA_FUSIONS": str(tmp_path / "gated.py")}
+    done = clfa("train", "--config", str(tmp_path / "run.yaml"), **own)
+    assert done.returncode == 0, done.stderr
+    assert clfa("predict", config.output, "--text", "word1 word2", "--json", **own).returncode == 0
+    # without the variable a trained run that names the fusion runs no code, and says what to do
+    refused = clfa("predict", config.output, "--text", "word1 word2")
+    assert refused.returncode == 2
+    assert "CLFA_FUSIONS" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_checks_of_fusions_check_it_too(tmp_path):
+    (tmp_path / "gated.py").write_text(CODE)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            str(ROOT / "tests" / "test_fusion.py"),
+            "-k",
+            "gated",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "CLFA_FUSIONS": str(tmp_path / "gated.py")},
+    )
+    assert done.returncode == 0, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 10
+
+
+def test_a_name_is_not_taken_twice(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="taken"):
+
+        @register("concat")
+        class Another(nn.Module):
+            """Not the concat of the package."""
+
+    monkeypatch.setenv("CLFA_FUSIONS", str(tmp_path / "nothing.py"))
+    with pytest.raises(UserError, match="no Python file"):
+        build_fusion(16, 1, FusionConfig("mine"), "mean")
+    assert "mine" not in FUSIONS
