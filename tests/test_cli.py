@@ -129,6 +129,7 @@ ORDER = [
     "reproduce",
     "demo",
     "terminal",
+    "commands",
     "cli",
 ]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import SHARED, needs_shared, picture
 
-from clfa.cli import import_
+from clfa.commands import import_
 from clfa.data.posts import read_posts, read_table, safe_image
 from clfa.data.readers import MMSD_FILTER, read_mmsd, read_mvsa
 from clfa.data.records import Dropped, load_split

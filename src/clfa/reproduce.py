@@ -95,8 +95,8 @@ def reproduce(
     Args:
         table: key of `DATASETS`.
         dataset: dataset directory.
-        out: folder for run directories and tables; finished runs in it are kept, and so are the rows of other systems that an
-            earlier call wrote for the same posts.
+        out: folder for run directories and tables; finished runs in it are kept, and so are the rows of
+            other systems that an earlier call wrote for the same posts.
         configs: folder of YAML files that replace those of the package by the same names.
         systems: `all`, or names with commas.
         seeds: seeds 0 … seeds-1 of each system.
@@ -157,7 +157,8 @@ def verdict(
 ) -> tuple[str, str]:
     """The verdict of a row, and why.
 
-    For each published metric: where the true score of one more run of ours would lie (95 %), against the published figure.
+    For each published metric: where the true score of one more run of ours would lie (95 %), against the published
+    figure.
 
     Args:
         ours: metric -> interval, in percent.

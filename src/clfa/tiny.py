@@ -95,11 +95,11 @@ def write_tiny_models(folder: Path) -> dict[str, str]:
         "num_attention_heads": 2,
         "intermediate_size": 2 * DIM,
     }
-    words = {"vocab_size": len(vocabulary), "max_position_embeddings": 128, "pad_token_id": 0}
-    pixels = {"image_size": PIXELS, "patch_size": 8}
-    ends = {"bos_token_id": 2, "eos_token_id": 3}
+    words: dict[str, Any] = {"vocab_size": len(vocabulary), "max_position_embeddings": 128, "pad_token_id": 0}
+    pixels: dict[str, Any] = {"image_size": PIXELS, "patch_size": 8}
+    ends: dict[str, Any] = {"bos_token_id": 2, "eos_token_id": 3}
     torch.manual_seed(0)
-    made = {
+    made: dict[str, Any] = {
         "bert": BertModel(BertConfig(**sizes, **words)),
         "roberta": RobertaModel(RobertaConfig(**sizes, **words)),
         "vit": ViTModel(ViTConfig(**sizes, **pixels)),

@@ -8,7 +8,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader
 
 import clfa
 from clfa.checkpoint import load_checkpoint, save_checkpoint, trained_state
-from clfa.config import ModelConfig, RunConfig, TrainConfig
+from clfa.config import RunConfig, TrainConfig
 from clfa.configure import load_config, save_config
 from clfa.data.collate import Collator, LengthBuckets
-from clfa.data.knowledge import choose_graph
+from clfa.data.knowledge import with_graphs
 from clfa.data.records import load_manifest
 from clfa.data.splits import dataset_path, load_rows, source_splits
 from clfa.errors import UserError
@@ -37,6 +37,7 @@ from clfa.metrics import confusion, scores
 from clfa.model import Classifier, build_classifier
 from clfa.predict import compute_logits
 from clfa.teacher import embed_dataset
+from clfa.words import training_texts
 
 Say = Callable[[str], None]
 
@@ -85,8 +86,8 @@ def train(config: RunConfig, resume: bool = False, say: Say = print) -> Path:
     validation = load_rows(config.data, "validation")
     files = source_splits(config.data, ["train", "validation"])
     _check_modalities(config, rows)
-    model_config = _with_graphs(config.model, rows)
-    texts = {name: _training_texts(rows, config.model, name) for name, m in config.model.modalities.items() if m.words}
+    model_config = with_graphs(config.model, rows)
+    texts = {name: training_texts(rows, config.model, name) for name, m in config.model.modalities.items() if m.words}
     model = build_classifier(model_config, labels, manifest["text"], texts).to(accelerator.device)
     states = cache_states(model, dataset, files)
     teacher = _teacher_embeds(config, model, dataset, files)
@@ -255,23 +256,6 @@ def _check_modalities(config: RunConfig, rows: Any) -> None:
                 f"no training post of {config.data.path} has a {column!r}: import it with the data set, name another "
                 f"column with model.modalities.{name}.column, or take the modality {name!r} out"
             )
-
-
-def _training_texts(rows: Any, config: ModelConfig, owner: str) -> list[str]:
-    """The texts of a modality and of those that share its encoder: its vocabulary."""
-    columns = [m.column or name for name, m in config.modalities.items() if owner in (name, m.shares)]
-    return [text for column in columns for text in rows[column] if text]
-
-
-def _with_graphs(config: ModelConfig, rows: Any) -> ModelConfig:
-    """`graph: best` becomes the graph that there is; the model is saved with that, so that new posts get the same."""
-    modalities = {
-        name: replace(modality, graph=choose_graph(modality.graph, rows, modality.column or name))
-        if modality.graph
-        else modality
-        for name, modality in config.modalities.items()
-    }
-    return replace(config, modalities=modalities)
 
 
 def _teacher_embeds(config: RunConfig, model: Classifier, dataset: Path, files: list[str]) -> dict:

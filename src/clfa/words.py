@@ -6,6 +6,7 @@ It is registered with transformers, so that it is saved, loaded and prepared lik
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
-from clfa.config import WordVectors
+from clfa.config import ModelConfig, WordVectors
 from clfa.errors import UserError
 
 SPECIAL = ["[PAD]", "[UNK]", "[END]"]
@@ -90,6 +91,12 @@ def build_words_model(config: WordVectors, texts: Iterable[str]) -> tuple[WordsM
         tokenizer_object=_tokenizer(known), pad_token="[PAD]", unk_token="[UNK]", sep_token="[END]"
     )
     return model, tokenizer
+
+
+def training_texts(rows: Any, config: ModelConfig, owner: str) -> list[str]:
+    """The texts of a modality and of those that share its encoder, which make its vocabulary."""
+    columns = [m.column or name for name, m in config.modalities.items() if owner in (name, m.shares)]
+    return [text for column in columns for text in rows[column] if text]
 
 
 def _tokenizer(words: list[str]):

@@ -61,7 +61,7 @@ class Collator:
                 batch |= {input_name(name, key): value for key, value in inputs.items()}
             if name in self.teacher:
                 batch[f"teacher_{name}_embeds"] = _teacher_embeds(values, self.teacher[name])
-            texts[name] = ["" if value is None else value for value in values] if modality.kind == "text" else []
+            texts[name] = [str(value or "") for value in values] if modality.kind == "text" else []
         for name, modality in self.modalities.items():
             if modality.graph:
                 batch[f"{name}_edges"] = self._edges(name, rows, texts[name], _length(batch, name))

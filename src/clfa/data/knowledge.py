@@ -6,6 +6,7 @@ Words are what white space separates. A word's knowledge holds for each of its w
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clfa.config import ModelConfig
 from clfa.errors import UserError
 
 WINDOW = 2
@@ -46,6 +48,17 @@ def choose_graph(graph: str, rows: Any, column: str) -> str:
     except ImportError:
         return "window"
     return f"spacy:{SPACY_MODEL}" if spacy.util.is_package(SPACY_MODEL) else "window"
+
+
+def with_graphs(config: ModelConfig, rows: Any) -> ModelConfig:
+    """`graph: best` becomes the graph that there is; the model is saved with that, so that new posts get the same."""
+    modalities = {
+        name: replace(modality, graph=choose_graph(modality.graph, rows, modality.column or name))
+        if modality.graph
+        else modality
+        for name, modality in config.modalities.items()
+    }
+    return replace(config, modalities=modalities)
 
 
 def token_edges(

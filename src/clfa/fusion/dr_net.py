@@ -25,7 +25,7 @@ class DRNet(nn.Module):
 
     def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
         super().__init__()
-        self.shared = nn.Linear(dim, dim)
+        self.shared: nn.Linear = nn.Linear(dim, dim)
         self.private = nn.ModuleList(nn.Linear(dim, dim) for _ in range(1 + min(contexts, 1)))
         self.ask = nn.Linear(dim, dim, bias=False) if contexts else None
         self.concepts = AttentionPooling(dim) if contexts else None
@@ -55,5 +55,5 @@ class DRNet(nn.Module):
 
     def penalty(self) -> Float[Tensor, ""]:
         """How far the shared and the private maps are from being orthogonal, times 0.1; a term of the loss."""
-        products = [self.shared.weight.T @ private.weight for private in self.private]
+        products = [self.shared.weight.T @ weight for weight in self.private.parameters() if weight.ndim > 1]
         return 0.1 * torch.stack([product.square().mean() for product in products]).sum()

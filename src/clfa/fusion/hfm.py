@@ -1,5 +1,7 @@
 """Hierarchical fusion of text, image and attribute words."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -32,7 +34,7 @@ class HFM(nn.Module):
         self.lstm = nn.LSTM(dim, dim // 2, batch_first=True, bidirectional=True)
         self.attributes = nn.ModuleList(AttentionPooling(dim) for _ in range(contexts - 1))
         self.begin = nn.ModuleList(nn.Linear(dim, 2 * dim) for _ in range(contexts - 1))
-        self.scores = nn.ModuleList(
+        self.scores: Any = nn.ModuleList(
             nn.ModuleList(GuidedScore(dim) for _ in range(modalities)) for _ in range(modalities)
         )
         self.weigh = nn.ModuleList(

@@ -1,5 +1,7 @@
 """Hierarchical congruity with knowledge."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -64,7 +66,7 @@ class Congruity(nn.Module):
         )
         self.text_graph = nn.ModuleList(GraphConvolution(dim, attention=True) for _ in range(2))
         self.context_graph = nn.ModuleList(GraphConvolution(dim, attention=True) for _ in range(2))
-        self.importances = nn.ModuleList(AttentionPooling(dim) for _ in range(3))
+        self.importances: Any = nn.ModuleList(AttentionPooling(dim) for _ in range(3))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(4))
         self.places = nn.Parameter(torch.empty(2, PLACES, dim))
         nn.init.normal_(self.places, std=dim**-0.5)

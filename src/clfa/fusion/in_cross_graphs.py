@@ -1,5 +1,7 @@
 """Interactive in-modal and cross-modal graphs."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ class InCrossGraphs(nn.Module):
 
     def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
         super().__init__()
-        self.inside = nn.ModuleList(
+        self.inside: Any = nn.ModuleList(
             nn.ModuleList(GraphConvolution(dim) for _ in range(1 + contexts)) for _ in range(config.layers)
         )
         self.across = nn.ModuleList(GraphConvolution(dim) for _ in range(config.layers))
