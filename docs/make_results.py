@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from clfa.reproduce_page import HEAD, explanation, footnotes, table_rows
+from clfa.reproduce_page import explanation, footnotes, table_rows
 from clfa.significance import holm
 from clfa.tables import difference_cell, markdown, score_cell
 
@@ -272,7 +272,7 @@ def reproduce_section(result: dict, title: str, table: str) -> list[str]:
         f"## {title}: published and reproduced",
         f"{result['dataset']['test']:,} test posts. {explanation(result)} Published: {result['source']}. "
         f"`clfa reproduce {table}`; BERT by `--systems bert --configs configs/laptop --seeds {seeds_of(ran, 'bert')}`",
-        markdown([HEAD, *table_rows(ran)]),
+        markdown(table_rows(ran)),
         "\n".join(f"- {line}" for line in footnotes(ran)),
     ]
     reasons: dict[str, list[str]] = {}
@@ -448,7 +448,7 @@ def with_tables(readme: str, found: dict) -> str:
     if "reproduce_mmsd" in found:
         ran = {**found["reproduce_mmsd"]}
         ran["rows"] = [row for row in ran["rows"] if row["verdict"] != "not run"]
-        tables["reproduce"] = markdown([HEAD, *table_rows(ran)])
+        tables["reproduce"] = markdown(table_rows(ran))
         tables["reproduce"] += "\n\n" + "\n".join(f"- {line}" for line in footnotes(ran))
     for name, text in tables.items():
         readme = re.sub(

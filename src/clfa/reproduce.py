@@ -243,6 +243,9 @@ def _result(row: Row, published: list[dict[str, Any]], labels: list[str], tiny: 
     figures.pop("system", None)
     note = figures.pop("note", None)
     notes = row.notes + ([note] if note else [])
+    unnamed = figures.pop("f1_of_unnamed_average", None)
+    if unnamed:
+        notes.append(f"published F1, of an average that the paper does not name: {unnamed:.2f}")
     result: dict[str, Any] = {"system": row.system, "name": SYSTEMS[row.system], "seeds": 0}
     if row.problem:
         result |= {"accuracy": None, "macro_f1": None, "intervals": {}, "published": figures, "verdict": "not run"}

@@ -93,10 +93,10 @@ def _audit_text(result: dict[str, Any]) -> str:
 
 def _reproduced(result: dict[str, Any]) -> str:
     """The short table in columns, then why each row has its verdict."""
-    from clfa.reproduce_page import HEAD, footnotes, table_rows
+    from clfa.reproduce_page import footnotes, table_rows
 
-    rows = [HEAD, *table_rows(result)]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(HEAD))]
+    rows = table_rows(result)
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     return "\n".join([*lines, "", *footnotes(result)])
 
