@@ -125,6 +125,7 @@ ORDER = [
     "parts",
     "probe",
     "tiny",
+    "verdict",
     "reproduce_page",
     "reproduce",
     "demo",

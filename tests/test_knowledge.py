@@ -1,5 +1,6 @@
 """Graphs, polarities and hashtags: by hand, on word pieces, and on real posts."""
 
+import json
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from conftest import DIM, SHARED, needs_shared, picture
 from datasets import Dataset
 
+from clfa.analysis import find_post
 from clfa.config import FusionConfig, ModalityConfig, ModelConfig
 from clfa.data.collate import Collator
 from clfa.data.knowledge import (
@@ -22,9 +24,15 @@ from clfa.data.knowledge import (
     word_of_token,
     word_places,
 )
+from clfa.data.posts import knowledge_columns
+from clfa.data.records import Record, write_dataset
 from clfa.encoders import resolve
 from clfa.errors import UserError
+from clfa.evaluate import evaluate
 from clfa.model import build_classifier
+from clfa.predict import Predictor, predict_file
+from clfa.probe import probe_run
+from clfa.train import train
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +147,7 @@ def test_batches_carry_graphs_and_biases_and_posts_do_not_mix(encoders):
         "tags": ModalityConfig("text", shares="text", align=False, column="text", part="hashtags", max_length=16),
     }
     torch.manual_seed(0)
-    for name in ("cmgcn", "hke", "in_cross_graphs", "cross_attention"):
+    for name in ("cmgcn", "hke", "in_cross_graphs"):
         model = build_classifier(ModelConfig(modalities, DIM, 32, FusionConfig(name, 2, 2, 32)), ["no", "yes"]).eval()
         collator = Collator(
             modalities,
@@ -169,6 +177,62 @@ def test_batches_carry_graphs_and_biases_and_posts_do_not_mix(encoders):
 
 def test_bias_goes_by_words_without_their_punctuation(wordpiece):
     assert token_words(wordpiece, "A HORRIBLE, day", 77) == [None, "a", "horrible", "horrible", "day", None]
+
+
+@pytest.mark.slow
+def test_a_run_with_graphs_is_evaluated_probed_predicted_and_explained(encoders, run_config, tmp_path):
+    """The whole way with a column of dependencies: changed texts, other pictures and blank posts do not stumble over it."""
+
+    def rows():
+        for split, count in (("train", 24), ("validation", 8), ("test", 12)):
+            for number in range(count):
+                words = f"word{number} #word{number % 7} is 12 great 😀 ..."
+                heads = " ".join(map(str, range(len(words.split()))))
+                extra = {"dependencies": heads, "attributes": f"word{number % 5}"}
+                image = picture(number + len(split) * 50)
+                yield split, Record(f"{split}-{number}", words, image, ["no", "yes"][number % 2], None, extra)
+
+    write_dataset(rows(), tmp_path / "data", ["no", "yes"], {"reader": "test", "name": "graphs", "filters": []})
+    config = run_config(
+        data__path=str(tmp_path / "data"),
+        train__epochs=1,
+        model__fusion__name="cmgcn",
+        model__modalities__text__graph="best",
+        model__modalities__attributes={"kind": "text", "shares": "text", "align": False},
+    )
+    run = train(config, say=lambda line: None)
+    assert json.loads((run / "model.json").read_text())["model"]["modalities"]["text"]["graph"] == "dependencies"
+    found = evaluate(run, "test", say=lambda line: None)
+    assert found["flips"]["hashtags"]["posts"] == 12
+    assert probe_run(str(run), "test", 12, 4, 0, say=lambda line: None)["posts"] == 12
+    row = {"id": "1", "text": "a great day", "image": "1.png", "dependencies": "2 3 0", "attributes": "word1"}
+    (tmp_path / "1.png").write_bytes(picture(5))
+    with open(tmp_path / "posts.jsonl", "w") as file:
+        file.write(json.dumps(row) + "\n")
+    counts = predict_file(
+        run,
+        tmp_path / "posts.jsonl",
+        tmp_path / "out.jsonl",
+        {"text": "text", "image": "image", "knowledge": "knowledge"},
+    )
+    assert counts["predicted"] == 1
+    predicted = json.loads((tmp_path / "out.jsonl").read_text())
+    post = find_post(tmp_path / "posts.jsonl", "1", {"id": "id", "text": "text", "image": "image"})
+    assert Predictor(run)([post])[0].probabilities["yes"] == pytest.approx(predicted["probability_yes"], abs=1e-5)
+    (tmp_path / "posts.jsonl").write_text(json.dumps(row | {"dependencies": "2 3"}) + "\n")
+    with pytest.raises(UserError, match=r"posts\.jsonl, row 1: dependencies need one head"):
+        predict_file(
+            run,
+            tmp_path / "posts.jsonl",
+            tmp_path / "out2.jsonl",
+            {"text": "text", "image": "image", "knowledge": "knowledge"},
+        )
+
+
+def test_knowledge_columns_of_any_type():
+    given = {"attributes": ["cat", "sofa"], "regions": float("nan"), "dependencies": 0}
+    assert knowledge_columns(given, "row 1", "hello") == {"attributes": "cat sofa", "dependencies": "0"}
+    assert knowledge_columns({"attributes": "", "regions": None}, "row 1", "hello") == {}
 
 
 @needs_shared("data/mmsd")

@@ -1,5 +1,6 @@
 """The classifier: padding, batches, missing pictures, shared encoders, saved = loaded to the bit."""
 
+import inspect
 import json
 
 import pytest
@@ -114,11 +115,19 @@ def test_penalty_of_a_fusion_is_a_term_of_the_loss(encoders):
     assert torch.allclose(terms["loss"], terms["classification_loss"] + terms["penalty"])
 
 
+def test_knowledge_that_a_fusion_does_not_read_is_refused(encoders):
+    for key, value in (("graph", "window"), ("polarity", "vader")):
+        extra = ModalityConfig("text", shares="text", align=False, **{key: value})
+        found = config(encoders, knowledge=extra)
+        with pytest.raises(UserError, match=f"concat reads no {key}"):
+            build(ModelConfig(found.modalities, DIM, 32, FusionConfig("concat")))
+
+
 @pytest.mark.parametrize("name", sorted(FUSIONS))
 def test_any_fusion_through_the_whole_model(encoders, name):
     """Cached or not, alone or in a batch, saved or not: the same logits; pictures get the grid as their graph."""
-    words = ModalityConfig("text", str(encoders / "bert"), max_length=16, graph="window")
-    found = config(encoders, text=words)
+    graph = "window" if "edges" in inspect.signature(FUSIONS[name].forward).parameters else None
+    found = config(encoders, text=ModalityConfig("text", str(encoders / "bert"), max_length=16, graph=graph))
     model, collator = build(ModelConfig(found.modalities, DIM, 32, FusionConfig(name, 2, 2, 32)))
     together = model(collator(posts())).logits
     for number, post in enumerate(posts()):

@@ -16,7 +16,7 @@ from clfa.config import SweepConfig
 from clfa.configure import save_config
 from clfa.errors import UserError
 from clfa.evaluate import read_table
-from clfa.sweep import sweep
+from clfa.sweep import own_device, run_all, sweep
 
 SYSTEMS = {
     "text_only": {"model.modalities.image": None, "loss.alignment_weight": 0},
@@ -122,3 +122,31 @@ def test_processes_of_torchrun_share_the_runs(run_config, tmp_path):
         assert json.loads((run / "environment.json").read_text())["processes"] == 1
     result = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     assert [len(row["seeds"]) for row in result["systems"][-2:]] == [2, 2]
+
+
+def dies_once(config, split: str, threads: int) -> float:
+    """Stands in for a run: the first try of `b` kills its process, `c` kills it always."""
+    mark = Path(config.output).with_suffix(".tried")
+    if config.output.endswith("c") or (config.output.endswith("b") and not mark.exists()):
+        mark.touch()
+        os._exit(9)
+    if config.output.endswith("d"):
+        raise MemoryError
+    return 0.5
+
+
+def test_a_killed_process_takes_no_other_run_along(run_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("clfa.sweep._run_one", dies_once)
+    plan = [run_config(output=str(tmp_path / name)) for name in "abcde"]
+    said: list[str] = []
+    failed = run_all(plan, "test", 1, said.append)
+    assert failed == {
+        str(tmp_path / "c"): "its process was killed twice (out of memory?)",
+        str(tmp_path / "d"): "MemoryError",
+    }
+    assert sum("macro F1 50.0" in line for line in said) == 3
+
+
+def test_each_process_of_a_machine_takes_its_own_device():
+    assert own_device({"LOCAL_RANK": "2"}) == "2"
+    assert own_device({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,7"}) == "7"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clfa.data.collate import input_name
-from clfa.data.posts import read_posts, safe_image
+from clfa.data.posts import as_text, knowledge_columns, read_posts, safe_image
 from clfa.data.records import load_manifest, load_split, open_image
 from clfa.errors import UserError
 from clfa.predict import Predictor
@@ -134,8 +134,10 @@ def find_post(source: Path, id: str, columns: dict[str, str]) -> dict[str, Any]:
     else:
         for number, row in enumerate(read_posts(source, columns), 1):
             if str(row.get(columns["id"])) == id:
-                image = safe_image(row.get(columns["image"]), source.parent, f"{source.name}, row {number}")
-                return {"text": row[columns["text"]], "image": image}
+                where = f"{source.name}, row {number}"
+                image = safe_image(row.get(columns["image"]), source.parent, where)
+                post = {"text": row[columns["text"]], "image": image, "knowledge": row.get("knowledge")}
+                return post | knowledge_columns(row, where, as_text(post["text"]))
     raise UserError(f"{source} holds no post with the id {id!r}")
 
 

@@ -175,6 +175,6 @@ def _width(backbone: Any, preparer: Any, kind: str) -> int:
 def _cannot_load(name: str, kind: str, error: Exception) -> str:
     needed = "tokenizer files" if kind == "text" else "preprocessor_config.json"
     return (
-        f"cannot load the {kind} encoder {name!r}: {str(error).splitlines()[0]}\n"
+        f"cannot load the {kind} encoder {name!r}: {(str(error) or type(error).__name__).splitlines()[0]}\n"
         f"Give a local folder with config.json, model.safetensors and {needed}, or a hub name while online"
     )

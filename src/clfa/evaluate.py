@@ -22,7 +22,7 @@ from clfa.configure import load_config
 from clfa.cues import FLIPS, neutralise
 from clfa.data.collate import Collator
 from clfa.data.records import load_manifest
-from clfa.data.splits import dataset_path, load_rows, source_splits
+from clfa.data.splits import changed_splits, dataset_path, load_rows, source_splits
 from clfa.errors import UserError
 from clfa.floors import floor_predictions
 from clfa.frozen import cache_states
@@ -89,7 +89,7 @@ def evaluate(
         result["floors"] = {name: measure(truth, found, None, labels)["metrics"] for name, found in floors.items()}
         say(f"{run}: posts that train holds, calibration, groups")
         result["floors_fitted_on"] = config.data.path
-        own = not changed_splits(run, trained)  # with `dataset`, the run's own data may be gone or another by now
+        own = not changed_splits(run, trained.data)  # with `dataset`, the run's own data may be gone or another by now
         if own:
             train = load_rows(trained.data, "train", trained.seed)
             files = [source_splits(data.data, [which]) for data, which in ((config, split), (trained, "train"))]
@@ -124,7 +124,9 @@ def open_split(run: Path, config: RunConfig, split: str, purpose: str) -> Any:
         UserError: the data set at this path is no longer the one that the run was trained on.
     """
     manifest = load_manifest(config.data.path)
-    changed = changed_splits(run, config) if load_config(RunConfig, run / "config.yaml").data == config.data else []
+    changed = (
+        changed_splits(run, config.data) if load_config(RunConfig, run / "config.yaml").data == config.data else []
+    )
     if changed:
         raise UserError(
             f"{config.data.path} is not what {run} was trained on ({', '.join(changed)} differ from {run}/dataset.json): "
@@ -146,17 +148,6 @@ def open_split(run: Path, config: RunConfig, split: str, purpose: str) -> Any:
     return rows
 
 
-def changed_splits(run: Path, config: RunConfig) -> list[str]:
-    """The splits of the data set that are not what `RUN/dataset.json` recorded in training; all if the folder is gone."""
-    if not (run / "dataset.json").is_file():  # a run made before this was recorded
-        return []
-    before = json.loads((run / "dataset.json").read_text(encoding="utf-8"))["splits"]
-    if not (Path(config.data.path) / "dataset.json").is_file():
-        return list(before)
-    now = load_manifest(config.data.path)["splits"]
-    return [name for name in before | now if before.get(name, {}).get("sha256") != now.get(name, {}).get("sha256")]
-
-
 def predict_split(
     model: Classifier, config: RunConfig, rows: Any, split: str, texts: Sequence[str] | None = None
 ) -> NDArray[np.float64]:
@@ -175,7 +166,8 @@ def predict_split(
     modalities = model.config.modalities
     states = cache_states(model, dataset_path(config.data), source_splits(config.data, [split]))
     if texts is not None:
-        rows = [{**row, "text": text} for row, text in zip(rows, texts)]
+        # dependencies are of the words that were there: other texts get the window of neighbouring words
+        rows = [{**row, "text": text, "dependencies": None} for row, text in zip(rows, texts)]
         states = {name: cache for name, cache in states.items() if (modalities[name].column or name) != "text"}
     preparers = {name: model.encoders[m.shares or name].preparer for name, m in modalities.items()}
     logits = compute_logits(model, rows, Collator(modalities, preparers, states), 64)

@@ -60,6 +60,7 @@ class Classifier(nn.Module):
         self.contexts = [name for name, modality in config.modalities.items() if modality.fused][1:]
         self.fusion = build_fusion(config.dim, len(self.contexts), config.fusion, config.pooling)
         self.reads_edges = "edges" in inspect.signature(self.fusion.forward).parameters
+        _refuse_unread_knowledge(config, self.reads_edges, getattr(self.fusion, "reads_bias", False))
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.dim, len(labels))
         for name, modality in config.modalities.items():
@@ -205,6 +206,15 @@ def projection(width: int, config: ModelConfig) -> nn.Module:
     return nn.Sequential(
         nn.Linear(width, config.projection_hidden), nn.ReLU(), nn.Linear(config.projection_hidden, config.dim)
     )
+
+
+def _refuse_unread_knowledge(config: ModelConfig, reads_edges: bool, reads_bias: bool) -> None:
+    for name, modality in config.modalities.items():
+        for key, given, read in (("graph", modality.graph, reads_edges), ("polarity", modality.polarity, reads_bias)):
+            if given and not read:
+                raise UserError(
+                    f"the fusion {config.fusion.name} reads no {key}: set model.modalities.{name}.{key} to null"
+                )
 
 
 def _model_config(described: dict) -> ModelConfig:

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from clfa.config import ModalityConfig
 from clfa.data.collate import Collator
+from clfa.data.posts import PICTURE_WORDS
+from clfa.errors import UserError
 from clfa.model import Classifier
 
 ABSENT = -1
@@ -25,7 +28,7 @@ class Parts:
     masks: dict[str, Tensor]
     """modality -> (N, L)."""
     knowledge: dict[str, Tensor]
-    """Graphs and biases of the texts by their names in the batch -> (N, L, L'); they go with the text."""
+    """Graphs of words by their names in the batch -> (N, L, L)."""
 
     def joined(self, other: "Parts") -> "Parts":
         """The posts of both, one after the other."""
@@ -44,19 +47,18 @@ class Parts:
         for start in range(0, len(texts), batch_size):
             states, masks, knowledge = {}, {}, {}
             for name in self.states:
-                modality = self.model.config.modalities[name]
-                places = torch.from_numpy((texts if modality.kind == "text" else images)[start : start + batch_size])
+                side = images if shows_picture(name, self.model.config.modalities[name]) else texts
+                places = torch.from_numpy(side[start : start + batch_size])
                 there = places != ABSENT
                 mask = self.masks[name][places.clamp(min=0)] & there[:, None]
                 length = int(mask.any(dim=0).nonzero().max()) + 1 if mask.any() else 1
                 states[name] = self.states[name][places.clamp(min=0), :length].to(device)
                 masks[name] = mask[:, :length].to(device)
-            query = next(iter(states))
             for key, values in self.knowledge.items():
-                name = key.removesuffix("_edges").removesuffix("_attention_bias")
-                first = name if key.endswith("_edges") else query
-                picked = values[torch.from_numpy(texts[start : start + batch_size]).clamp(min=0)]
-                knowledge[key] = picked[:, : states[first].shape[1], : states[name].shape[1]].to(device)
+                name = key.removesuffix("_edges")
+                side = images if shows_picture(name, self.model.config.modalities[name]) else texts
+                picked = values[torch.from_numpy(side[start : start + batch_size]).clamp(min=0)]
+                knowledge[key] = picked[:, : states[name].shape[1], : states[name].shape[1]].to(device)
             found.append(self.model.fuse(states, masks, knowledge).logits.double().cpu().numpy())
         return np.concatenate(found)
 
@@ -65,9 +67,23 @@ class Parts:
         return self.logits(texts, images).argmax(1)
 
 
+def shows_picture(name: str, modality: ModalityConfig) -> bool:
+    """Whether a modality goes with the picture of a post: images, and words that say what is in them."""
+    return modality.kind == "image" or (modality.column or name) in ("knowledge", *PICTURE_WORDS)
+
+
 @torch.no_grad()
 def read_parts(model: Classifier, rows: Any, collator: Collator, batch_size: int = 64) -> Parts:
-    """Encode and project all posts once."""
+    """Encode and project all posts once.
+
+    Raises:
+        UserError: the model has polarity biases, which belong to pairs of texts and cannot be put together anew.
+    """
+    biased = [name for name, modality in model.config.modalities.items() if modality.polarity]
+    if biased:
+        raise UserError(
+            f"the modality {biased[0]!r} has a polarity bias between two texts: such a run cannot be probed"
+        )
     model.eval()
     device = next(model.parameters()).device
     states: dict[str, list[Tensor]] = {}
@@ -80,7 +96,7 @@ def read_parts(model: Classifier, rows: Any, collator: Collator, batch_size: int
             states.setdefault(name, []).append(found[name].float().cpu())
             masks.setdefault(name, []).append(there[name].cpu())
         for name, value in batch.items():
-            if name.endswith(("_edges", "_attention_bias")):
+            if name.endswith("_edges"):
                 knowledge.setdefault(name, []).append(value)
     return Parts(
         model,
@@ -91,7 +107,7 @@ def read_parts(model: Classifier, rows: Any, collator: Collator, batch_size: int
 
 
 def _stack(blocks: list[Tensor]) -> Tensor:
-    """Blocks (B, L, …), padded to the longest L; graphs and biases in both of their lengths."""
+    """Blocks (B, L, …), padded to the longest L; graphs in both of their lengths."""
     sizes = [max(block.shape[place] for block in blocks) for place in range(1, blocks[0].ndim)]
     return torch.cat(
         [

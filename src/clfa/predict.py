@@ -159,7 +159,7 @@ def predict_file(
                 image, problem = None, f"bad image: {error}"
                 bad.append(f"row {number}: {error}")
         posts.append({"text": row.get(columns["text"]), "image": image, "knowledge": row.get(columns["knowledge"])})
-        posts[-1] |= knowledge_columns(row)
+        posts[-1] |= knowledge_columns(row, f"{source.name}, row {number}", as_text(row.get(columns["text"])))
         problems.append(problem)
     if bad and on_bad == "fail":
         listed = "\n  ".join(bad[:20])

@@ -297,7 +297,8 @@ def _with_bad_image(post: dict[str, Any], name: str, severity: int, generator: n
 
 
 def _with_bad_text(post: dict[str, Any], name: str, severity: int, generator: np.random.Generator) -> dict[str, Any]:
-    return {**post, "text": corrupt_text(post["text"] or "", name, severity, generator)}
+    text = corrupt_text(post["text"] or "", name, severity, generator)
+    return {**post, "text": text, "dependencies": None}  # those were of its words
 
 
 def _blank(row: dict[str, Any], modalities: dict[str, ModalityConfig]) -> dict[str, Any]:
@@ -306,7 +307,7 @@ def _blank(row: dict[str, Any], modalities: dict[str, ModalityConfig]) -> dict[s
     Image.new("RGB", (224, 224), (127, 127, 127)).save(buffer, "PNG")
     grey = {"bytes": buffer.getvalue(), "path": None}
     blank = {modality.column or name: "" if modality.kind == "text" else grey for name, modality in modalities.items()}
-    return row | blank
+    return row | blank | {"dependencies": None}
 
 
 def _interval(found: Difference) -> dict[str, Any]:

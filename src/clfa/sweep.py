@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -80,38 +81,65 @@ def run_all(plan: list[RunConfig], split: str, jobs: int, say: Say) -> dict[str,
     Returns:
         Output of a run -> why it failed, for those that did.
     """
-    todo = [run for run in plan if not _is_done(Path(run.output), split)]
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    say(f"{len(plan)} runs, {len(plan) - len(todo)} finished before, {jobs} at a time")
+    own = plan[rank::processes]  # before finished ones are left out, so that all processes agree on who does what
+    todo = [run for run in own if not _is_done(Path(run.output), split)]
+    say(f"{len(own)} runs, {len(own) - len(todo)} finished before, {jobs} at a time")
     if processes > 1:
-        todo = todo[rank::processes]
         say(f"process {rank} of {processes}: {len(todo)} runs")
     threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // jobs)
     failed: dict[str, str] = {}
-    # a process per job: fresh state for each run's seeds, and one run's crash is not another's
+    waiting, deaths = todo, dict.fromkeys((run.output for run in todo), 0)
+    while waiting:
+        died = _run_some(waiting, split, jobs, threads, failed, say)
+        # a process died (killed, out of memory) and took the pool along: the runs that may have been in it are tried once
+        # more, all others begin anew
+        for run in died[:jobs]:
+            deaths[run.output] += 1
+            if deaths[run.output] > 1:
+                failed[run.output] = "its process was killed twice (out of memory?)"
+                say(f"{run.output}: failed, {failed[run.output]}")
+        waiting = [run for run in died if run.output not in failed]
+    if processes > 1:
+        failed = _gather(failed)
+    return failed
+
+
+def _run_some(
+    runs: list[RunConfig], split: str, jobs: int, threads: int, failed: dict[str, str], say: Say
+) -> list[RunConfig]:
+    """Run them in a pool of processes; the runs, in their order, that were lost because a process died."""
+    lost: list[RunConfig] = []
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_run_one, run, split, threads): run for run in todo}
+        futures = {pool.submit(_run_one, run, split, threads): run for run in runs}
         try:
             for number, future in enumerate(as_completed(futures), 1):
                 run = futures[future]
                 try:
                     score = future.result()
-                    say(f"[{number}/{len(todo)}] {run.output}: {split} macro F1 {100 * score:.1f}")
+                    say(f"[{number}/{len(runs)}] {run.output}: {split} macro F1 {100 * score:.1f}")
+                except BrokenProcessPool:
+                    lost.append(run)
                 except Exception as error:  # one run's failure is told at the end, after all others
-                    failed[run.output] = str(error)
-                    say(f"[{number}/{len(todo)}] {run.output}: failed")
+                    failed[run.output] = str(error) or type(error).__name__
+                    say(f"[{number}/{len(runs)}] {run.output}: failed")
         except BaseException:  # interrupted: do not start what waits; what runs can be resumed
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    if processes > 1:
-        from datetime import timedelta
+    return [run for run in runs if run in lost]
 
-        from torch import distributed
 
-        distributed.init_process_group("gloo", timeout=timedelta(days=30))
-        distributed.barrier()
-        distributed.destroy_process_group()
-    return failed
+def _gather(failed: dict[str, str]) -> dict[str, str]:
+    """Wait for all processes of torchrun; what failed in any of them."""
+    from datetime import timedelta
+
+    from torch import distributed
+
+    distributed.init_process_group("gloo", timeout=timedelta(days=30))
+    everyone: list[dict[str, str]] = [{}] * distributed.get_world_size()
+    distributed.all_gather_object(everyone, failed)
+    distributed.destroy_process_group()
+    return {run: error for each in everyone for run, error in each.items()}
 
 
 def is_first_process() -> bool:
@@ -199,7 +227,7 @@ def _is_done(run: Path, split: str) -> bool:
 def _run_one(config: RunConfig, split: str, threads: int) -> float:
     # a run is for itself, on the device of its process: accelerate must not take it for a part of a larger one
     if "LOCAL_RANK" in os.environ:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ["LOCAL_RANK"])
+        os.environ["CUDA_VISIBLE_DEVICES"] = own_device(os.environ)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
     import torch
@@ -210,6 +238,13 @@ def _run_one(config: RunConfig, split: str, threads: int) -> float:
     torch.set_num_threads(threads)
     run = train(config, resume=True, say=_silent)
     return evaluate(run, split, report=False, say=_silent)["metrics"]["macro_f1"]["value"]
+
+
+def own_device(environment: Mapping[str, str]) -> str:
+    """The one of the visible devices that this process of torchrun takes."""
+    rank = int(environment["LOCAL_RANK"])
+    visible = [name for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return visible[rank % len(visible)] if visible else str(rank)
 
 
 def _silent(line: str) -> None:

@@ -29,7 +29,7 @@ from clfa.configure import load_config, save_config
 from clfa.data.collate import Collator, LengthBuckets
 from clfa.data.knowledge import with_graphs
 from clfa.data.records import load_manifest
-from clfa.data.splits import dataset_path, load_rows, source_splits
+from clfa.data.splits import changed_splits, dataset_path, load_rows, source_splits
 from clfa.errors import UserError
 from clfa.frozen import cache_states
 from clfa.losses import total_loss
@@ -213,25 +213,32 @@ def refuse_other_run(run: Path, config: RunConfig) -> None:
     """Nothing is trained into, or reported from, a run directory that was made with another configuration.
 
     Raises:
-        UserError: `run` holds a run that has begun with other settings (they are named).
+        UserError: `run` holds a run that has begun with other settings, or with other posts (they are named).
     """
     begun = (run / "metrics.json").is_file() or (run / "checkpoints").is_dir()
     if not begun or not (run / "config.yaml").is_file():
         return
     # what an older version did not know yet has its default
-    old, new = (_flat(asdict(each)) for each in (load_config(RunConfig, run / "config.yaml"), config))
+    old, new = (flatten(asdict(each)) for each in (load_config(RunConfig, run / "config.yaml"), config))
     changed = sorted(name for name in new.keys() | old.keys() if new.get(name) != old.get(name) and name != "output")
     if changed:
         raise UserError(
             f"{run} holds a run with another configuration ({', '.join(changed[:8])} differ): "
             "choose another output, or delete it"
         )
+    other = changed_splits(run, config.data)
+    if other:
+        raise UserError(
+            f"{run} was made from other posts ({', '.join(other)} of {config.data.path} changed since): restore them, "
+            "choose another output, or delete the run"
+        )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted names."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 

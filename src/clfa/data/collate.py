@@ -63,9 +63,9 @@ class Collator:
                 batch[f"teacher_{name}_embeds"] = _teacher_embeds(values, self.teacher[name])
             texts[name] = [str(value or "") for value in values] if modality.kind == "text" else []
         for name, modality in self.modalities.items():
-            if modality.graph:
+            if modality.graph and modality.fused:
                 batch[f"{name}_edges"] = self._edges(name, rows, texts[name], _length(batch, name))
-            if modality.polarity:
+            if modality.polarity and modality.fused:
                 batch[f"{name}_attention_bias"] = self._bias(name, texts, batch)
         if all(row.get("label") is not None for row in rows):
             batch["labels"] = torch.tensor([row["label"] for row in rows])

@@ -233,6 +233,8 @@ def _load_spacy(model: str):
     try:
         import spacy
 
+        if not spacy.util.is_package(model):  # nothing else that a name could lead to
+            raise OSError("no such package")
         nlp = spacy.load(model)
     except (ImportError, OSError) as error:
         raise UserError(

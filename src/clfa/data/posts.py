@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from clfa.data.knowledge import read_heads, word_places
 from clfa.data.readers import SPLIT_NAMES, Rows
 from clfa.data.records import SPLITS, Record
 from clfa.data.splits import split_rows
 from clfa.errors import UserError
 
-KNOWLEDGE_COLUMNS = ("attributes", "dependencies", "regions")
+PICTURE_WORDS = ("attributes", "regions")
+KNOWLEDGE_COLUMNS = (*PICTURE_WORDS, "dependencies")
 
 
 def read_table(
@@ -56,7 +58,7 @@ def read_table(
                 image=safe_image(row.get(columns["image"]), root, where) if embed else None,
                 label=label,
                 knowledge=None if row.get(columns["knowledge"]) is None else str(row[columns["knowledge"]]),
-                extra=knowledge_columns(row),
+                extra=knowledge_columns(row, where, as_text(row.get(columns["text"]))),
             )
             parsed.append((_split_name(row[columns["split"]], where) if row.get(columns["split"]) else split, record))
     names = {name for _, _, rows in tables for row in rows[:1] for name in row}
@@ -96,10 +98,28 @@ def read_posts(path: Path, columns: dict[str, str], needed: tuple[str, ...] = ("
     return rows
 
 
-def knowledge_columns(row: dict[str, Any]) -> dict[str, str]:
-    """Further knowledge of a row, by the names of its columns; lists become words with spaces."""
-    found = {name: row[name] for name in KNOWLEDGE_COLUMNS if row.get(name) is not None and len(row[name])}
-    return {name: value if isinstance(value, str) else " ".join(map(str, value)) for name, value in found.items()}
+def knowledge_columns(row: dict[str, Any], where: str, text: str | None = None) -> dict[str, str]:
+    """Further knowledge of a row, by the names of its columns; lists become words with spaces.
+
+    Args:
+        row: of a table.
+        where: file and row, for errors.
+        text: the text whose words the dependencies are of.
+
+    Raises:
+        UserError: dependencies that do not fit the words of the text.
+    """
+    found = {}
+    for name in KNOWLEDGE_COLUMNS:
+        value = row.get(name)
+        if isinstance(value, (list, tuple)):
+            value = " ".join(map(str, value))
+        if value is None or value != value or str(value).strip() == "":  # NaN is not itself
+            continue
+        found[name] = str(value)
+    if "dependencies" in found:
+        read_heads(found["dependencies"], len(word_places(as_text(text))), where)
+    return found
 
 
 def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:

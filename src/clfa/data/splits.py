@@ -1,6 +1,7 @@
 """Which rows of a dataset directory a run uses: its splits as they are, a sample of train, or folds over all rows."""
 
 import functools
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -108,3 +109,14 @@ def dataset_path(data: DataConfig) -> Path:
     """
     load_manifest(data.path)
     return Path(data.path)
+
+
+def changed_splits(run: Path, data: DataConfig) -> list[str]:
+    """The splits of the data set that are not what `RUN/dataset.json` recorded in training; all if the folder is gone."""
+    if not (run / "dataset.json").is_file():  # a run made before this was recorded
+        return []
+    before = json.loads((run / "dataset.json").read_text(encoding="utf-8"))["splits"]
+    if not (Path(data.path) / "dataset.json").is_file():
+        return list(before)
+    now = load_manifest(data.path)["splits"]
+    return [name for name in before | now if before.get(name, {}).get("sha256") != now.get(name, {}).get("sha256")]

@@ -26,6 +26,8 @@ class CMGCN(nn.Module):
     column `regions`, are a further context.
     """
 
+    reads_bias = True
+
     def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
         super().__init__()
         if dim % 2:

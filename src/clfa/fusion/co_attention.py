@@ -18,6 +18,8 @@ class CoAttention(nn.Module):
     has its own weights, and their parts in H_t and in h are added.
     """
 
+    reads_bias = True
+
     def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
         super().__init__()
         self.query_map, self.query_score = nn.Linear(dim, dim), nn.Linear(dim, 1, bias=False)

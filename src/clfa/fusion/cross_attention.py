@@ -60,6 +60,8 @@ class CrossAttentionLayer(nn.Module):
 class CrossAttention(nn.Module):
     """A stack of `CrossAttentionLayer`s, then pooling over the query's tokens (the paper's fusion, three layers)."""
 
+    reads_bias = True
+
     def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
         super().__init__()
         self.layers = nn.ModuleList(CrossAttentionLayer(dim, contexts, config) for _ in range(config.layers))

@@ -15,7 +15,8 @@ class DRNet(nn.Module):
         relation, for each concept j of the image over the words t_i:  a_j = softmax_i( k_j W t_i / sqrt(d) ),
         c = sum_j w_j sum_i a_ji t_i, w by attention pooling over the concepts;   h = ReLU(W [s_t; s_v; p_t; p_v; c] + b).
 
-    Added to the loss (`penalty`): 0.1 * sum_m ||W_shared^T W_m||_F^2 / d^2, so that the two parts are different.
+    Added to the loss (`penalty`): 0.1 d sum_m ||W_shared^T W_m||^2 / (||W_shared||^2 ||W_m||^2), Frobenius norms, so
+    that the two parts are different.
 
     Source: Xu, Zeng, Mao 2020, Reasoning with Multimodal Sarcastic Tweets via Modeling Cross-Modality Contrast and Semantic
     Association. There is no public code; the orthogonality on the weights, its factor and the concatenation are our reading.
@@ -54,6 +55,12 @@ class DRNet(nn.Module):
         return self.out(self.dropout(torch.cat(parts, 1)))
 
     def penalty(self) -> Float[Tensor, ""]:
-        """How far the shared and the private maps are from being orthogonal, times 0.1; a term of the loss."""
-        products = [self.shared.weight.T @ weight for weight in self.private.parameters() if weight.ndim > 1]
-        return 0.1 * torch.stack([product.square().mean() for product in products]).sum()
+        """How much the shared and the private maps overlap; about 0.1 each when they begin, 0 when they are orthogonal."""
+        with torch.autocast(self.shared.weight.device.type, enabled=False):
+            shared, total = self.shared.weight, self.shared.weight.new_zeros(())
+            for private in self.private.parameters():
+                if private.ndim > 1:
+                    total = total + (shared.T @ private).square().sum() / (
+                        shared.square().sum() * private.square().sum()
+                    )
+            return 0.1 * len(shared) * total

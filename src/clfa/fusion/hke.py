@@ -29,6 +29,8 @@ class HKE(nn.Module):
     alone, and importances use one hidden layer. The knowledge is a caption in the column `knowledge`.
     """
 
+    reads_bias = True
+
     def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
         super().__init__()
         self.congruities = nn.ModuleList(Congruity(dim, config) for _ in range(contexts))

@@ -25,6 +25,8 @@ class InCrossGraphs(nn.Module):
     number of turns.
     """
 
+    reads_bias = True
+
     def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
         super().__init__()
         self.inside: Any = nn.ModuleList(
