@@ -26,6 +26,7 @@ SOURCES = {
     "grid": "mvsa_single/grid/sweep.json",
     "reproduce_mmsd": "reproduce/mmsd/reproduce.json",
     "reproduce_mmsd2": "reproduce/mmsd2/reproduce.json",
+    "reproduce_mvsa": "reproduce/mvsa/reproduce.json",
 }
 GRID = {
     "concat": "concat",
@@ -115,9 +116,18 @@ def page(found: dict) -> str:
         ]
     if "grid_pairs" in found:
         parts += grid_section(found["grid_pairs"])
-    for name, title in (("reproduce_mmsd", "MMSD"), ("reproduce_mmsd2", "MMSD2.0")):
+    bert = "BERT by `--systems bert --configs configs/laptop --seeds 1`"
+    for name, title, how in (
+        ("reproduce_mmsd", "MMSD", bert),
+        ("reproduce_mmsd2", "MMSD2.0", bert),
+        (
+            "reproduce_mvsa",
+            "MVSA-Single",
+            "CLFA by `--systems clfa --configs configs/mvsa_single`, the runs of the first table",
+        ),
+    ):
         if name in found:
-            parts += reproduce_section(found[name], title, name.removeprefix("reproduce_"))
+            parts += reproduce_section(found[name], title, f"`clfa reproduce {name.removeprefix('reproduce_')}`; {how}")
     if "curve" in found:
         parts += [
             "## Learning curve",
@@ -264,14 +274,13 @@ def draw_grid(found: dict, path: Path) -> None:
     pyplot.close(figure)
 
 
-def reproduce_section(result: dict, title: str, table: str) -> list[str]:
+def reproduce_section(result: dict, title: str, how: str) -> list[str]:
     """The rows of a paper's table that could be run here, beside the published ones."""
     ran = {**result, "rows": [row for row in result["rows"] if row["verdict"] != "not run"]}
     absent = [row for row in result["rows"] if row["verdict"] == "not run"]
     parts = [
         f"## {title}: published and reproduced",
-        f"{result['dataset']['test']:,} test posts. {explanation(result)} Published: {result['source']}. "
-        f"`clfa reproduce {table}`; BERT by `--systems bert --configs configs/laptop --seeds {seeds_of(ran, 'bert')}`",
+        f"{result['dataset']['test']:,} test posts. {explanation(result)} Published: {result['source']}. {how}.",
         markdown(table_rows(ran)),
         "\n".join(f"- {line}" for line in footnotes(ran)),
     ]
@@ -280,11 +289,6 @@ def reproduce_section(result: dict, title: str, table: str) -> list[str]:
         reasons.setdefault(row["why"], []).append(row["name"])
     parts += [f"Not run: {', '.join(names)} ({why})." for why, names in reasons.items()]
     return parts
-
-
-def seeds_of(result: dict, system: str) -> int:
-    """Number of runs of a system."""
-    return next((row["seeds"] for row in result["rows"] if row["system"] == system), 1)
 
 
 def findings(found: dict) -> str:

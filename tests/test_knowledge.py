@@ -113,6 +113,8 @@ def test_best_graph_is_the_first_that_is_there():
     assert choose_graph("best", both, "text") == "dependencies"
     assert choose_graph("best", both, "knowledge") == choose_graph("best", some, "text")
     assert choose_graph("best", some, "text") in ("window", "spacy:en_core_web_sm")
+    with pytest.raises(UserError, match="no training post has any"):
+        choose_graph("dependencies", both.remove_columns("dependencies"), "text")
     assert choose_graph("window", both, "text") == "window"
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from clfa.config import FusionConfig
 from clfa.configure import save_config
 from clfa.errors import UserError
-from clfa.fusion import FUSIONS, build_fusion, register
+from clfa.fusion import FUSIONS, build_fusion, check_fusion, register
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "add-a-system.md").read_text()
@@ -66,14 +66,28 @@ def test_the_checks_of_fusions_check_it_too(tmp_path):
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 10
 
 
-def test_a_name_is_not_taken_twice(monkeypatch, tmp_path):
+def test_mistakes_in_own_fusions_are_told(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="taken"):
 
         @register("concat")
         class Another(nn.Module):
             """Not the concat of the package."""
 
-    monkeypatch.setenv("CLFA_FUSIONS", str(tmp_path / "nothing.py"))
-    with pytest.raises(UserError, match="no Python file"):
-        build_fusion(16, 1, FusionConfig("mine"), "mean")
-    assert "mine" not in FUSIONS
+    def read(name: str, text: str | None, match: str) -> None:
+        path = tmp_path / name
+        if text is not None:
+            path.write_text(text)
+        monkeypatch.setenv("CLFA_FUSIONS", str(path))
+        with pytest.raises(UserError, match=match):
+            build_fusion(16, 1, FusionConfig("mine"), "mean")
+
+    head = "from torch import nn\nfrom clfa.fusion import register\n"
+    read("nothing.py", None, "no Python file")
+    read("broken.py", "def f(:", "broken.py fails: SyntaxError")
+    # a built-in name: told even though the configuration names a fusion that exists
+    read("taken.py", head + "@register('concat')\nclass C(nn.Module): ...", "taken")
+    read("few.py", head + "@register('mine')\nclass C(nn.Module):\n    def __init__(self, dim): ...", "cannot be built")
+    monkeypatch.delitem(FUSIONS, "mine")
+    monkeypatch.delenv("CLFA_FUSIONS")
+    with pytest.raises(UserError, match="unknown fusion 'mine'"):
+        check_fusion("mine")

@@ -75,6 +75,9 @@ def test_changed_posts_are_not_reported_as_the_old_ones(tmp_path):
         "not the published system: posts imported as test, not as mmsd; 12 test posts for 2,409"
     )
     write(100)
+    with pytest.raises(UserError, match="table of other posts"):
+        reproduce("mmsd", str(tmp_path / "data"), tmp_path / "out", **call)
+    (tmp_path / "out" / "reproduce.json").unlink()
     with pytest.raises(UserError, match="made from other posts"):
         reproduce("mmsd", str(tmp_path / "data"), tmp_path / "out", **call)
 
@@ -149,6 +152,19 @@ def test_verdicts(ours, runs, stand_ins, expected):
     found, why = verdict(ours, PUBLISHED, runs, stand_ins)
     assert found == expected
     assert why
+
+
+def test_bad_arguments_are_told_before_anything_is_trained(tmp_path):
+    call = {"dataset": None, "out": tmp_path / "out", "say": lambda line: None}
+    for more, message in (
+        ({"systems": "bert, cmgnc"}, "unknown system 'cmgnc'; did you mean cmgcn"),
+        ({"seeds": 0}, "at least 1"),
+        ({"configs": str(tmp_path / "nope")}, "is not a folder"),
+        ({"dataset": str(tmp_path)}, "clfa import"),
+    ):
+        with pytest.raises(UserError, match=message):
+            reproduce("mvsa", **{**call, **more})
+    assert not (tmp_path / "out").exists()
 
 
 @needs_shared("notes/paper.md")

@@ -93,6 +93,11 @@ class Classifier(nn.Module):
         ]
         graph = {"edges": edges[query]} if self.reads_edges else {}
         fused = self.fusion(states[query], masks[query], contexts, **graph)
+        if fused.shape != (len(states[query]), self.config.dim):
+            expected = (len(states[query]), self.config.dim)
+            raise UserError(
+                f"the fusion {self.config.fusion.name} returned shape {tuple(fused.shape)}, {expected} is needed"
+            )
         return Output(
             logits=self.classifier(self.dropout(fused)),
             states=states,

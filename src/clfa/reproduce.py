@@ -6,6 +6,7 @@ The systems are the files in `clfa/systems`, the published figures are in `clfa/
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -118,10 +119,16 @@ def reproduce(
     Raises:
         UserError: no such dataset or system, a broken configuration.
     """
-    wanted = list(SYSTEMS) if systems == "all" else systems.split(",")
-    unknown = [name for name in wanted if name not in SYSTEMS]
-    if unknown:
-        raise UserError(f"unknown system {unknown[0]!r}; allowed: {', '.join(SYSTEMS)}")
+    if seeds < 1:
+        raise UserError(f"seeds = {seeds}: at least 1")
+    if configs and not Path(configs).is_dir():
+        raise UserError(f"{configs} is not a folder: give one with YAML files named like those of the package")
+    wanted = list(SYSTEMS) if systems == "all" else [name.strip() for name in systems.split(",")]
+    for name in wanted:
+        if name not in SYSTEMS:
+            near = get_close_matches(name, SYSTEMS, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UserError(f"unknown system {name!r}; {hint}allowed: {', '.join(SYSTEMS)}")
     published = json.loads(files("clfa").joinpath("published.json").read_text(encoding="utf-8"))
     models: dict[str, str] = {}
     dataset = dataset or DATASETS[table]
@@ -133,6 +140,10 @@ def reproduce(
         models = write_tiny_models(out / "tiny" / "models")
     manifest = load_manifest(dataset)
     other = [] if tiny else _other_posts(table, manifest)
+    test = manifest["splits"]["test"]
+    hashes = {split: described["sha256"] for split, described in manifest["splits"].items()}
+    posts = {"path": dataset, "name": manifest["name"], "test": test["rows"], "sha256": hashes}
+    earlier = _earlier_rows(out, table, posts)
     out.mkdir(parents=True, exist_ok=True)
     rows = [_prepare(name, dataset, out, configs, seeds, models, other) for name in wanted]
     plan = [run for row in rows if not row.problem for run in row.runs]
@@ -143,10 +154,7 @@ def reproduce(
     if not is_first_process():
         return {"out": str(out), "rows": []}
     found = {row.system: _result(row, published[table], manifest["labels"], tiny) for row in rows}
-    test = manifest["splits"]["test"]
-    hashes = {split: described["sha256"] for split, described in manifest["splits"].items()}
-    posts = {"path": dataset, "name": manifest["name"], "test": test["rows"], "sha256": hashes}
-    found = _earlier_rows(out, table, posts) | found
+    found = earlier | found
     result = {
         "table": table,
         "dataset": posts,
@@ -166,7 +174,7 @@ def _other_posts(table: str, manifest: dict[str, Any]) -> list[str]:
     reader, count = POSTS[table]
     test = manifest["splits"]["test"]["rows"]
     found = []
-    if manifest.get("reader") != reader:
+    if manifest.get("reader", manifest["name"]) != reader:
         found.append(f"posts imported as {manifest.get('reader')}, not as {reader}")
     if count and test != count:
         found.append(f"{test:,} test posts for {count:,}")
@@ -185,7 +193,9 @@ def _prepare(
         row.stand_ins.append("random tiny models on generated posts")
     if own and own.is_file() and not models:
         row.stand_ins += _differences(values, shipped)
-    if any((m.get("words") or {"vectors": 1}).get("vectors") is None for m in values["model"]["modalities"].values()):
+    if name not in STAND_INS and any(
+        (m.get("words") or {"vectors": 1}).get("vectors") is None for m in values["model"]["modalities"].values()
+    ):
         row.notes.append("word vectors begin at random")
     changes: dict[str, Any] = {"data.path": dataset}
     train = load_rows(DataConfig(dataset), "train")
@@ -280,11 +290,17 @@ def _result(row: Row, published: list[dict[str, Any]], labels: list[str], tiny: 
 
 
 def _earlier_rows(out: Path, table: str, posts: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Rows that were written here before, of the same table and test posts."""
+    """Rows that were written here before.
+
+    Raises:
+        UserError: they are of another table or of other posts.
+    """
     path = out / "reproduce.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if (before.get("table"), before.get("dataset")) != (table, posts):
+    if not path.is_file():
         return {}
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if (before.get("table"), before.get("dataset")) != (table, posts):
+        raise UserError(f"{out} holds a table of other posts: choose another --out, or delete {path}")
     return {row["system"]: row for row in before["rows"]}
 
 

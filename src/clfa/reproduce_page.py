@@ -84,11 +84,12 @@ def explanation(result: dict[str, Any]) -> str:
         else ""
     )
     return (
-        f"{tiny}Percent. Ours: mean ± standard deviation over runs [95 %: where the true score of one more run would lie; "
-        "for a single run its interval over posts]. The epoch is chosen on validation, test is read once a run. Accuracy "
-        "decides about lower and higher; reproduced: published accuracy, macro F1 and binary F1 lie in our intervals, none "
-        "over 6 points wide. The intervals hold the choice of posts although the published figures are of the same posts: "
-        "reproduced is generous, lower and higher are careful. * stand-ins, see the notes."
+        f"{tiny}All in percent: mean ± standard deviation over runs, and an interval for the true score of one run (95 %; "
+        "over runs and posts, for a single run over posts alone). The epoch is chosen on validation, test is read once a "
+        "run. Lower, higher: the whole interval of accuracy lies below or above the published accuracy. Reproduced: "
+        "published accuracy, macro F1 and binary F1 lie in our intervals, none over 6 points wide. Cannot tell: neither, or "
+        "fewer than three runs, or stand-ins (*, see the notes). As both sides were tested on nearly the same posts, the "
+        "intervals are rather too wide than too narrow."
     )
 
 
@@ -97,9 +98,9 @@ def footnotes(result: dict[str, Any]) -> list[str]:
     lines = []
     for row in result["rows"]:
         parts = [f"{row['verdict']}, {row['why']}" if row["why"] else row["verdict"]]
-        if row["verdict"] != "cannot tell" and row["stand_ins"]:
-            parts.append("stand-ins: " + "; ".join(row["stand_ins"]))
-        parts += row["notes"]
+        missing = [text for text in row["stand_ins"] if text not in row["why"]]
+        parts += ["Stand-ins: " + "; ".join(missing)] if missing else []
+        parts += [note[:1].upper() + note[1:] for note in row["notes"]]
         lines.append(f"{row['name']}: " + ". ".join(part.rstrip(".") for part in parts) + ".")
     return lines
 

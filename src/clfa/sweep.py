@@ -19,6 +19,7 @@ from clfa.data.records import load_manifest
 from clfa.data.splits import load_rows
 from clfa.errors import UserError
 from clfa.evaluate import read_table
+from clfa.fusion import check_fusion
 from clfa.metrics import confusion, mcnemar, over_runs, scores
 from clfa.significance import paired_bootstrap, system_difference
 from clfa.tables import latex, markdown, score_cell, write_csv
@@ -210,6 +211,7 @@ def _plan(config: SweepConfig) -> list[RunConfig]:
                     own |= {"data.folds": config.folds, "data.fold": fold}
                 try:
                     runs.append(build_config(RunConfig, override(asdict(config.run), changes | own)))
+                    check_fusion(runs[-1].model.fusion.name)
                 except UserError as error:
                     raise UserError(f"system {system!r}: {error}") from None
     return runs

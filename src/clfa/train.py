@@ -87,6 +87,13 @@ def train(config: RunConfig, resume: bool = False, say: Say = print) -> Path:
     files = source_splits(config.data, ["train", "validation"])
     _check_modalities(config, rows)
     model_config = with_graphs(config.model, rows)
+    for name, modality in model_config.modalities.items():
+        if modality.graph:
+            without = sum(not cell for cell in rows["dependencies"]) if modality.graph == "dependencies" else 0
+            say(
+                f"word graph of {name}: {modality.graph}"
+                + (f"; {without:,} of {len(rows):,} training posts have none: neighbouring words" if without else "")
+            )
     texts = {name: training_texts(rows, config.model, name) for name, m in config.model.modalities.items() if m.words}
     model = build_classifier(model_config, labels, manifest["text"], texts).to(accelerator.device)
     states = cache_states(model, dataset, files)

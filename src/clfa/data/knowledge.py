@@ -38,7 +38,15 @@ def choose_graph(graph: str, rows: Any, column: str) -> str:
         graph: as configured; anything but `best` stays.
         rows: the training posts.
         column: of the modality; dependencies are those of the column `text`.
+
+    Raises:
+        UserError: dependencies are asked for, and there are none.
     """
+    if graph == "dependencies" and not ("dependencies" in rows.column_names and any(rows["dependencies"])):
+        raise UserError(
+            "graph: dependencies, but no training post has any: add the column `dependencies` to the data set, or take "
+            "graph: best or window"
+        )
     if graph != "best":
         return graph
     if column == "text" and "dependencies" in rows.column_names and all(rows["dependencies"]):

@@ -52,7 +52,7 @@ def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
     """
 
     def add(fusion: type[nn.Module]) -> type[nn.Module]:
-        if name in FUSIONS and FUSIONS[name].__qualname__ != fusion.__qualname__:
+        if name in FUSIONS:
             raise UserError(f"the fusion name {name!r} is taken; choose another")
         FUSIONS[name] = fusion
         return fusion
@@ -66,27 +66,54 @@ def build_fusion(dim: int, contexts: int, config: FusionConfig, pooling: str) ->
     Raises:
         UserError: unknown name, or sizes that do not fit.
     """
-    if config.name not in FUSIONS:
-        read_own_fusions()
-    if config.name not in FUSIONS:
+    check_fusion(config.name)
+    try:
+        return FUSIONS[config.name](dim, contexts, config, pooling)
+    except TypeError as error:  # of a fusion of the user's own
         raise UserError(
-            f"unknown fusion {config.name!r}; allowed: {', '.join(FUSIONS)}; for one of your own set "
+            f"the fusion {config.name!r} cannot be built as Fusion(dim, contexts, config, pooling): {error}"
+        ) from None
+
+
+def check_fusion(name: str) -> None:
+    """Whether there is such a fusion, here or in the files of CLFA_FUSIONS.
+
+    Raises:
+        UserError: there is none; the names are listed.
+    """
+    read_own_fusions()
+    if name not in FUSIONS:
+        raise UserError(
+            f"unknown fusion {name!r}; allowed: {', '.join(FUSIONS)}; for one of your own set "
             "CLFA_FUSIONS=its_file.py (docs/add-a-system.md)"
         )
-    return FUSIONS[config.name](dim, contexts, config, pooling)
 
 
 def read_own_fusions() -> None:
-    """Run the files named in CLFA_FUSIONS, which register their fusions.
+    """Run the files named in CLFA_FUSIONS, which register their fusions; each once.
 
     Raises:
-        UserError: a name that is no Python file.
+        UserError: a name that is no Python file, or a file that fails.
     """
-    for number, path in enumerate(filter(None, os.environ.get("CLFA_FUSIONS", "").split(os.pathsep))):
-        spec = importlib.util.spec_from_file_location(f"clfa_own_fusions_{number}", path)
-        if not path.endswith(".py") or not os.path.isfile(path) or spec is None or spec.loader is None:
-            raise UserError(f"CLFA_FUSIONS names {path!r}, which is no Python file")
+    for path in filter(None, os.environ.get("CLFA_FUSIONS", "").split(os.pathsep)):
+        if path not in _READ:
+            _read_fusions(path)
+            _READ.add(path)
+
+
+_READ: set[str] = set()
+
+
+def _read_fusions(path: str) -> None:
+    spec = importlib.util.spec_from_file_location(f"clfa_own_fusions_{len(_READ)}", path)
+    if not path.endswith(".py") or not os.path.isfile(path) or spec is None or spec.loader is None:
+        raise UserError(f"CLFA_FUSIONS names {path!r}, which is no Python file")
+    try:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except UserError:
+        raise
+    except Exception as error:  # whatever is wrong with the user's file
+        raise UserError(f"CLFA_FUSIONS: {path} fails: {type(error).__name__}: {error}") from None
 
 
 __all__ = [
@@ -96,6 +123,7 @@ __all__ = [
     "CrossAttentionLayer",
     "GraphConvolution",
     "build_fusion",
+    "check_fusion",
     "grid_edges",
     "masked_softmax",
     "pool",
