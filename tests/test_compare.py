@@ -14,6 +14,11 @@ from clfa.metrics import mcnemar
 LABELS = ["no", "yes", "maybe"]
 
 
+def run_yaml(folder, seed: int, folds: int = 0, fold: int = 0) -> str:
+    """A run's configuration as an older version wrote it: without the fields that came later."""
+    return f"seed: {seed}\noutput: {folder}\ndata: {{path: d, folds: {folds}, fold: {fold}}}\nmodel: {{modalities: {{}}}}\n"
+
+
 @pytest.fixture
 def make(tmp_path):
     """`make("name", accuracy, seeds)`: finished runs that are right with this probability."""
@@ -32,7 +37,7 @@ def make(tmp_path):
                 write_table(folder, "test", names, LABELS, truth[rows], np.eye(3)[predicted[rows]])
                 (folder / "model.json").write_text(json.dumps({"labels": LABELS}))
                 (folder / "metrics.json").write_text(json.dumps({"training": {}}))
-                (folder / "config.yaml").write_text(f"seed: {seed}\ndata: {{folds: {folds}, fold: {fold}}}\n")
+                (folder / "config.yaml").write_text(run_yaml(folder, seed, folds, fold))
         return tmp_path / name
 
     return build
@@ -125,12 +130,12 @@ def test_refusals(make, tmp_path):
     two = tmp_path / "two"
     for name, seed, rate in (("a", 0, 1), ("b", 0, 1), ("c", 1, 2)):
         make(f"two/{name}", 0.6)
-        (two / name / "config.yaml").write_text(f"seed: {seed}\noutput: {name}\ndata: {{folds: 0}}\nrate: {rate}\n")
+        (two / name / "config.yaml").write_text(run_yaml(two / name, seed) + f"train: {{epochs: {rate}}}\n")
     with pytest.raises(UserError, match="b and a have the same seed and fold"):
         compare_runs([base, two], "test", "macro_f1", tmp_path / "out")
     (two / "b" / "config.yaml").unlink()
     (two / "b" / "metrics.json").unlink()
-    with pytest.raises(UserError, match=r"several systems \(c and a differ in rate"):
+    with pytest.raises(UserError, match=r"several systems \(c and a differ in train"):
         compare_runs([base, two], "test", "macro_f1", tmp_path / "out")
     with pytest.raises(UserError, match="clfa evaluate"):
         compare_runs([base, make("more", 0.6)], "validation", "macro_f1", tmp_path / "out")

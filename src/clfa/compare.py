@@ -1,7 +1,7 @@
 """Systems on the same posts: paired intervals, tests, what could have been seen at all, a verdict in words."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clfa.compare_page import write_comparison
-from clfa.configure import read_yaml
+from clfa.config import RunConfig
+from clfa.configure import load_config, read_yaml
 from clfa.errors import UserError
 from clfa.evaluate import read_table
 from clfa.metrics import confusion, mcnemar, over_runs, scores
@@ -139,7 +140,7 @@ def _refuse_several_systems(path: Path, runs: list[Path]) -> None:
     seen: dict[tuple, Path] = {}
     first: dict[str, Any] | None = None
     for run in runs:
-        config = read_yaml(run / "config.yaml")
+        config = asdict(load_config(RunConfig, run / "config.yaml"))  # with the defaults of fields that came later
         place = (config.pop("seed"), config["data"].pop("fold", 0))
         config.pop("output", None)
         if first is None:
