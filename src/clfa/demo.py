@@ -32,6 +32,7 @@ from clfa.errors import UserError
 from clfa.sweep import sweep
 from clfa.tables import score_cell
 from clfa.teacher import train_teacher
+from clfa.tiny import word_tokenizer
 
 DRAWINGS = 3_000
 HELD_OUT = 200
@@ -151,20 +152,12 @@ def teacher_config(out: Path) -> TeacherConfig:
 
 def write_encoders(folder: Path) -> None:
     """Two small untrained encoders as Hugging Face folders: a BERT over whole words and a ResNet over 64x64 pixels."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, PreTrainedTokenizerFast, ResNetConfig, ViTImageProcessorPil
+    from transformers import BertConfig, ResNetConfig, ViTImageProcessorPil
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: number for number, word in enumerate([*special, *congruity.words()])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(folder / "text")
+    tokenizer = word_tokenizer(congruity.words())
+    tokenizer.save_pretrained(folder / "text")
     BertConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=len(tokenizer),
         hidden_size=DIM,
         num_hidden_layers=2,
         num_attention_heads=4,

@@ -61,16 +61,29 @@ def write_tiny_posts(folder: Path, labels: list[str]) -> None:
     write_dataset(rows(), folder, labels, {"reader": "tiny", "name": "tiny", "filters": []})
 
 
+def word_tokenizer(words: list[str]) -> Any:
+    """A BERT-like tokenizer over whole words in lower case."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+
 def write_tiny_models(folder: Path) -> dict[str, str]:
     """Random BERT, RoBERTa, ViT, ResNet and CLIP of a few thousand weights; hub name -> folder that stands in for it."""
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import (
         BertConfig,
         BertModel,
         CLIPConfig,
         CLIPModel,
-        PreTrainedTokenizerFast,
         ResNetConfig,
         ResNetModel,
         RobertaConfig,
@@ -80,22 +93,14 @@ def write_tiny_models(folder: Path) -> dict[str, str]:
         ViTModel,
     )
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: number for number, word in enumerate([*special, "#", *congruity.words()])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
+    tokenizer = word_tokenizer(["#", *congruity.words()])
     sizes: dict[str, Any] = {
         "hidden_size": DIM,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "intermediate_size": 2 * DIM,
     }
-    words: dict[str, Any] = {"vocab_size": len(vocabulary), "max_position_embeddings": 128, "pad_token_id": 0}
+    words: dict[str, Any] = {"vocab_size": len(tokenizer), "max_position_embeddings": 128, "pad_token_id": 0}
     pixels: dict[str, Any] = {"image_size": PIXELS, "patch_size": 8}
     ends: dict[str, Any] = {"bos_token_id": 2, "eos_token_id": 3}
     torch.manual_seed(0)
@@ -112,7 +117,7 @@ def write_tiny_models(folder: Path) -> dict[str, str]:
     }
     for name, model in made.items():
         model.save_pretrained(folder / name)
-        fast.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
         ViTImageProcessorPil(size={"height": PIXELS, "width": PIXELS}).save_pretrained(folder / name)
     return {hub: str(folder / name) for hub, name in MODELS.items()}
 
