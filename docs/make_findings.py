@@ -1,4 +1,4 @@
-"""Write docs/findings.md and its figures from audits, probes and src/clfa/published.json; no number in it is typed.
+"""Write docs/findings.md and its figures from audits, probes and src/clfa/systems/published.json; no number in it is typed.
 
 python docs/make_findings.py runs    copy what the page needs to docs/results/{audits,probes}.json, then write the page
 python docs/make_findings.py         write the page again from these
@@ -20,7 +20,7 @@ matplotlib.use("Agg")
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import pyplot
 
-from clfa.significance import mcnemar_power
+from clfa.evidence.significance import mcnemar_power
 
 DOCS = Path(__file__).resolve().parent
 AUDITS = ("mmsd", "mmsd_raw", "mmsd_unfiltered", "mmsd_substrings", "mmsd2", "mvsa_single")
@@ -77,7 +77,7 @@ def collect(runs: Path) -> None:
 def page() -> str:
     """The text of docs/findings.md."""
     audits, white_space = (_read(name) for name in ("results/audits", "results/white_space"))
-    published = json.loads(files("clfa").joinpath("published.json").read_text(encoding="utf-8"))
+    published = json.loads(files("clfa").joinpath("systems", "published.json").read_text(encoding="utf-8"))
     raw, mmsd2, mvsa = audits["mmsd_raw"], audits["mmsd2"], audits["mvsa_single"]
     rule = _cue(raw, "irregular_whitespace")
     use = _rule_scores(_cue(audits["mmsd_substrings"], "irregular_whitespace")["splits"]["test"], 2373)

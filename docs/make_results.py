@@ -9,9 +9,9 @@ import re
 import sys
 from pathlib import Path
 
-from clfa.reproduce_page import explanation, footnotes, table_rows
-from clfa.significance import holm
-from clfa.tables import difference_cell, markdown, score_cell
+from clfa.evidence.significance import holm
+from clfa.report.formats import difference_cell, markdown, score_cell
+from clfa.report.reproduce_page import explanation, footnotes, table_rows
 
 DOCS = Path(__file__).resolve().parent
 SOURCES = {

@@ -14,7 +14,7 @@ from jaxtyping import install_import_hook
 from PIL import Image
 
 # shapes in signatures are checked in tests only
-install_import_hook(["clfa.losses", "clfa.fusion", "clfa.encoders", "clfa.model"], "beartype.beartype")
+install_import_hook(["clfa.losses", "clfa.fusion", "clfa.model.encoders", "clfa.model.classifier"], "beartype.beartype")
 
 from clfa.config import DataConfig, FusionConfig, LossConfig, ModalityConfig, ModelConfig, RunConfig, TrainConfig
 from clfa.data.records import Record, write_dataset
@@ -121,7 +121,7 @@ def run_config(encoders, dataset, tmp_path):
     """`run_config(**changes)`: a tiny CLFA run; dotted names as in sweeps."""
     from dataclasses import asdict
 
-    from clfa.configure import build_config, override
+    from clfa.config import build_config, override
 
     def build(**changes) -> RunConfig:
         modalities = {

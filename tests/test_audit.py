@@ -8,8 +8,8 @@ import pytest
 from conftest import SHARED, needs_shared
 from PIL import Image
 
-from clfa.audit import audit
 from clfa.data.records import Record, write_dataset
+from clfa.evidence.audit import audit
 
 VOCABULARY = [f"w{number}" for number in range(3000)]
 SPLITS = {"train": 600, "validation": 100, "test": 150}
@@ -215,7 +215,7 @@ FLOORS = {
 @pytest.mark.parametrize("name", FLOORS)
 @pytest.mark.skipif(not (SHARED / "data").exists(), reason="research data not here: ../shared/data")
 def test_floors_of_real_data(name, tmp_path):
-    from clfa.data.readers import read_mmsd, read_mmsd2
+    from clfa.data.published import read_mmsd, read_mmsd2
 
     reader = {"mmsd": read_mmsd, "mmsd2": read_mmsd2}[name]
     rows, labels, about = reader(SHARED / "data" / name, None)
@@ -239,7 +239,7 @@ def test_floors_of_real_data(name, tmp_path):
 @needs_shared("data/mmsd")
 def test_white_space_rule_on_the_test_file_in_use(tmp_path):
     """The rule on the 2,373 rows that later papers report on: TP 876, FP 94, FN 49, TN 1,354."""
-    from clfa.data.readers import read_mmsd
+    from clfa.data.published import read_mmsd
 
     rows, labels, about = read_mmsd(SHARED / "data" / "mmsd", None, "substrings")
     write_dataset(rows, tmp_path / "d", labels, about, text="raw", images="none")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import picture
 
-from clfa.audit import audit
 from clfa.data.records import Record, write_dataset
-from clfa.evaluate import evaluate
-from clfa.train import train
+from clfa.evidence.audit import audit
+from clfa.evidence.evaluate import evaluate
+from clfa.training.train import train
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -62,8 +62,16 @@ def pages(tmp_path_factory, encoders):
     """An audit and a run report of posts whose words and ids are hostile strings."""
     from dataclasses import asdict
 
-    from clfa.config import DataConfig, FusionConfig, LossConfig, ModalityConfig, ModelConfig, RunConfig, TrainConfig
-    from clfa.configure import build_config
+    from clfa.config import (
+        DataConfig,
+        FusionConfig,
+        LossConfig,
+        ModalityConfig,
+        ModelConfig,
+        RunConfig,
+        TrainConfig,
+        build_config,
+    )
 
     folder = tmp_path_factory.mktemp("browser")
     words = TOKENS
@@ -93,7 +101,7 @@ def pages(tmp_path_factory, encoders):
     )
     run = train(build_config(RunConfig, asdict(config)), say=silent)
     evaluate(run, "test", say=silent)
-    from clfa.probe import probe_run
+    from clfa.evidence.probe import probe_run
 
     probe_run(run, "test", 8, 2, say=silent)
     return {"audit": folder / "data" / "audit.html", "report": run / "report.html"}

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import brier_score_loss, log_loss
 
-from clfa.calibration import calibration, fit_temperature, reliability, rescale
+from clfa.evidence.calibration import calibration, fit_temperature, reliability, rescale
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_json_is_one_object_on_stdout(tmp_path):
 
 
 def test_train_from_the_command_line(run_config, tmp_path, capsys):
-    from clfa.configure import save_config
+    from clfa.config import save_config
 
     save_config(run_config(train__epochs=1), tmp_path / "run.yaml")
     out = str(tmp_path / "cli")

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from clfa.compare import compare_runs
 from clfa.errors import UserError
-from clfa.evaluate import write_table
+from clfa.evidence.compare import compare_runs
+from clfa.evidence.evaluate import write_table
 from clfa.metrics import mcnemar
 
 LABELS = ["no", "yes", "maybe"]
@@ -79,7 +79,7 @@ def test_one_run_each(make, tmp_path):
     base, other = make("one", 0.6), make("two", 0.7)
     result = compare_runs([base, other], "test", "accuracy", tmp_path / "out")
     found = result["comparisons"][0]
-    from clfa.evaluate import read_table
+    from clfa.evidence.evaluate import read_table
 
     _, truth, first, _ = read_table(base / "predictions" / "test.parquet")
     second = read_table(other / "predictions" / "test.parquet")[2]

@@ -6,12 +6,11 @@ import pytest
 import yaml
 from conftest import DIM
 
-from clfa.config import RunConfig, SweepConfig, TeacherConfig
-from clfa.configure import build_config, override
+from clfa.config import RunConfig, SweepConfig, TeacherConfig, build_config, override
 from clfa.errors import UserError
-from clfa.evaluate import evaluate
-from clfa.reproduce import SYSTEMS
-from clfa.train import train
+from clfa.evidence.evaluate import evaluate
+from clfa.studies.reproduce import SYSTEMS
+from clfa.training.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEM_FILES = sorted((ROOT / "src" / "clfa" / "systems").glob("*.yaml"))

@@ -79,7 +79,7 @@ def test_demo_end_to_end(tmp_path):
     """One seed of the whole demo: floors at chance, CLFA far above no alignment, report without outside references."""
     import json
 
-    from clfa.demo import run_demo
+    from clfa.studies.demo import run_demo
 
     result = run_demo(tmp_path / "demo", seeds=1, say=lambda line: None)
     assert json.loads((tmp_path / "demo" / "results.json").read_text()) == result
@@ -93,7 +93,7 @@ def test_demo_end_to_end(tmp_path):
     assert page.count("data:image/") >= 10
 
     # on this set only the interplay of word and picture tells the label: no additive model can be above chance
-    from clfa.probe import probe_run
+    from clfa.evidence.probe import probe_run
 
     probed = probe_run(tmp_path / "demo" / "runs" / "clfa" / "seed-0", "test", 300, 0, say=lambda line: None)
     assert abs(probed["emap"]["accuracy"] - 0.5) <= 0.1

@@ -5,7 +5,7 @@ import pytest
 from conftest import SHARED
 from scipy.stats import binomtest
 
-from clfa.cues import FLIPS, find_cues, neutralise
+from clfa.evidence.cues import FLIPS, find_cues, neutralise
 
 
 def test_z_and_p_by_hand():
@@ -42,7 +42,7 @@ def test_no_words_at_all():
 )
 @pytest.mark.skipif(not (SHARED / "data").exists(), reason="research data not here: ../shared/data")
 def test_ranking_on_real_data(name, options, expected):
-    from clfa.data.readers import read_mmsd, read_mmsd2
+    from clfa.data.published import read_mmsd, read_mmsd2
     from clfa.data.records import Record
 
     reader = {"mmsd": read_mmsd, "mmsd2": read_mmsd2}[name]

@@ -8,8 +8,8 @@ from conftest import picture, text
 from PIL import Image
 from transformers import AutoModel
 
-from clfa.encoders import fingerprint, load_encoder, prepare, resolve
 from clfa.errors import UserError
+from clfa.model.encoders import fingerprint, load_encoder, prepare, resolve
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from conftest import picture, text
 
-from clfa.configure import read_yaml
+from clfa.config import read_yaml
 from clfa.data.records import Record, load_split, write_dataset
 from clfa.errors import UserError
-from clfa.evaluate import evaluate, read_table
-from clfa.train import train
+from clfa.evidence.evaluate import evaluate, read_table
+from clfa.training.train import train
 
 
 def silent(line: str) -> None:
@@ -72,8 +72,8 @@ def test_evidence(run, posts):
 
 def test_flips_are_those_of_the_model(run, posts):
     """A flip is what predicting the changed text as a new post says."""
-    from clfa.cues import FLIPS
-    from clfa.predict import Predictor
+    from clfa.evidence.cues import FLIPS
+    from clfa.serving.predictor import Predictor
 
     result = evaluate(run, "test", say=silent)
     predictor = Predictor(run)
@@ -167,7 +167,7 @@ def test_odd_labels_and_words_in_all_pages(run_config, tmp_path):
                 yield split, Record(f"{split}-{number}", words, picture(number), labels[number % 2])
 
     write_dataset(rows(), tmp_path / "d", labels, {"reader": "t", "name": "a|b <i>", "filters": []})
-    from clfa.audit import audit
+    from clfa.evidence.audit import audit
 
     audit(tmp_path / "d", say=silent)
     run = train(run_config(data__path=str(tmp_path / "d"), train__epochs=1), say=silent)
@@ -180,7 +180,7 @@ def test_odd_labels_and_words_in_all_pages(run_config, tmp_path):
 
 
 def test_card(run, posts):
-    from clfa.audit import audit
+    from clfa.evidence.audit import audit
 
     audit(posts, say=silent)
     result = evaluate(run, "test", say=silent)

@@ -9,30 +9,29 @@ import torch
 from conftest import DIM, SHARED, needs_shared, picture
 from datasets import Dataset
 
-from clfa.analysis import find_post
 from clfa.config import FusionConfig, ModalityConfig, ModelConfig
-from clfa.data.collate import Collator
-from clfa.data.knowledge import (
+from clfa.data.columns import knowledge_columns, read_heads, word_places
+from clfa.data.records import Record, write_dataset
+from clfa.errors import UserError
+from clfa.evidence.alignment import find_post
+from clfa.evidence.evaluate import evaluate
+from clfa.evidence.probe import probe_run
+from clfa.model.batch import Collator
+from clfa.model.classifier import build_classifier
+from clfa.model.encoders import resolve
+from clfa.model.knowledge import (
     choose_graph,
     hashtags,
     polarity_bias,
-    read_heads,
     read_lexicon,
     token_edges,
     token_words,
     word_edges,
     word_of_token,
-    word_places,
 )
-from clfa.data.posts import knowledge_columns
-from clfa.data.records import Record, write_dataset
-from clfa.encoders import resolve
-from clfa.errors import UserError
-from clfa.evaluate import evaluate
-from clfa.model import build_classifier
-from clfa.predict import Predictor, predict_file
-from clfa.probe import probe_run
-from clfa.train import train
+from clfa.serving.files import predict_file
+from clfa.serving.predictor import Predictor
+from clfa.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +239,7 @@ def test_knowledge_columns_of_any_type():
 @needs_shared("data/mmsd")
 def test_every_token_of_real_posts_lies_in_its_word(wordpiece):
     """2,000 posts of MMSD: no token is lost, each belongs to the word whose characters it covers, graphs are symmetric."""
-    from clfa.data.readers import read_mmsd
+    from clfa.data.published import read_mmsd
     from clfa.data.records import Record, normalise_text
 
     rows, _, _ = read_mmsd(SHARED / "data" / "mmsd", None)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clfa.data.records import Record, load_split, write_dataset
-from clfa.leakage import KINDS, Traces, conflicts, image_hashes, leaked, matches, normal_form, traces
+from clfa.evidence.leakage import KINDS, Traces, conflicts, image_hashes, leaked, matches, normal_form, traces
 
 
 def side(texts=(), images=(), hashes=(), labels=None) -> Traces:
@@ -87,7 +87,7 @@ def test_conflicts():
 @pytest.mark.parametrize(("name", "id", "text", "near"), [("mmsd", 0, 70, 53), ("mmsd2", 0, 113, 55)])
 @pytest.mark.skipif(not (SHARED / "data").exists(), reason="research data not here: ../shared/data")
 def test_counts_of_real_data(name, id, text, near, tmp_path):
-    from clfa.data.readers import read_mmsd, read_mmsd2
+    from clfa.data.published import read_mmsd, read_mmsd2
 
     reader = {"mmsd": read_mmsd, "mmsd2": read_mmsd2}[name]
     rows, labels, about = reader(SHARED / "data" / name, None)
@@ -103,7 +103,7 @@ def test_counts_of_real_data(name, id, text, near, tmp_path):
 @needs_shared("data/mvsa_single")
 @pytest.mark.slow
 def test_counts_of_real_images(tmp_path):
-    from clfa.data.readers import read_mvsa
+    from clfa.data.published import read_mvsa
 
     source = SHARED / "data" / "mvsa_single"
     rows, labels, about = read_mvsa(source, source / "data", source / "fold1")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from clfa.config import LossConfig
 from clfa.losses import alignment_loss, classification_loss, info_nce, total_loss
-from clfa.model import Output
+from clfa.model.classifier import Output
 
 
 def test_info_nce_by_hand():

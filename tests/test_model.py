@@ -8,11 +8,11 @@ import torch
 from conftest import DIM, picture, text
 
 from clfa.config import FusionConfig, LossConfig, ModalityConfig, ModelConfig
-from clfa.data.collate import Collator
 from clfa.errors import UserError
 from clfa.fusion import FUSIONS
 from clfa.losses import info_nce, total_loss
-from clfa.model import Classifier, build_classifier
+from clfa.model.batch import Collator
+from clfa.model.classifier import Classifier, build_classifier
 
 
 def config(encoders, image="vit", text_encoder="bert", **modalities) -> ModelConfig:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from clfa.config import FusionConfig
-from clfa.configure import save_config
+from clfa.config import FusionConfig, save_config
 from clfa.errors import UserError
 from clfa.fusion import FUSIONS, build_fusion, check_fusion, register
 

@@ -10,12 +10,12 @@ import torch
 from conftest import picture, text
 
 from clfa import Predictor
-from clfa.analysis import alignment_heatmap, draw_heatmap, worst_errors
 from clfa.cli import main
 from clfa.errors import UserError
-from clfa.evaluate import evaluate, read_table
-from clfa.predict import predict_file
-from clfa.train import train
+from clfa.evidence.alignment import alignment_heatmap, draw_heatmap, worst_errors
+from clfa.evidence.evaluate import evaluate, read_table
+from clfa.serving.files import predict_file
+from clfa.training.train import train
 
 COLUMNS = {name: name for name in ("text", "image", "knowledge")}
 
@@ -202,7 +202,7 @@ def test_evaluation_writes_table_metrics_and_report(run):
 
 
 def test_report_escapes_what_users_wrote(tmp_path):
-    from clfa.page import render
+    from clfa.report.page import render
 
     hostile = "<script>alert(1)</script>"
     render(

@@ -8,16 +8,17 @@ import torch
 from conftest import picture, text
 from PIL import Image
 
-from clfa.corruptions import IMAGE_CORRUPTIONS, TEXT_CORRUPTIONS, corrupt_image, corrupt_text
-from clfa.data.collate import Collator
-from clfa.data.records import load_split, open_image
+from clfa.data.images import open_image
+from clfa.data.records import load_split
 from clfa.errors import UserError
+from clfa.evidence.corruptions import IMAGE_CORRUPTIONS, TEXT_CORRUPTIONS, corrupt_image, corrupt_text
+from clfa.evidence.probe import emap, probe_run, verdict
 from clfa.fusion import pool
-from clfa.model import build_classifier
-from clfa.parts import ABSENT, read_parts
-from clfa.predict import Predictor, compute_logits
-from clfa.probe import emap, probe_run, verdict
-from clfa.train import train
+from clfa.model.batch import Collator
+from clfa.model.classifier import build_classifier
+from clfa.model.parts import ABSENT, read_parts
+from clfa.serving.predictor import Predictor, compute_logits
+from clfa.training.train import train
 
 
 def silent(line: str) -> None:
@@ -101,7 +102,7 @@ def test_padding_on_the_left_cuts_nothing(parts):
 
 
 def test_large_pictures_are_bounded():
-    from clfa.probe import _bounded, _stored
+    from clfa.evidence.probe import _bounded, _stored
 
     large = _stored(Image.new("RGB", (2000, 1000)))
     small = open_image(_bounded({"image": {"bytes": large}})["image"]["bytes"])

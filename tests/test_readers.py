@@ -7,10 +7,10 @@ import pytest
 from conftest import SHARED, needs_shared, picture
 
 from clfa.commands import import_
-from clfa.data.posts import read_posts, read_table, safe_image
-from clfa.data.readers import MMSD_FILTER, read_mmsd, read_mvsa
+from clfa.data.published import MMSD_FILTER, read_mmsd, read_mvsa
 from clfa.data.records import Dropped, load_split
 from clfa.data.splits import split_rows
+from clfa.data.tables import read_posts, read_table, safe_image
 from clfa.errors import UserError
 
 COLUMNS = {name: name for name in ("id", "text", "image", "label", "split", "knowledge")}

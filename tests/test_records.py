@@ -9,7 +9,8 @@ from conftest import picture
 from PIL import Image
 
 from clfa.config import DataConfig
-from clfa.data.records import Dropped, Record, load_split, normalise_text, open_image, write_dataset
+from clfa.data.images import open_image
+from clfa.data.records import Dropped, Record, load_split, normalise_text, write_dataset
 from clfa.data.splits import load_rows
 from clfa.errors import UserError
 

@@ -11,14 +11,13 @@ import yaml
 from conftest import DIM, SHARED, needs_shared
 
 from clfa.cli import main
-from clfa.config import DataConfig
-from clfa.configure import override
+from clfa.config import DataConfig, override
 from clfa.data.records import Record, write_dataset
 from clfa.data.splits import load_rows
 from clfa.errors import UserError
-from clfa.reproduce import SYSTEMS, _differences, reproduce
-from clfa.significance import run_interval
-from clfa.verdict import verdict
+from clfa.evidence.significance import run_interval
+from clfa.evidence.verdict import verdict
+from clfa.studies.reproduce import SYSTEMS, _differences, reproduce
 
 
 @pytest.mark.slow
@@ -170,7 +169,7 @@ def test_bad_arguments_are_told_before_anything_is_trained(tmp_path):
 @needs_shared("notes/paper.md")
 def test_published_figures_are_those_of_the_paper():
     """Every row of the main table, number by number."""
-    published = json.loads(files("clfa").joinpath("published.json").read_text(encoding="utf-8"))
+    published = json.loads(files("clfa").joinpath("systems", "published.json").read_text(encoding="utf-8"))
     rows = {row["system"]: row for row in published["mmsd"]}
     names = ["accuracy", *(f"{kind}_{name}" for kind in ("binary", "macro") for name in ("precision", "recall", "f1"))]
     seen = 0

@@ -5,8 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from clfa.metrics import confusion, mcnemar, scores
-from clfa.significance import (
+from clfa.evidence.significance import (
     almost_stochastic_order,
     bca_interval,
     bootstrap_p,
@@ -17,6 +16,7 @@ from clfa.significance import (
     paired_bootstrap,
     system_difference,
 )
+from clfa.metrics import confusion, mcnemar, scores
 
 
 def answers(generator, truth, accuracy, runs=1, classes=3):
@@ -150,7 +150,7 @@ def test_coverage_of_the_interval():
 
 def test_system_difference_by_hand():
     """Without a part from posts it is Student's t test, paired or Welch's."""
-    from clfa.significance import Difference
+    from clfa.evidence.significance import Difference
 
     first, second = np.array([0.61, 0.64, 0.60, 0.66, 0.63]), np.array([0.66, 0.65, 0.67, 0.70, 0.64])
     difference = Difference((second - first).mean(), (0, 0), np.full(100, 0.1))

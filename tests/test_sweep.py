@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
-from clfa.config import SweepConfig
-from clfa.configure import save_config
+from clfa.config import SweepConfig, save_config
 from clfa.errors import UserError
-from clfa.evaluate import read_table
-from clfa.sweep import own_device, run_all, sweep
+from clfa.evidence.evaluate import read_table
+from clfa.studies.sweep import own_device, run_all, sweep
 
 SYSTEMS = {
     "text_only": {"model.modalities.image": None, "loss.alignment_weight": 0},
@@ -92,7 +91,7 @@ def test_wrong_systems_are_told_before_anything_runs(run_config, tmp_path):
 
 
 def test_a_sweep_round_trips_through_its_own_config(run_config, tmp_path):
-    from clfa.configure import build_config
+    from clfa.config import build_config
 
     config = SweepConfig(run_config(), SYSTEMS, str(tmp_path / "sweep"))
     assert build_config(SweepConfig, asdict(config)) == config
@@ -136,7 +135,7 @@ def dies_once(config, split: str, threads: int) -> float:
 
 
 def test_a_killed_process_takes_no_other_run_along(run_config, tmp_path, monkeypatch):
-    monkeypatch.setattr("clfa.sweep._run_one", dies_once)
+    monkeypatch.setattr("clfa.studies.sweep._run_one", dies_once)
     plan = [run_config(output=str(tmp_path / name)) for name in "abcde"]
     said: list[str] = []
     failed = run_all(plan, "test", 1, said.append)

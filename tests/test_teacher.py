@@ -9,11 +9,13 @@ import torch
 from conftest import DIM, picture, text
 from safetensors.torch import load_file
 
-from clfa.cache import content_key
 from clfa.config import CaptionSource, TeacherConfig
-from clfa.data.records import Record, load_split, open_image, write_dataset
+from clfa.data.cache import content_key
+from clfa.data.images import open_image
+from clfa.data.records import Record, load_split, write_dataset
 from clfa.errors import UserError
-from clfa.teacher import embed_dataset, load_teacher, recalls, teacher_key, train_teacher
+from clfa.model.teacher import embed_dataset, load_teacher, teacher_key
+from clfa.training.teacher import recalls, train_teacher
 
 
 def silent(line: str) -> None:
@@ -158,7 +160,7 @@ def test_trained_teacher_is_saved_loaded_and_reported(tmp_path, encoders, frozen
     )
     if frozen:  # the encoders are the ones that came in
         ours = teacher.encoders["text"].state_dict()
-        from clfa.encoders import load_encoder
+        from clfa.model.encoders import load_encoder
 
         given = load_encoder(str(encoders / "bert"), "text").state_dict()
         assert all(torch.equal(ours[name], given[name]) for name in ours)
@@ -188,7 +190,7 @@ def test_teacher_learns_what_it_is_trained_on(tmp_path, encoders):
 
 
 def test_frozen_features_are_kept_for_the_next_teacher(tmp_path, encoders, monkeypatch):
-    import clfa.teacher as module
+    import clfa.training.teacher as module
 
     made = config(tmp_path, encoders, features=str(tmp_path / "features"))
     train_teacher(made, silent)

@@ -6,12 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import clfa.train as training
+import clfa.training.train as training
 from clfa.config import TrainConfig
-from clfa.data.collate import LengthBuckets
 from clfa.errors import UserError
-from clfa.evaluate import evaluate
-from clfa.train import learning_rate, parameter_groups, train
+from clfa.evidence.evaluate import evaluate
+from clfa.training.optimizer import learning_rate, parameter_groups
+from clfa.training.sampler import LengthBuckets
+from clfa.training.train import train
 
 
 def silent(line: str) -> None:
@@ -118,12 +119,12 @@ def test_same_seed_same_bytes_other_seed_not(run_config, tmp_path):
 def test_cached_states_give_the_same_model_output(run_config, tmp_path):
     """A frozen encoder read from the cache is the frozen encoder run on the fly."""
     from clfa.data.records import load_split
-    from clfa.predict import Predictor
+    from clfa.serving.predictor import Predictor
 
     config = run_config(model__modalities__text__frozen=True, model__modalities__image__frozen=True)
     run = train(config, say=silent)
     evaluate(run, "test", report=False, say=silent)
-    from clfa.evaluate import read_table
+    from clfa.evidence.evaluate import read_table
 
     cached = read_table(run / "predictions" / "test.parquet")[3]
     rows = load_split(config.data.path, "test")
@@ -203,7 +204,7 @@ def test_bf16_and_tensorboard(run_config):
 
 
 def test_parameter_groups_cover_all_once(run_config, encoders):
-    from clfa.model import build_classifier
+    from clfa.model.classifier import build_classifier
 
     model = build_classifier(run_config().model, ["no", "yes"])
     groups = parameter_groups(model, TrainConfig(encoder_learning_rate=1.0, head_learning_rate=2.0))

@@ -6,9 +6,9 @@ from conftest import SHARED, needs_shared
 from torch import nn
 
 from clfa.config import WordVectors
-from clfa.encoders import build_words, load_encoder, prepare
 from clfa.errors import UserError
-from clfa.words import WordsModel, build_words_model
+from clfa.model.encoders import build_words, load_encoder, prepare
+from clfa.model.word_vectors import WordsModel, build_words_model
 
 TEXTS = ["The day isn't good , <user> #sun !", "the sun , the day", "good day #sun"]
 
@@ -70,9 +70,9 @@ def test_white_space_of_mmsd_is_invisible():
     """Raw and normalised texts are the same to the BiLSTM row and to WordPiece: there is one row for both."""
     from transformers import AutoTokenizer
 
-    from clfa.data.readers import read_mmsd
+    from clfa.data.published import read_mmsd
     from clfa.data.records import Record, normalise_text
-    from clfa.encoders import resolve
+    from clfa.model.encoders import resolve
 
     rows, _, _ = read_mmsd(SHARED / "data" / "mmsd", None)
     raw = [row.text for split, row in rows if isinstance(row, Record) and split == "test"]

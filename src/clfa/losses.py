@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from clfa.config import LossConfig
-from clfa.data.collate import Batch
+from clfa.model.batch import Batch
 
 
 def info_nce(
@@ -68,7 +68,7 @@ def total_loss(output, batch: Batch, config: LossConfig, class_weights: Tensor |
     """L = alpha * L_con + L_ce (paper, section 3.4), L_con the sum over the aligned modalities.
 
     Args:
-        output: `clfa.model.Output`.
+        output: `clfa.model.classifier.Output`.
         batch: with `labels`, and with `teacher_<modality>_embeds` for each aligned modality.
         config: weight and temperature. With an `alignment_target` other than the teacher, the image is pulled to the
             embedding of that modality (its caption) of the same post, and no teacher is read.

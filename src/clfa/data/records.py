@@ -5,7 +5,6 @@ filters) and `dropped.jsonl` (each row that was not kept, and why). Nothing is e
 """
 
 import hashlib
-import io
 import json
 import os
 import unicodedata
@@ -15,16 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
-
 import clfa
+from clfa.data.images import MAX_IMAGE_BYTES, open_image
 from clfa.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-MAX_IMAGE_BYTES = 20_000_000
-MAX_IMAGE_PIXELS = 25_000_000
-MAX_IMAGE_SIDE = 16_384
 
 
 @dataclass(frozen=True)
@@ -55,46 +49,6 @@ def normalise_text(text: str) -> str:
     Irregular white space alone predicts the label of MMSD with 94 % on its test split, so this is the default everywhere.
     """
     return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def open_image(data: bytes, name: str = "image") -> Image.Image:
-    """Decode an untrusted image to RGB: first frame, EXIF rotation applied, transparency on white, 16 bit scaled to 8.
-
-    Size limits are checked before decoding (20 MB, 25 megapixels, sides 1…16,384).
-
-    Raises:
-        UserError: not one of JPEG/PNG/WebP/GIF/BMP, too large, truncated or otherwise unreadable.
-    """
-    if len(data) > MAX_IMAGE_BYTES:
-        raise UserError(f"{name}: {len(data):,} bytes, at most {MAX_IMAGE_BYTES:,} are read; shrink the image")
-    try:
-        opened = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-        width, height = opened.size
-        if width * height > MAX_IMAGE_PIXELS or max(width, height) > MAX_IMAGE_SIDE:
-            raise UserError(
-                f"{name}: {width}x{height} pixels, at most {MAX_IMAGE_PIXELS:,} pixels and sides of "
-                f"{MAX_IMAGE_SIDE:,} are read; shrink the image"
-            )
-        opened.load()
-        image: Image.Image = ImageOps.exif_transpose(opened)
-    except UserError:
-        raise
-    except Exception as error:  # Pillow raises many types for bad bytes; all of them mean the same to the user
-        raise UserError(
-            f"{name}: not a readable image ({error}); accepted: {', '.join(IMAGE_FORMATS)}, complete files"
-        ) from None
-    return to_rgb(image)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of a decoded image: 16 bit scaled to 8, transparency on white."""
-    if image.mode.startswith("I"):  # 16 bit grey: a plain convert would clip everything to white
-        image = image.point(lambda value: value / 256).convert("L")
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
 
 
 def write_dataset(

@@ -12,7 +12,7 @@ class Context(NamedTuple):
     states: Float[Tensor, "batch keys dim"]
     mask: Bool[Tensor, "batch keys"]
     bias: Float[Tensor, "batch queries keys"] | None = None
-    """Knowledge about pairs of tokens (see `clfa.data.knowledge.polarity_bias`), added to attention scores."""
+    """Knowledge about pairs of tokens (see `clfa.model.knowledge.polarity_bias`), added to attention scores."""
     edges: Float[Tensor, "batch keys keys"] | None = None
     """Graph of the tokens, 1 between neighbours; for fusions that read graphs."""
 

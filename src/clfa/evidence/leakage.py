@@ -1,0 +1,226 @@
+"""Posts that a split shares with another: ids, texts, near texts, images. No pair-by-pair search, only indices."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clfa.data.cache import Cache, content_key, fill
+from clfa.data.images import open_image
+from clfa.data.records import load_split
+from clfa.model.batch import column_values
+
+NEAR = 0.8  # Jaccard similarity of the token sets
+NEAR_TOKENS = 5  # shorter texts are near to too many others
+HASH_BITS = 4  # of 64
+KINDS = ("id", "exact_text", "normalised_text", "near_text", "image_bytes", "image_hash")
+_LINK = re.compile(r"https?:\S*", re.IGNORECASE)
+_STRIP = re.compile(r"[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What is compared of the posts of one split; `None` and empty texts never match."""
+
+    ids: list[str]
+    """Ids."""
+    texts: list[str | None]
+    """Texts as they are."""
+    normal: list[str | None]
+    """Texts in `normal_form`."""
+    image_keys: list[bytes | None]
+    """16 bytes that name an image by its bytes."""
+    image_hashes: list[int | None]
+    """64-bit perceptual hash."""
+    labels: NDArray
+    """Class numbers."""
+
+    def select(self, numbers: Iterable[int]) -> "Traces":
+        """Some of the posts."""
+        picked = list(numbers)
+        columns = (self.ids, self.texts, self.normal, self.image_keys, self.image_hashes)
+        return Traces(*([column[n] for n in picked] for column in columns), labels=self.labels[picked])  # type: ignore
+
+
+def normal_form(text: str) -> str:
+    """NFKC, lower case, without links (shortened ones differ between copies of a post), punctuation and symbols
+    (`[^\\w\\s]`), white space collapsed."""
+    return " ".join(_STRIP.sub("", _LINK.sub("", unicodedata.normalize("NFKC", text).lower())).split())
+
+
+def traces(rows: Any, images: Mapping[bytes, int]) -> Traces:
+    """Traces of rows of a dataset directory.
+
+    Args:
+        rows: a `datasets.Dataset` with the columns of `Record`.
+        images: perceptual hashes by content key, see `image_hashes`.
+    """
+    texts = [text or "" for text in rows["text"]]
+    pictures = column_values(rows, "image") or [None] * len(texts)
+    keys = [None if picture is None else content_key(picture) for picture in pictures]
+    return Traces(
+        ids=list(rows["id"]),
+        texts=[text if text.strip() else None for text in texts],
+        normal=[normal_form(text) or None for text in texts],
+        image_keys=keys,
+        image_hashes=[None if key is None else images[key] for key in keys],
+        labels=np.array(rows["label"]),
+    )
+
+
+def image_hashes(dataset: Path, splits: Iterable[str]) -> dict[bytes, int]:
+    """Content key -> perceptual hash (pHash of the ImageHash library) of all images of these splits.
+
+    Hashes are computed once and kept in `DATASET/hashes/<split>.safetensors`.
+    """
+    import torch
+    from imagehash import phash
+
+    def compute(batch: list) -> list[torch.Tensor]:
+        bits = [np.packbits(phash(open_image(data)).hash) for data in batch]
+        return [torch.from_numpy(found).float()[None] for found in bits]
+
+    found: dict[bytes, int] = {}
+    for split in splits:
+        pictures = [value for value in column_values(load_split(dataset, split), "image") if value is not None]
+        if pictures:
+            path = dataset / "hashes" / f"{split}.safetensors"
+            fill(path, pictures, compute)
+            cache = Cache([path])
+            found |= {key: int.from_bytes(bytes(cache[key][0].byte().tolist()), "big") for key in cache.index}
+    return found
+
+
+def matches(kind: str, posts: Traces, others: Traces | None = None) -> NDArray[np.int64]:
+    """For each post the number of a post of `others` that it repeats, or -1.
+
+    Args:
+        kind: `id`; `exact_text`; `normalised_text`, equal `normal_form`; `near_text`, at least 5 different tokens in the
+            normal form of the post and a Jaccard similarity of both token sets of at least 0.8; `image_bytes`;
+            `image_hash`, perceptual hashes at most 4 of 64 bits apart.
+        posts: the posts asked about.
+        others: where to look; by default among the posts before each one in `posts` itself.
+
+    Returns:
+        (N,) row numbers of `others` (of `posts` without `others`).
+    """
+    return _SEARCH[kind](posts, others)
+
+
+def leaked(posts: Traces, others: Traces) -> NDArray[np.bool_]:
+    """(N,) whether a post repeats one of `others` in any way but its id."""
+    found = [matches(kind, posts, others) >= 0 for kind in KINDS if kind != "id"]
+    return np.logical_or.reduce(found)
+
+
+def conflicts(posts: Traces) -> dict[str, list[list[str]]]:
+    """Texts (normal form) and images (bytes) that occur with two labels: the ids of the posts of each."""
+    result = {}
+    for kind, values in (("normalised_text", posts.normal), ("image_bytes", posts.image_keys)):
+        labels: dict[Any, set[int]] = {}
+        ids: dict[Any, list[str]] = {}
+        for value, label, id in zip(values, posts.labels.tolist(), posts.ids):
+            if value is not None:
+                labels.setdefault(value, set()).add(label)
+                ids.setdefault(value, []).append(id)
+        result[kind] = [ids[value] for value, found in labels.items() if len(found) > 1]
+    return result
+
+
+def _equal(column: str) -> Callable[[Traces, Traces | None], NDArray[np.int64]]:
+    def search(posts: Traces, others: Traces | None) -> NDArray[np.int64]:
+        first: dict[Any, int] = {}
+        if others is not None:
+            for number, value in enumerate(getattr(others, column)):
+                first.setdefault(value, number)
+        result = np.full(len(posts.ids), -1)
+        for number, value in enumerate(getattr(posts, column)):
+            if value is not None:
+                result[number] = first.get(value, -1)
+                if others is None:
+                    first.setdefault(value, number)
+        return result
+
+    return search
+
+
+def _near_texts(posts: Traces, others: Traces | None) -> NDArray[np.int64]:
+    """Exact search with an index of rare tokens (prefix filter; Bayardo, Ma and Srikant 2007).
+
+    If |x ∩ y| / |x ∪ y| ≥ t, then x and y share one of the |x| - ceil(t |x|) + 1 rarest tokens of x and likewise of y.
+    """
+    sides = [posts] if others is None else [posts, others]
+    sets = [[frozenset((text or "").split()) for text in side.normal] for side in sides]
+    counts: dict[str, int] = {}
+    for side in sets:
+        for tokens in side:
+            for token in tokens:
+                counts[token] = counts.get(token, 0) + 1
+
+    def rarest(tokens: frozenset[str]) -> list[str]:
+        ordered = sorted(tokens, key=lambda token: (counts[token], token))
+        return ordered[: len(tokens) - int(np.ceil(NEAR * len(tokens) - 1e-9)) + 1]
+
+    index: dict[str, list[int]] = {}
+    if others is not None:
+        for number, tokens in enumerate(sets[1]):
+            for token in rarest(tokens):
+                index.setdefault(token, []).append(number)
+    result = np.full(len(posts.ids), -1)
+    for number, tokens in enumerate(sets[0]):
+        prefix = rarest(tokens) if tokens else []
+        if len(tokens) < NEAR_TOKENS:
+            candidates: set[int] = set()
+        else:
+            candidates = {candidate for token in prefix for candidate in index.get(token, ())}
+        for other in sorted(candidates):
+            shared = len(tokens & sets[-1][other])
+            if shared >= NEAR * (len(tokens) + len(sets[-1][other]) - shared) - 1e-9:
+                result[number] = other
+                break
+        if others is None:
+            for token in prefix:
+                index.setdefault(token, []).append(number)
+    return result
+
+
+def _near_images(posts: Traces, others: Traces | None) -> NDArray[np.int64]:
+    """Of 5 bands of two hashes that differ in at most 4 bits, one is equal: an index of bands finds all of them."""
+
+    def bands(value: int) -> list[tuple[int, int]]:
+        return [(band, value >> (13 * band) & 0x1FFF) for band in range(HASH_BITS + 1)]
+
+    index: dict[tuple[int, int], list[int]] = {}
+    known = posts.image_hashes if others is None else others.image_hashes
+    if others is not None:
+        for number, value in enumerate(known):
+            if value is not None:
+                for band in bands(value):
+                    index.setdefault(band, []).append(number)
+    result = np.full(len(posts.ids), -1)
+    for number, value in enumerate(posts.image_hashes):
+        if value is None:
+            continue
+        for other in sorted({candidate for band in bands(value) for candidate in index.get(band, ())}):
+            if (value ^ known[other]).bit_count() <= HASH_BITS:  # type: ignore[operator]  # indexed ones are not None
+                result[number] = other
+                break
+        if others is None:
+            for band in bands(value):
+                index.setdefault(band, []).append(number)
+    return result
+
+
+_SEARCH: dict[str, Callable[[Traces, Traces | None], NDArray[np.int64]]] = {
+    "id": _equal("ids"),
+    "exact_text": _equal("texts"),
+    "normalised_text": _equal("normal"),
+    "near_text": _near_texts,
+    "image_bytes": _equal("image_keys"),
+    "image_hash": _near_images,
+}

@@ -1,0 +1,233 @@
+"""Knowledge about words, brought to the tokens of an encoder: graphs of the sentence, polarities, hashtags.
+
+Words are what white space separates. A word's knowledge holds for each of its word pieces; special tokens have none.
+"""
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clfa.config import ModelConfig
+from clfa.data.columns import read_heads, word_places
+from clfa.errors import UserError
+
+WINDOW = 2
+SPACY_MODEL = "en_core_web_sm"
+HASHTAG = re.compile(r"#\s?(\w+)")
+
+Lexicon = Mapping[str, float]
+
+
+def hashtags(text: str) -> str | None:
+    """The words behind `#` (also `# word`, as MMSD writes it), with spaces; `None` if there are none."""
+    return " ".join(HASHTAG.findall(text)) or None
+
+
+def choose_graph(graph: str, rows: Any, column: str) -> str:
+    """`best` -> `dependencies` if all training posts have them, else spaCy if it and its model are installed, else `window`.
+
+    Args:
+        graph: as configured; anything but `best` stays.
+        rows: the training posts.
+        column: of the modality; dependencies are those of the column `text`.
+
+    Raises:
+        UserError: dependencies are asked for, and there are none.
+    """
+    if graph == "dependencies" and not ("dependencies" in rows.column_names and any(rows["dependencies"])):
+        raise UserError(
+            "graph: dependencies, but no training post has any: add the column `dependencies` to the data set, or take "
+            "graph: best or window"
+        )
+    if graph != "best":
+        return graph
+    if column == "text" and "dependencies" in rows.column_names and all(rows["dependencies"]):
+        return "dependencies"
+    try:
+        import spacy
+    except ImportError:
+        return "window"
+    return f"spacy:{SPACY_MODEL}" if spacy.util.is_package(SPACY_MODEL) else "window"
+
+
+def with_graphs(config: ModelConfig, rows: Any) -> ModelConfig:
+    """`graph: best` becomes the graph that there is; the model is saved with that, so that new posts get the same."""
+    modalities = {
+        name: replace(modality, graph=choose_graph(modality.graph, rows, modality.column or name))
+        if modality.graph
+        else modality
+        for name, modality in config.modalities.items()
+    }
+    return replace(config, modalities=modalities)
+
+
+def token_edges(
+    tokenizer: Any, row: Mapping[str, Any], text: str, graph: str, max_length: int, length: int
+) -> Float[Tensor, "tokens tokens"]:
+    """The graph of a text's words, on its tokens: 1 between tokens of the same word or of neighbouring words.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        row: the post, for its `dependencies`.
+        text: the text.
+        graph: `dependencies`, `spacy:MODEL` or `window`. A post without dependencies gets the window.
+        max_length: of the tokens.
+        length: of the result; tokens beyond the text's have no edges, special tokens only one to themselves.
+
+    Raises:
+        UserError: dependencies that do not fit the words; no such spaCy model.
+    """
+    words = word_places(text)
+    heads = None
+    if graph == "dependencies" and row.get("dependencies"):
+        heads = read_heads(row["dependencies"], len(words), str(row.get("id", "post")))
+    elif graph.startswith("spacy:"):
+        heads = _spacy_heads(graph.removeprefix("spacy:"), tuple(text[start:end] for start, end in words))
+    edges = torch.from_numpy(word_edges(len(words), heads))
+    of_token = torch.from_numpy(word_of_token(tokenizer, text, words, max_length))
+    known = of_token >= 0
+    result = torch.zeros(max(length, len(of_token)), max(length, len(of_token)))
+    result[range(len(of_token)), range(len(of_token))] = 1
+    inside = known[:, None] & known[None]
+    if len(words):
+        found = edges[of_token.clamp(min=0)[:, None], of_token.clamp(min=0)[None]] & inside
+        result[: len(of_token), : len(of_token)][found] = 1
+    return result[:length, :length]
+
+
+def word_of_token(tokenizer: Any, text: str, words: Sequence[tuple[int, int]], max_length: int) -> NDArray[np.int64]:
+    """Number of the word that each token is part of, -1 for special tokens.
+
+    Raises:
+        UserError: the tokenizer does not say where its tokens come from.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError("graphs and polarities need a fast tokenizer (one that gives character offsets)")
+    encoded = tokenizer(text, truncation=True, max_length=max_length, return_offsets_mapping=True)
+    starts = np.array([start for start, _ in words])
+    result = []
+    for start, end in encoded["offset_mapping"]:
+        if end <= start:
+            result.append(-1)
+            continue
+        # byte-level tokens may begin with the space before their word: the last character decides
+        result.append(int(np.searchsorted(starts, end - 1, side="right")) - 1)
+    return np.array(result, dtype=np.int64)
+
+
+def word_edges(words: int, heads: Sequence[int] | None) -> NDArray[np.bool_]:
+    """(W, W): each word and itself; and its head in both directions, or words at most two apart.
+
+    Args:
+        words: W.
+        heads: number of each word's head from 1, 0 for the root; `None` for the window.
+    """
+    places = np.arange(words)
+    if heads is None:
+        return np.abs(places[:, None] - places[None]) <= WINDOW
+    edges = np.eye(words, dtype=bool)
+    for word, head in enumerate(heads):
+        if head:
+            edges[word, head - 1] = edges[head - 1, word] = True
+    return edges
+
+
+@functools.cache
+def read_lexicon(name: str) -> Lexicon:
+    """Polarities of words from -1 to 1.
+
+    Args:
+        name: `vader` (package vaderSentiment), or a file with a line `word<TAB>…<TAB>polarity` for each word, as SenticNet
+            is published (the first and the last field are read, `_` in words is a space).
+
+    Raises:
+        UserError: the package is not installed, the file is missing or not of that form.
+    """
+    if name == "vader":
+        try:
+            from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+        except ImportError:
+            raise UserError("polarity: vader needs the package vaderSentiment: pip install 'clfa[knowledge]'") from None
+        return {word: value / 4 for word, value in SentimentIntensityAnalyzer().lexicon.items()}
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"{path} not found: polarity is `vader` or a file of words with polarities (SenticNet)")
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        word, *_, value = line.split("\t") if "\t" in line else (line, "")
+        try:
+            found[word.replace("_", " ").lower()] = max(-1.0, min(1.0, float(value)))
+        except ValueError:
+            if number > 1:  # a first line with names of columns is left out
+                raise UserError(f"{path}:{number}: expected word<TAB>…<TAB>polarity, found {line[:60]!r}") from None
+    return found
+
+
+def token_words(tokenizer: Any, text: str, max_length: int) -> list[str | None]:
+    """The word of each token in lower case without punctuation around it, `None` for special tokens."""
+    words = word_places(text)
+    bare = [text[start:end].lower() for start, end in words]
+    bare = [word.strip(".,;:!?\"'()[]#*") or word for word in bare]
+    return [bare[number] if number >= 0 else None for number in word_of_token(tokenizer, text, words, max_length)]
+
+
+def polarity_bias(
+    first: Sequence[str | None], second: Sequence[str | None], lexicon: Lexicon
+) -> Float[Tensor, "first second"]:
+    """|s_a - s_b| e^(-s_a s_b) for tokens a and b with polarities s; 0 where one has none or both are the same word.
+
+    Large where the polarities are opposite. Source: CMGCN (Liang et al. 2022), section 3.3, and the released code of CLFA,
+    which adds it to the attention scores between text and knowledge.
+
+    Args:
+        first: word of each token.
+        second: word of each token of the other text.
+        lexicon: `read_lexicon`.
+    """
+    values = [torch.tensor([lexicon.get(word or "", torch.nan) for word in words]) for words in (first, second)]
+    a, b = values[0][:, None], values[1][None]
+    same = torch.tensor([[x == y for y in second] for x in first], dtype=torch.bool).reshape(a.numel(), b.numel())
+    return ((a - b).abs() * torch.exp(-a * b)).nan_to_num(0).masked_fill(same, 0)
+
+
+def parse_heads(nlp: Any, words: Sequence[str]) -> list[int]:
+    """Heads of words (from 1, 0 for the root) by a spaCy pipeline; the words stay as they are."""
+    from spacy.tokens import Doc
+
+    document = Doc(nlp.vocab, words=list(words))
+    for _, step in nlp.pipeline:
+        document = step(document)
+    # spaCy's root is its own head
+    return [0 if token.head.i == token.i else token.head.i + 1 for token in document]
+
+
+@functools.lru_cache(maxsize=100_000)
+def _spacy_heads(model: str, words: tuple[str, ...]) -> list[int]:
+    return parse_heads(_load_spacy(model), words) if words else []
+
+
+@functools.cache
+def _load_spacy(model: str):
+    try:
+        import spacy
+
+        if not spacy.util.is_package(model):  # nothing else that a name could lead to
+            raise OSError("no such package")
+        nlp = spacy.load(model)
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"graph: spacy:{model} cannot be loaded ({str(error).splitlines()[0]}): install spaCy and the model, or use "
+            "graph: window"
+        ) from None
+    if not nlp.has_pipe("parser"):
+        raise UserError(f"graph: the spaCy model {model} has no parser; choose one that has, or use graph: window")
+    return nlp

@@ -1,0 +1,209 @@
+"""Teachers: frozen dual encoders whose text and image embeddings share a space.
+
+`load_teacher` takes any Hugging Face dual encoder (CLIP, SigLIP, Chinese-CLIP, AltCLIP …) or a folder that
+`train_teacher` wrote. `embed_dataset` caches a teacher's embeddings next to the data, keyed by the teacher's weights and
+by the content of each post.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from clfa.config import CaptionSource, TeacherConfig
+from clfa.data.cache import Cache, fill
+from clfa.data.images import open_image
+from clfa.data.records import load_split
+from clfa.errors import UserError
+from clfa.fusion import pool
+from clfa.model.batch import column_values
+from clfa.model.encoders import Encoder, fingerprint, load_encoder, load_preparer, prepare, resolve
+
+MODEL_TYPE = "clfa_dual_encoder"
+
+
+class DualEncoder(nn.Module):
+    """A text and an image encoder, each with masked mean pooling and an MLP into one space.
+
+    Args:
+        text: text encoder.
+        image: image encoder.
+        config: sizes of the projections.
+    """
+
+    def __init__(self, text: Encoder, image: Encoder, config: TeacherConfig):
+        super().__init__()
+        self.config = config
+        self.encoders: Any = nn.ModuleDict({"text": text, "image": image})
+        self.projections = nn.ModuleDict(
+            {
+                name: nn.Sequential(
+                    nn.LayerNorm(encoder.width),
+                    nn.Linear(encoder.width, config.projection_hidden),
+                    nn.GELU(),
+                    nn.Dropout(config.dropout),
+                    nn.Linear(config.projection_hidden, config.dim),
+                )
+                for name, encoder in (("text", text), ("image", image))
+            }
+        )
+
+    def features(self, kind: str, values: list) -> Float[Tensor, "batch width"]:
+        """Pooled encoder states of texts or RGB images, before the projection."""
+        encoder = self.encoders[kind]
+        device = next(self.parameters()).device
+        inputs = prepare(encoder.preparer, kind, values, self.config.max_length)
+        states, mask = encoder({name: value.to(device) for name, value in inputs.items()})
+        return pool(states, mask, "mean")
+
+    def embed(self, kind: str, values: list) -> Float[Tensor, "batch dim"]:
+        """Embeddings of texts or RGB images in the shared space (not normalised)."""
+        return self.projections[kind](self.features(kind, values))
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write `config.json`, `model.safetensors` and a folder per encoder."""
+        for name, encoder in self.encoders.items():
+            encoder.save(folder / name)
+        save_file({key: value.contiguous() for key, value in self.state_dict().items()}, folder / "model.safetensors")
+        described = {"model_type": MODEL_TYPE, **asdict(self.config)}
+        (folder / "config.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "DualEncoder":
+        """Load what `save_pretrained` wrote, in evaluation mode."""
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        described.pop("model_type")
+        sources = [CaptionSource(**source) for source in described.pop("sources")]
+        text, image = (load_encoder(str(folder / kind), kind, pretrained=False) for kind in ("text", "image"))
+        model = cls(text, image, TeacherConfig(sources=sources, **described))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model.eval()
+
+
+class HubTeacher(nn.Module):
+    """Any Hugging Face model with `get_text_features` and `get_image_features`, behind the same `embed`."""
+
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any):
+        super().__init__()
+        self.model: Any = model
+        self.tokenizer: Any = tokenizer
+        self.image_processor: Any = image_processor
+        text = getattr(model.config, "text_config", model.config)
+        self.max_length = getattr(text, "max_position_embeddings", 77)
+        if text.model_type in ("xlm-roberta", "altclip_text_model", "roberta"):
+            self.max_length -= 2  # their positions start after the padding index
+        # SigLIP was trained on texts padded to their full length, without a mask
+        self.padding: bool | str = "max_length" if model.config.model_type.startswith("siglip") else True
+
+    def embed(self, kind: str, values: list) -> Float[Tensor, "batch dim"]:
+        """Embeddings of texts or RGB images (not normalised)."""
+        device = next(self.parameters()).device
+        if kind == "text":
+            inputs = self.tokenizer(
+                values, truncation=True, max_length=self.max_length, padding=self.padding, return_tensors="pt"
+            )
+            found = self.model.get_text_features(**inputs.to(device))
+        else:
+            found = self.model.get_image_features(**self.image_processor(images=values, return_tensors="pt").to(device))
+        return found if isinstance(found, Tensor) else found.pooler_output
+
+
+Teacher = DualEncoder | HubTeacher
+
+
+def load_teacher(name: str) -> Teacher:
+    """A frozen teacher, in evaluation mode: folder of `clfa teacher train`, or any HF dual encoder.
+
+    Raises:
+        UserError: it cannot be loaded, or is no dual encoder.
+    """
+    folder = Path(resolve(name))
+    teacher: Teacher
+    try:
+        if _is_dual_encoder(folder):
+            teacher = DualEncoder.from_pretrained(folder)
+        else:
+            config = AutoConfig.from_pretrained(str(folder) if folder.exists() else name)
+            source = config._name_or_path or name
+            model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+            if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
+                raise UserError(f"{name} is a {config.model_type}, not a dual encoder: give a CLIP-like model")
+            teacher = HubTeacher(model, load_preparer(source, "text"), load_preparer(source, "image"))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"cannot load the teacher {name!r}: {str(error).splitlines()[0]}\nGive a local folder with config.json, "
+            "model.safetensors, tokenizer and preprocessor files, a hub name while online, or a folder made by "
+            "`clfa teacher train`"
+        ) from None
+    return teacher.requires_grad_(False).eval()
+
+
+def embed_dataset(
+    dataset: Path, name: str, splits: list[str], columns: tuple[str, ...] = ("text", "image"), batch_size: int = 32
+) -> tuple[Cache, dict[str, int]]:
+    """Cache a teacher's embeddings of the texts and images of a dataset directory.
+
+    Files: `DATASET/teachers/<key>/<split>.safetensors`, key = 16 hex digits of the teacher's weights and name.
+
+    Args:
+        dataset: dataset directory.
+        name: teacher.
+        splits: which splits to embed; others are not opened.
+        columns: which columns to embed.
+        batch_size: contents per forward pass.
+
+    Returns:
+        The cache of all splits (width = the teacher's), and split -> number of contents computed now.
+    """
+    teacher: list[Teacher] = []  # loaded only if something is missing
+    folder = dataset / "teachers" / teacher_key(name)
+    computed = {}
+    for split in splits:
+        rows = load_split(dataset, split)
+        values = [value for column in columns for value in column_values(rows, column) if value is not None]
+
+        def compute(batch: list) -> list[Tensor]:
+            if not teacher:
+                teacher.append(load_teacher(name))
+            return _embed(teacher[0], batch)
+
+        others = [folder / f"{other}.safetensors" for other in splits if other != split]
+        known = Cache(path for path in others if path.is_file())
+        computed[split] = fill(folder / f"{split}.safetensors", values, compute, batch_size, known)
+    (folder / "teacher.json").write_text(json.dumps({"teacher": name}) + "\n", encoding="utf-8")
+    return Cache(folder / f"{split}.safetensors" for split in splits), computed
+
+
+def teacher_key(name: str) -> str:
+    """16 hex digits that change with the teacher's files (local) or name (hub)."""
+    folder = Path(resolve(name))
+    if not folder.exists():
+        return fingerprint(name)
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        # the report says how good the teacher is, not what it computes
+        if path.name == "report.json":
+            continue
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _is_dual_encoder(folder: Path) -> bool:
+    path = folder / "config.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("model_type") == MODEL_TYPE
+
+
+@torch.no_grad()
+def _embed(teacher: Teacher, batch: list) -> list[Tensor]:
+    """One (1, D) row for each of a batch of texts, or of undecoded images."""
+    kind = "text" if isinstance(batch[0], str) else "image"
+    values = batch if kind == "text" else [open_image(value) for value in batch]
+    return [row[None] for row in teacher.embed(kind, values).cpu()]
