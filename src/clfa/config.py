@@ -1,6 +1,7 @@
 """Configurations: frozen dataclasses with a docstring under each field; YAML and dictionaries to and from them."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -321,3 +322,17 @@ def override(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         else:
             place[last] = copy.deepcopy(value)
     return values
+
+
+def differing(old: Any, new: Any, ignored: Sequence[str] = ()) -> list[str]:
+    """Dotted names of the fields in which two configurations differ, sorted."""
+    before, after = _flatten(asdict(old)), _flatten(asdict(new))
+    names = sorted(before.keys() | after.keys())
+    return [name for name in names if before.get(name) != after.get(name) and name not in ignored]
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,15 +1,88 @@
-"""Arrays in, numbers out. Every average is named; every number here is a function of the confusion matrix.
+"""Arrays in, numbers out. Every average is named; one list of metrics, one kind of score, one way to write it.
 
-Rows of a confusion matrix are labels, columns predictions. All functions work on stacks (…, C, C), so a bootstrap is one
-call: drawing n test rows with replacement is drawing the counts of the confusion matrix from a multinomial.
+Scores of classes are functions of the confusion matrix. Its rows are labels, its columns predictions. All functions work
+on stacks (…, C, C), so a bootstrap is one call: drawing n test rows with replacement is drawing the counts of the
+confusion matrix from a multinomial.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is called and written, and which way is better."""
+
+    title: str
+    """Name for people."""
+    unit: str = "%"
+    """`%`: a fraction, written in percent with one decimal; anything else: written as it is with three."""
+    higher_is_better: bool = True
+    """Direction, for choosing an epoch."""
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("accuracy"),
+    "macro_f1": Metric("macro F1"),
+    "weighted_f1": Metric("weighted F1"),
+    "binary_f1": Metric("binary F1"),
+    "macro_precision": Metric("macro precision"),
+    "macro_recall": Metric("macro recall"),
+    "weighted_precision": Metric("weighted precision"),
+    "weighted_recall": Metric("weighted recall"),
+    "binary_precision": Metric("binary precision"),
+    "binary_recall": Metric("binary recall"),
+    "auroc": Metric("AUROC"),
+    "ece": Metric("ECE", higher_is_better=False),
+    "adaptive_ece": Metric("adaptive ECE", higher_is_better=False),
+    "brier": Metric("Brier score", "", higher_is_better=False),
+    "nll": Metric("NLL, nats", "nats", higher_is_better=False),
+}
+SHOWN = ("accuracy", "macro_f1", "weighted_f1", "binary_f1")
+"""Metrics of every table, in this order; binary F1 where there are two classes."""
+
+
+def metric_names(classes: int) -> list[str]:
+    """The metrics that predictions in this many classes have, calibration errors aside."""
+    return [
+        name for name in METRICS if name not in ("ece", "adaptive_ece") and (classes == 2 or not name.startswith("binary"))
+    ]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with its uncertainty, in fractions: a metric of a system, or a difference of two."""
+
+    value: float
+    """The number; over several runs their mean."""
+    low: float | None = None
+    """Lower end of the 95 % interval; `None` where there is no interval."""
+    high: float | None = None
+    """Upper end."""
+    sd: float | None = None
+    """Standard deviation over runs; `None` where there is one run."""
+    n: int = 1
+    """Number of runs."""
+
+    def text(self, unit: str = "%", signed: bool = False) -> str:
+        """The one way to write a score: `66.8 ± 1.6 [62.5, 70.9]`, a difference `-0.6 [-5.5, +4.2]`.
+
+        Args:
+            unit: of the metric (`Metric.unit`).
+            signed: whether plus signs are written, as differences have them.
+        """
+        factor, digits = (100, 1) if unit == "%" else (1, 3)
+
+        def number(value: float) -> str:
+            return f"{round(factor * value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"  # no "-0.0"
+
+        spread = "" if self.sd is None else f" ± {factor * self.sd:.{digits}f}"
+        interval = "" if self.low is None or self.high is None else f" [{number(self.low)}, {number(self.high)}]"
+        return number(self.value) + spread + interval
 
 
 def confusion(labels: NDArray, predictions: NDArray, classes: int) -> NDArray[np.int64]:
@@ -91,28 +164,79 @@ def bootstrap_seeds(
     return {name: values.mean(1) for name, values in found.items()}
 
 
-def over_runs(labels: NDArray, predictions: NDArray, classes: int) -> dict[str, dict[str, Any]]:
-    """Every metric over the runs of one system: mean, standard deviation, 95 % interval over runs and posts, values.
+def measure(labels: NDArray, predictions: NDArray, classes: int) -> dict[str, Score]:
+    """Every score of one run, with 95 % percentile bootstrap intervals over posts.
 
     Args:
         labels: (N,) class numbers.
-        predictions: (runs, N) class numbers.
+        predictions: (N,) class numbers.
         classes: C.
-
-    Returns:
-        metric -> `{"mean", "sd", "ci95", "values"}`.
     """
-    by_run = scores(np.stack([confusion(labels, found, classes) for found in predictions]))
+    matrix = confusion(labels, predictions, classes)
+    bounds = bootstrap(matrix)
+    return {name: Score(float(value), *bounds[name]) for name, value in scores(matrix).items()}
+
+
+def over_runs(labels: NDArray, predictions: NDArray, classes: int) -> dict[str, Score]:
+    """Every score over the runs of one system: mean, standard deviation, 95 % interval over runs and posts.
+
+    Args:
+        labels: (N,) class numbers.
+        predictions: (R, N) class numbers.
+        classes: C.
+    """
     draws = bootstrap_seeds(labels, predictions, classes)
     return {
-        metric: {
-            "mean": float(values.mean()),
-            "sd": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-            "ci95": list(interval(draws[metric])),
-            "values": values.tolist(),
-        }
-        for metric, values in by_run.items()
+        name: Score(
+            float(values.mean()),
+            *interval(draws[name]),
+            sd=float(values.std(ddof=1)) if len(values) > 1 else None,
+            n=len(values),
+        )
+        for name, values in by_run(labels, predictions, classes).items()
     }
+
+
+def by_run(labels: NDArray, predictions: NDArray, classes: int) -> dict[str, Array]:
+    """(R,) values of every score, one for each run of (R, N) predictions."""
+    return scores(np.stack([confusion(labels, found, classes) for found in predictions]))
+
+
+def all_scores(labels: NDArray, probabilities: Array) -> dict[str, float]:
+    """Every metric that probabilities have (`metric_names`), without intervals: what an epoch can be chosen by.
+
+    Args:
+        labels: (N,) class numbers.
+        probabilities: (N, C).
+    """
+    classes = probabilities.shape[1]
+    truth = np.eye(classes)[labels]
+    found = {name: float(value) for name, value in scores(confusion(labels, probabilities.argmax(1), classes)).items()}
+    found["auroc"] = auroc(labels, probabilities)
+    found["brier"] = float(((probabilities - truth) ** 2).sum(1).mean())
+    found["nll"] = float(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None)).mean())
+    return found
+
+
+def auroc(labels: NDArray, probabilities: Array) -> float:
+    """Area under the ROC curve, of class 1 with two classes, else the mean over classes (each against the rest).
+
+    Ties count half. Classes without a post, or with all of them, do not count; 0.5 if none is left.
+
+    Args:
+        labels: (N,) class numbers.
+        probabilities: (N, C).
+    """
+    from scipy.stats import rankdata
+
+    areas = []
+    for k in [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1]):
+        positive = labels == k
+        inside, outside = int(positive.sum()), int((~positive).sum())
+        if inside and outside:
+            ranks = rankdata(probabilities[:, k])[positive].sum()
+            areas.append((ranks - inside * (inside + 1) / 2) / (inside * outside))
+    return float(np.mean(areas)) if areas else 0.5
 
 
 def interval(draws: Array) -> tuple[float, float]:

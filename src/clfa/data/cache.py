@@ -1,124 +1,230 @@
-"""Tensors computed once per content: teacher embeddings and the states of frozen encoders.
+"""Tensors computed once per content: teacher embeddings, states of frozen encoders, perceptual hashes.
 
-A cache file belongs to one split and one model, `FOLDER/<split>.safetensors`, and holds for each different content
-(a text, the bytes of an image) its key and its rows: `keys` (N,16) uint8, `lengths` (N), `values` (sum of lengths, D).
-Changing one post recomputes one post; posts that share a text or an image share its entry.
+A cache is a folder of shards, `<number>.safetensors`, each written whole: `keys` (N,16) uint8, `lengths` (N), `values`
+(sum of lengths, D) in half precision. A fill that is killed keeps its shards and goes on behind them. A content is a text
+or the bytes of an image together with its kind; posts that share one share its entry, and changing one post computes
+one entry.
 """
 
 import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from clfa.data.atomic import replacing
+from clfa.data.progress import Progress, progress
 
-def content_key(value: str | bytes) -> bytes:
-    """16 bytes that name a text or an image by its content."""
-    return hashlib.blake2b(value.encode() if isinstance(value, str) else value, digest_size=16).digest()
+SHARD_BYTES = 32_000_000
+WINDOW = 1_024  # contents that are sorted by length together
+WINDOW_BYTES = 16_000_000
+
+Content = str | bytes
+Keys = NDArray[np.bytes_]
+
+
+def content_key(kind: str, value: Content) -> bytes:
+    """16 bytes that name a text or an image by its kind and content."""
+    data = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+    return hashlib.blake2b(data, digest_size=16, person=kind.encode()).digest()
 
 
 class Cache:
-    """Read side: content key -> tensor, over the files of several splits. Values stay on disk (memory-mapped)."""
+    """Read side of a folder of shards. In memory is an index of 28 bytes a content, values stay on disk.
 
-    def __init__(self, paths: Iterable[Path]):
-        self.files: list[np.memmap] = []
-        self.index: dict[bytes, tuple[int, int, int]] = {}
-        for path in paths:
-            with safe_open(path, "pt") as file:
-                keys, lengths = file.get_tensor("keys").numpy(), file.get_tensor("lengths").tolist()
-            # numpy's own mapping of the block of values: a slice is then a view, with nothing opened or copied
-            values, start = _map_values(path), 0
-            for key, length in zip(keys, lengths):
-                self.index[key.tobytes()] = (len(self.files), start, length)
-                start += length
-            self.files.append(values)
+    Args:
+        folder: the folder; it may be empty or missing.
+    """
 
-    def __getitem__(self, key: bytes) -> Tensor:
-        """The rows of one content, (length, D) float32."""
-        number, start, length = self.index[key]
-        return torch.from_numpy(self.files[number][start : start + length].copy())
+    def __init__(self, folder: Path):
+        self.shards: list[_Shard] = []
+        keys, places = [], []
+        for path in sorted(folder.glob("*.safetensors")):
+            opened = _open_shard(path)
+            if opened is None:  # cut off by a broken disk: computed again
+                continue
+            shard, names, lengths = opened
+            starts = np.cumsum(lengths) - lengths
+            where = np.empty(len(names), dtype=_PLACE)
+            where["shard"], where["start"], where["length"] = len(self.shards), starts, lengths
+            self.shards.append(shard)
+            weakref.finalize(self, os.close, shard.file)
+            keys.append(names)
+            places.append(where)
+        all_keys = np.concatenate(keys) if keys else np.empty(0, dtype="S16")
+        order = np.argsort(all_keys, kind="stable")
+        self.keys: Keys = all_keys[order]
+        self.places = (np.concatenate(places) if places else np.empty(0, dtype=_PLACE))[order]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def width(self) -> int:
+        """D; 0 for an empty cache."""
+        return self.shards[0].width if self.shards else 0
+
+    def find(self, keys: Keys) -> NDArray[np.int64]:
+        """(N,) entry number of each key, -1 where there is none."""
+        if not len(self.keys):
+            return np.full(len(keys), -1)
+        places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+        return np.where(self.keys[places] == keys, places, -1)
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self.index
+        return bool(self.find(np.array([key], dtype="S16"))[0] >= 0)
+
+    def get(self, key: bytes) -> Tensor | None:
+        """(length, D) rows of one content in float32; `None` if it is not here."""
+        entry = int(self.find(np.array([key], dtype="S16"))[0])
+        return None if entry < 0 else self.read(entry)
+
+    def read(self, entry: int) -> Tensor:
+        """(length, D) rows of one entry in float32."""
+        place = self.places[entry]
+        return self.shards[int(place["shard"])].read(int(place["start"]), int(place["length"]))
 
 
 def fill(
-    path: Path,
-    values: Iterable[str | bytes],
-    compute: Callable[[list], list[Tensor]],
+    folder: Path,
+    kind: str,
+    contents: Iterable[Content],
+    compute: Callable[[list], Sequence[Tensor]],
+    what: str,
     batch_size: int = 32,
-    known: Cache | None = None,
+    total: int | None = None,
 ) -> int:
-    """Make sure that `path` holds the tensors of all `values`; compute only those that are missing.
+    """Make sure that a cache holds the tensors of all contents; compute only those that are missing.
+
+    Memory does not grow with the number of contents: they are read in windows, and written shard by shard.
 
     Args:
-        path: cache file of one split.
-        values: texts (str) and images (undecoded bytes) of the split, in any order.
-        compute: a batch of texts, or of image bytes -> one (length, D) tensor each.
+        folder: the cache.
+        kind: kind of the contents, a part of their keys.
+        contents: texts, or undecoded images; repeated ones are computed once.
+        compute: up to `batch_size` contents of like length -> one (length, D) tensor each.
+        what: for the progress ("encoding images").
         batch_size: contents per call of `compute`.
-        known: caches of the same model for other splits, to copy from.
+        total: number of contents, if it is known, for the progress.
 
     Returns:
         The number of contents computed.
     """
-    wanted = {content_key(value): value for value in values}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    computed = 0
     # of two runs that start at once, the second waits and then finds everything there
-    with FileLock(f"{path}.lock"):
-        return _fill(path, wanted, compute, batch_size, known)
+    with FileLock(folder / ".lock"), progress(what, total) as bar:
+        known, new = Cache(folder), set()
+        writer = _Writer(folder)
+        for window in _windows(contents):
+            keys = [content_key(kind, value) for value in window]
+            missing = [
+                (key, value)
+                for key, value, entry in zip(keys, window, known.find(np.array(keys, dtype="S16")))
+                if entry < 0 and not (key in new or new.add(key))  # type: ignore[func-returns-value]
+            ]
+            # neighbours of similar length share a batch, so little is computed on padding
+            missing.sort(key=lambda pair: len(pair[1]))
+            bar.add(len(window) - len(missing))
+            computed += _compute(missing, compute, batch_size, writer, bar)
+        writer.flush()
+    return computed
 
 
-def _fill(path: Path, wanted: dict[bytes, str | bytes], compute: Callable, batch_size: int, known: Cache | None) -> int:
-    old = _read_old(path)
-    if wanted.keys() <= old.keys():
-        return 0
-    found = {key: old[key] for key in wanted if key in old}
-    if known is not None:
-        found |= {key: known[key] for key in wanted if key not in found and key in known}
-    missing = [key for key in wanted if key not in found]
-    for kind in (str, bytes):
-        group = [key for key in missing if isinstance(wanted[key], kind)]
-        # neighbours of similar length share a batch, so little is computed on padding
-        group.sort(key=lambda key: len(wanted[key]))
-        for start in range(0, len(group), batch_size):
-            batch = group[start : start + batch_size]
-            found |= dict(zip(batch, compute([wanted[key] for key in batch])))
-    ordered = [found[key] for key in wanted]
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    save_file(
-        {
-            "keys": torch.frombuffer(bytearray(b"".join(wanted)), dtype=torch.uint8).view(-1, 16),
-            "lengths": torch.tensor([len(value) for value in ordered]),
-            "values": torch.cat(ordered).float().contiguous(),
-        },
-        partial,
-    )
-    os.replace(partial, path)
+def _compute(
+    missing: list[tuple[bytes, Content]], compute: Callable, batch_size: int, writer: "_Writer", bar: Progress
+) -> int:
+    for start in range(0, len(missing), batch_size):
+        batch = missing[start : start + batch_size]
+        for (key, _), values in zip(batch, compute([value for _, value in batch])):
+            writer.add(key, values)
+        bar.add(len(batch))
     return len(missing)
 
 
-def _read_old(path: Path) -> dict[bytes, Tensor]:
-    if not path.is_file():
-        return {}
+class _Shard(NamedTuple):
+    """One file; its values are read by place, so that nothing but what is asked for comes into memory."""
+
+    file: int
+    offset: int
+    width: int
+    dtype: np.dtype
+
+    def read(self, start: int, length: int) -> Tensor:
+        row = self.width * self.dtype.itemsize
+        data = os.pread(self.file, length * row, self.offset + start * row)
+        return torch.from_numpy(np.frombuffer(data, self.dtype).astype(np.float32).reshape(length, self.width))
+
+
+class _Writer:
+    """Collects entries and writes a shard whenever there are enough of them."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.keys, self.values, self.size = folder, [], [], 0  # type: ignore[var-annotated]
+        self.number = max((int(path.stem) for path in folder.glob("[0-9]*.safetensors")), default=-1) + 1
+
+    def add(self, key: bytes, values: Tensor) -> None:
+        self.keys.append(key)
+        self.values.append(values.detach().cpu().half().contiguous() if _fits_half(values) else values.detach().cpu().float())
+        self.size += values.numel() * 2
+        if self.size >= SHARD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self.keys:
+            return
+        # one dtype a shard: single precision only where a value does not fit into half
+        wide = any(values.dtype == torch.float32 for values in self.values)
+        tensors = {
+            "keys": torch.frombuffer(bytearray(b"".join(self.keys)), dtype=torch.uint8).view(-1, 16),
+            "lengths": torch.tensor([len(values) for values in self.values]),
+            "values": torch.cat([values.float() if wide else values for values in self.values]).contiguous(),
+        }
+        with replacing(self.folder / f"{self.number:06d}.safetensors") as partial:
+            save_file(tensors, partial)
+        self.number, self.keys, self.values, self.size = self.number + 1, [], [], 0
+
+
+_PLACE = np.dtype([("shard", np.int32), ("start", np.int32), ("length", np.int32)])
+
+
+def _fits_half(values: Tensor) -> bool:
+    return not values.numel() or bool(values.abs().max() <= torch.finfo(torch.float16).max)
+
+
+def _open_shard(path: Path) -> tuple[_Shard, Keys, NDArray[np.int64]] | None:
     try:
-        old = load_file(path)
-    except SafetensorError:  # a cache that was cut off is worth nothing: compute it again
-        return {}
-    keys = [row.tobytes() for row in old["keys"].numpy()]
-    return dict(zip(keys, old["values"].split(old["lengths"].tolist())))
+        with safe_open(path, "pt") as file:
+            keys, lengths = file.get_tensor("keys").numpy(), file.get_tensor("lengths").numpy()
+    except (SafetensorError, OSError):
+        return None
+    handle = os.open(path, os.O_RDONLY)
+    (size,) = struct.unpack("<Q", os.pread(handle, 8, 0))
+    entry = json.loads(os.pread(handle, size, 8))["values"]
+    dtype = np.dtype(np.float16 if entry["dtype"] == "F16" else np.float32)
+    shard = _Shard(handle, 8 + size + entry["data_offsets"][0], entry["shape"][1], dtype)
+    return shard, np.ascontiguousarray(keys).view("S16").ravel(), lengths
 
 
-def _map_values(path: Path):
-    with open(path, "rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        entry = json.loads(file.read(size))["values"]
-    offset = 8 + size + entry["data_offsets"][0]
-    return np.memmap(path, dtype=np.float32, mode="r", offset=offset, shape=tuple(entry["shape"]))
+def _windows(contents: Iterable[Content]) -> Iterable[list[Content]]:
+    window: list[Content] = []
+    size = 0
+    for value in contents:
+        window.append(value)
+        size += len(value)
+        if len(window) >= WINDOW or size >= WINDOW_BYTES:
+            yield window
+            window, size = [], 0
+    yield from chain([window] if window else [])

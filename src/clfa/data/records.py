@@ -10,15 +10,18 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import clfa
+from clfa.data.atomic import write_json
 from clfa.data.images import MAX_IMAGE_BYTES, open_image
+from clfa.data.progress import track
 from clfa.errors import UserError
 
 SPLITS = ("train", "validation", "test")
+GROUP_ROWS, GROUP_BYTES = 1_000, 1_000_000  # of a Parquet row group, the unit of reading
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Record:
     text: str
     image: Path | bytes | None = None
     label: str | None = None
-    knowledge: str | None = None
-    extra: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """Every further column that was named: a caption, OCR, attributes, audio; texts or bytes."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +57,25 @@ def normalise_text(text: str) -> str:
 def write_dataset(
     rows: Iterable[tuple[str, Record | Dropped]],
     out: str | Path,
-    labels: list[str],
+    class_names: list[str],
     description: dict[str, Any],
     text: str = "normalised",
     images: str = "embedded",
     on_bad: str = "fail",
+    total: int | None = None,
 ) -> dict[str, Any]:
-    """Write a dataset directory and return its manifest (the content of `dataset.json`).
+    """Write a dataset directory in a stream and return its manifest (the content of `dataset.json`).
 
     Args:
         rows: `(split, Record)` for each kept and `(split, Dropped)` for each dropped row of the source, in file order.
         out: folder to make; must not exist.
-        labels: class names in the order of their numbers.
-        description: put into the manifest as it is (reader, filters, …).
+        class_names: class names in the order of their numbers.
+        description: put into the manifest as it is (reader, filters, …). `columns` names the further columns that are
+            stored, `{name: "string" or "binary"}`; other entries of `Record.values` are not.
         text: `normalised` or `raw`.
         images: `embedded` reads, checks and stores image bytes; `none` leaves them out.
         on_bad: `fail` raises after looking at all rows; `skip` moves rows with bad images to `dropped.jsonl`.
+        total: number of rows, if it is known, for the progress.
 
     Raises:
         UserError: `out` exists; images are missing or unreadable (`on_bad="fail"`: the first 20 and the count);
@@ -80,60 +86,42 @@ def write_dataset(
         raise UserError(f"{out} exists and is not empty: choose another --out, or delete it first")
     partial = out.with_name(out.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
-
-    kept: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    dropped: list[Dropped] = []
-    bad: list[str] = []
-    seen: set[tuple[str, str]] = set()
-    for split, row in rows:
-        if isinstance(row, Dropped):
-            dropped.append(row)
-            continue
-        if (split, row.id) in seen:
-            raise UserError(f"{split}: the id {row.id!r} occurs twice; ids must be unique within a split")
-        seen.add((split, row.id))
-        try:
-            image = _read_image(row.image) if images == "embedded" else None
-        except UserError as error:
-            bad.append(f"{split} {row.id}: {error}")
-            dropped.append(Dropped(row.id, split, f"bad image: {error}", str(row.image)))
-            continue
-        content = row.text if text == "raw" else normalise_text(row.text)
-        knowledge = row.knowledge if text == "raw" or row.knowledge is None else normalise_text(row.knowledge)
-        kept[split].append(Record(row.id, content, image, row.label, knowledge, row.extra))
-    if bad and on_bad == "fail":
-        listed = "\n  ".join(bad[:20])
+    with _Writer(partial, class_names, description.get("columns", {})) as writer:
+        for split, row in track(rows, f"importing to {out}", total):
+            if isinstance(row, Dropped):
+                writer.drop(row)
+                continue
+            writer.refuse_repeated(split, row.id)
+            try:
+                image = _read_image(row.image) if images == "embedded" else None
+            except UserError as error:
+                writer.bad(split, row, error)
+                continue
+            writer.keep(split, clean_record(row, text, image))
+    if writer.bad_images and on_bad == "fail":
+        listed = "\n  ".join(writer.bad_images)
         raise UserError(
-            f"{len(bad)} of {len(seen):,} posts have a missing or unreadable image; the first {min(20, len(bad))}:\n"
-            f"  {listed}\nFix the files, or use --on-bad skip (they are then listed in dropped.jsonl) or --images none"
+            f"{writer.bad_count} of {len(writer.seen):,} posts have a missing or unreadable image; the first "
+            f"{len(writer.bad_images)}:\n  {listed}\n"
+            "Fix the files, or use --on-bad skip (they are then listed in dropped.jsonl) or --images none"
         )
-
-    extra = sorted({key for records in kept.values() for record in records for key in record.extra})
-    manifest: dict[str, Any] = {**description, "text": text, "images": images, "labels": labels, "splits": {}}
-    for split, records in kept.items():
-        if not records and split != "test":
-            raise UserError(f"no rows for the split {split!r}: the source has {len(seen)} usable rows in all")
-        if records:
-            path = partial / f"{split}.parquet"
-            _write_parquet(records, path, labels, extra)
-            counts = Counter(record.label for record in records)
-            manifest["splits"][split] = {
-                "rows": len(records),
-                "labels": {name: counts[name] for name in labels},
-                "dropped": sum(row.split == split for row in dropped),
-                "without_image": sum(record.image is None for record in records),
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            }
-    manifest["dropped"] = len(dropped)
+    manifest: dict[str, Any] = {**description, "text": text, "images": images, "labels": class_names}
+    manifest["splits"] = writer.describe()
+    manifest["dropped"] = sum(writer.dropped.values())
     manifest["clfa_version"] = clfa.__version__
-    with open(partial / "dropped.jsonl", "w", encoding="utf-8") as file:
-        for row in dropped:
-            file.write(json.dumps(vars(row), ensure_ascii=False) + "\n")
-    (partial / "dataset.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(partial / "dataset.json", manifest)
     if out.exists():
         out.rmdir()
     os.replace(partial, out)
     return manifest
+
+
+def clean_record(record: Record, text: str, image: bytes | None) -> Record:
+    """The record as it is stored: every text normalised unless they are `raw`, the image as checked bytes."""
+    if text == "raw":
+        return replace(record, image=image)
+    values = {name: normalise_text(v) if isinstance(v, str) else v for name, v in record.values.items()}
+    return replace(record, text=normalise_text(record.text), image=image, values=values)
 
 
 def load_manifest(dataset: str | Path) -> dict[str, Any]:
@@ -146,21 +134,6 @@ def load_manifest(dataset: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{dataset} is not a dataset directory (no dataset.json): make one with `clfa import`")
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def load_split(dataset: str | Path, split: str):
-    """One split as a memory-mapped `datasets.Dataset` with the columns of `Record` (images as undecoded bytes).
-
-    Raises:
-        UserError: the dataset directory has no such split.
-    """
-    from datasets import Dataset, disable_progress_bars
-
-    disable_progress_bars()
-    path = Path(dataset) / f"{split}.parquet"
-    if not path.is_file():
-        raise UserError(f"{dataset} has no split {split!r}; it has {', '.join(load_manifest(dataset)['splits'])}")
-    return Dataset.from_parquet(str(path))
 
 
 def _read_image(image: Path | bytes | None) -> bytes | None:
@@ -179,29 +152,112 @@ def _read_image(image: Path | bytes | None) -> bytes | None:
     return data
 
 
-def _write_parquet(records: list[Record], path: Path, labels: list[str], extra: list[str]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+class _Writer:
+    """Parquet files of the splits, written a row group at a time, and `dropped.jsonl`."""
+
+    def __init__(self, folder: Path, class_names: list[str], columns: Mapping[str, str]):
+        self.folder, self.class_names, self.columns = folder, class_names, dict(columns)
+        self.numbers = {name: number for number, name in enumerate(class_names)}
+        self.schema = _schema(class_names, self.columns)
+        self.files: dict[str, Any] = {}
+        self.waiting: dict[str, list[Record]] = {}
+        self.size: Counter[str] = Counter()
+        self.labels: dict[str, Counter[str | None]] = {}
+        self.without_image: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.seen: set[bytes] = set()
+        self.bad_images: list[str] = []
+        self.bad_count = 0
+        self.dropped_file = open(folder / "dropped.jsonl", "w", encoding="utf-8")  # noqa: SIM115  # closed in __exit__
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.dropped_file.close()
+        for split in self.waiting:
+            self._flush(split)
+        for file in self.files.values():
+            file.close()
+
+    def refuse_repeated(self, split: str, id: str) -> None:
+        """Ids are unique within a split; 16 bytes of each are kept to know."""
+        key = hashlib.blake2b(f"{split} {id}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if key in self.seen:
+            raise UserError(f"{split}: the id {id!r} occurs twice; ids must be unique within a split")
+        self.seen.add(key)
+
+    def drop(self, row: Dropped) -> None:
+        self.dropped[row.split] += 1
+        self.dropped_file.write(json.dumps(vars(row), ensure_ascii=False) + "\n")
+
+    def bad(self, split: str, row: Record, error: UserError) -> None:
+        self.bad_count += 1
+        if len(self.bad_images) < 20:
+            self.bad_images.append(f"{split} {row.id}: {error}")
+        self.drop(Dropped(row.id, split, f"bad image: {error}", str(row.image)))
+
+    def keep(self, split: str, record: Record) -> None:
+        waiting = self.waiting.setdefault(split, [])
+        waiting.append(record)
+        self.labels.setdefault(split, Counter())[record.label] += 1
+        self.without_image[split] += record.image is None
+        self.size[split] += len(record.image) if isinstance(record.image, bytes) else 0
+        if len(waiting) >= GROUP_ROWS or self.size[split] >= GROUP_BYTES:
+            self._flush(split)
+
+    def describe(self) -> dict[str, Any]:
+        """The entry of each split in the manifest."""
+        described: dict[str, Any] = {}
+        for split in SPLITS:
+            if split not in self.files:
+                if split != "test":
+                    usable = sum(sum(counts.values()) for counts in self.labels.values())
+                    raise UserError(f"no rows for the split {split!r}: the source has {usable} usable rows in all")
+                continue
+            counts = self.labels[split]
+            described[split] = {
+                "rows": sum(counts.values()),
+                "labels": {name: counts[name] for name in self.class_names},
+                "dropped": self.dropped[split],
+                "without_image": self.without_image[split],
+                "sha256": _sha256(self.folder / f"{split}.parquet"),
+            }
+        return described
+
+    def _flush(self, split: str) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        records = self.waiting[split]
+        if split not in self.files:
+            self.files[split] = pq.ParquetWriter(self.folder / f"{split}.parquet", self.schema)
+        columns = {
+            "id": [record.id for record in records],
+            "text": [record.text for record in records],
+            "image": [record.image and {"bytes": record.image, "path": None} for record in records],
+            "label": [None if record.label is None else self.numbers[record.label] for record in records],
+            **{name: [record.values.get(name) for record in records] for name in self.columns},
+        }
+        if records:
+            self.files[split].write_table(pa.table(columns, schema=self.schema))
+        self.waiting[split], self.size[split] = [], 0
+
+
+def _schema(class_names: list[str], columns: Mapping[str, str]) -> Any:
+    """As `datasets` writes it, so that the directory can be read with that library too."""
     from datasets import ClassLabel, Features, Image, Value
 
     features = Features(
         id=Value("string"),
         text=Value("string"),
         image=Image(decode=False),
-        label=ClassLabel(names=labels),
-        knowledge=Value("string"),
-        **{name: Value("string") for name in extra},
+        label=ClassLabel(names=class_names),
+        **{name: Value(kind) for name, kind in columns.items()},
     )
-    schema = features.arrow_schema
-    with pq.ParquetWriter(path, schema) as writer:
-        for start in range(0, len(records), 1000):
-            chunk = records[start : start + 1000]
-            columns = {
-                "id": [record.id for record in chunk],
-                "text": [record.text for record in chunk],
-                "image": [record.image and {"bytes": record.image, "path": None} for record in chunk],
-                "label": [None if record.label is None else labels.index(record.label) for record in chunk],
-                "knowledge": [record.knowledge for record in chunk],
-                **{name: [record.extra.get(name) for record in chunk] for name in extra},
-            }
-            writer.write_table(pa.table(columns, schema=schema))
+    return features.arrow_schema
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,186 @@
+"""Rows of a dataset directory. Texts and labels are in memory as Arrow columns; image bytes are read when asked for.
+
+Parquet row groups of about a megabyte are the unit of reading, so memory does not grow with the number of images.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clfa.data.atomic import replacing
+from clfa.data.cache import Content, Keys, content_key
+from clfa.data.progress import track
+from clfa.data.records import load_manifest
+from clfa.errors import UserError
+
+
+class Row(Mapping[str, Any]):
+    """One post: a mapping from columns to values, which are read when asked for."""
+
+    def __init__(self, rows: "Rows", number: int):
+        self.rows, self.number = rows, number
+
+    def __getitem__(self, column: str) -> Any:
+        return self.rows.cell(column, self.number)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.rows.column_names)
+
+    def __len__(self) -> int:
+        return len(self.rows.column_names)
+
+
+class Rows(Sequence[Row]):
+    """Some rows of one or more splits of a dataset directory, in order.
+
+    Args:
+        dataset: dataset directory.
+        splits: the splits whose files hold the rows.
+        numbers: row numbers in the splits one after the other; all rows by default.
+    """
+
+    def __init__(self, dataset: Path, splits: Sequence[str], numbers: NDArray[np.int64] | None = None):
+        self.dataset, self.splits = dataset, list(splits)
+        self.files = [_Split(dataset, split) for split in splits]
+        counts = [file.count for file in self.files]
+        self.ends = np.cumsum(counts)
+        self.numbers = np.arange(sum(counts)) if numbers is None else np.asarray(numbers, dtype=np.int64)
+        self.column_names = list(dict.fromkeys(name for file in self.files for name in file.columns))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: Any) -> Any:
+        """A row by its place, rows by a slice, or a column by its name."""
+        if isinstance(place, str):
+            return self.column(place)
+        if isinstance(place, slice):
+            return self.select(np.arange(len(self))[place])
+        if place < -len(self) or place >= len(self):
+            raise IndexError(f"row {place} of {len(self)}")
+        return Row(self, int(self.numbers[place]))
+
+    def select(self, places: Sequence[int] | NDArray) -> "Rows":
+        """Some of the rows, by their places; nothing is read again."""
+        chosen = Rows.__new__(Rows)
+        chosen.__dict__.update({key: value for key, value in vars(self).items() if key != "labels"})
+        chosen.numbers = self.numbers[np.asarray(places, dtype=np.int64)]
+        return chosen
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) class numbers; -1 where a row has none."""
+        return np.array([-1 if label is None else label for label in self.column("label")], dtype=np.int64)
+
+    @property
+    def texts(self) -> list[str]:
+        """Texts, empty where a row has none."""
+        return [text or "" for text in self.column("text")]
+
+    def column(self, name: str) -> list:
+        """One column of these rows (not for images: `contents` streams them); empty if there is no such column."""
+        if name not in self.column_names:
+            return []
+        # splits one after the other, then the chosen rows
+        return pa.concat_arrays([file.light(name) for file in self.files]).take(pa.array(self.numbers)).to_pylist()
+
+    def has(self, column: str) -> bool:
+        """Whether any row holds a value in this column."""
+        return column in self.column_names and any(file.filled(column) for file in self.files)
+
+    def cell(self, column: str, number: int) -> Any:
+        """One value by its row number in the splits; image bytes as they are stored."""
+        file = int(np.searchsorted(self.ends, number, side="right"))
+        return self.files[file].cell(column, number - (int(self.ends[file - 1]) if file else 0))
+
+    def keys(self, column: str, kind: str) -> Keys:
+        """(N,) content keys of one column; empty bytes where a row has none. Computed once per split and kept beside it."""
+        found = [file.keys(column, kind) for file in self.files]
+        return np.concatenate(found)[self.numbers] if found else np.empty(0, dtype="S16")
+
+
+def load_split(dataset: str | Path, split: str) -> Rows:
+    """All rows of one split.
+
+    Raises:
+        UserError: the dataset directory has no such split.
+    """
+    return Rows(Path(dataset), [split])
+
+
+def stream_column(dataset: Path, split: str, column: str) -> Iterator[Content | None]:
+    """The values of one column of a split in order, a row group in memory at a time; nothing if there is no such column.
+
+    Raises:
+        UserError: the dataset directory has no such split.
+    """
+    yield from _Split(dataset, split).stream(column)
+
+
+class _Split:
+    """The Parquet file of one split."""
+
+    def __init__(self, dataset: Path, split: str):
+        self.dataset, self.split = dataset, split
+        self.path = dataset / f"{split}.parquet"
+        if not self.path.is_file():
+            raise UserError(f"{dataset} has no split {split!r}; it has {', '.join(load_manifest(dataset)['splits'])}")
+        self.metadata = pq.read_metadata(self.path)
+        self.schema = self.metadata.schema.to_arrow_schema()
+        self.columns, self.count = self.schema.names, self.metadata.num_rows
+        self.group_ends = np.cumsum([self.metadata.row_group(n).num_rows for n in range(self.metadata.num_row_groups)])
+        self.arrays: dict[str, pa.Array] = {}
+        self.group: tuple[str, int, list] | None = None  # the group read last: neighbours are often asked for
+
+    def light(self, column: str) -> pa.Array:
+        """A column without bytes, in memory."""
+        if column not in self.arrays:
+            if column in self.columns:
+                found = pq.read_table(self.path, columns=[column], memory_map=False).column(0).combine_chunks()
+                self.arrays[column] = found.cast(pa.large_string()) if pa.types.is_string(found.type) else found
+            else:
+                self.arrays[column] = pa.nulls(self.count, pa.large_string())
+        return self.arrays[column]
+
+    def cell(self, column: str, number: int) -> Any:
+        if column not in self.columns:
+            raise KeyError(column)
+        if not self._holds_bytes(column):
+            return self.light(column)[number].as_py()
+        group = int(np.searchsorted(self.group_ends, number, side="right"))
+        if self.group is None or self.group[:2] != (column, group):
+            with pq.ParquetFile(self.path, memory_map=False) as file:
+                self.group = (column, group, file.read_row_group(group, columns=[column]).column(0).to_pylist())
+        return self.group[2][number - (int(self.group_ends[group - 1]) if group else 0)]
+
+    def stream(self, column: str) -> Iterator[Content | None]:
+        if column not in self.columns:
+            return
+        with pq.ParquetFile(self.path, memory_map=False) as file:
+            for group in range(self.metadata.num_row_groups):
+                for value in file.read_row_group(group, columns=[column]).column(0).to_pylist():
+                    yield value["bytes"] if isinstance(value, dict) else value
+
+    def filled(self, column: str) -> bool:
+        """Whether any row has a value, by the statistics of the file where they tell."""
+        return column in self.columns and any(value is not None for value in self.stream(column))
+
+    def keys(self, column: str, kind: str) -> Keys:
+        version = load_manifest(self.dataset)["splits"][self.split]["sha256"][:16]
+        path = self.dataset / "keys" / f"{self.split}-{column}-{kind}-{version}.npy"
+        if not path.is_file():
+            values = track(self.stream(column), f"reading {column} of {self.split}", self.count)
+            found = [b"" if value is None else content_key(kind, value) for value in values] or [b""] * self.count
+            with replacing(path) as partial, open(partial, "wb") as out:
+                np.save(out, np.array(found, dtype="S16"))
+        return np.load(path, allow_pickle=False)
+
+    def _holds_bytes(self, column: str) -> bool:
+        kind = self.schema.field(column).type
+        return pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
