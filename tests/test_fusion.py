@@ -1,6 +1,6 @@
 """What every fusion must hold, and that ours is PyTorch's decoder layer with one context."""
 
-import inspect
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +11,10 @@ from clfa.config import FusionConfig
 from clfa.errors import UserError
 from clfa.fusion import (
     FUSIONS,
-    Context,
     CrossAttentionLayer,
+    Fusion,
     GraphConvolution,
+    Tokens,
     build_fusion,
     grid_edges,
     pool,
@@ -25,24 +26,40 @@ read_own_fusions()  # CLFA_FUSIONS=mine.py pytest tests/test_fusion.py checks yo
 DIM, CONFIG = 16, FusionConfig(layers=2, heads=4, feedforward=32)
 
 
-def states(seed: int, batch: int = 3, tokens: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+NAMES = ("image", "knowledge")
+
+
+def tokens(seed: int, count: int = 5, batch: int = 3) -> Tokens:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, tokens, DIM, generator=generator), torch.ones(batch, tokens, dtype=torch.bool)
+    return Tokens(torch.randn(batch, count, DIM, generator=generator), torch.ones(batch, count, dtype=torch.bool))
 
 
-def build(name: str, contexts: int = 2) -> nn.Module:
+def build(name: str, contexts: int = 2) -> Fusion:
     torch.manual_seed(0)
     config = FusionConfig(name, CONFIG.layers, CONFIG.heads, CONFIG.feedforward)
-    return build_fusion(DIM, contexts, config, "mean").eval()
+    return build_fusion(DIM, NAMES[:contexts], config, "mean").eval()
 
 
 @pytest.fixture(params=sorted(FUSIONS))
-def fusion(request) -> nn.Module:
+def fusion(request) -> Fusion:
     return build(request.param)
 
 
-def inputs() -> tuple[torch.Tensor, torch.Tensor, list[Context]]:
-    return *states(1), [Context(*states(2, tokens=7)), Context(*states(3, tokens=4))]
+def inputs() -> tuple[Tokens, dict[str, Tokens]]:
+    return tokens(1), {"image": tokens(2, 7), "knowledge": tokens(3, 4)}
+
+
+def padded(given: Tokens) -> Tokens:
+    rubbish, gone = torch.full((len(given.mask), 3, DIM), 99.0), torch.zeros(len(given.mask), 3, dtype=torch.bool)
+    return Tokens(torch.cat([given.states, rubbish], 1), torch.cat([given.mask, gone], 1))
+
+
+def rows(given: Tokens, which) -> Tokens:
+    return Tokens(given.states[which], given.mask[which])
+
+
+def each(function, contexts: dict[str, Tokens], *arguments) -> dict[str, Tokens]:
+    return {name: function(context, *arguments) for name, context in contexts.items()}
 
 
 def test_one_layer_is_torchs_decoder_layer():
@@ -57,92 +74,92 @@ def test_one_layer_is_torchs_decoder_layer():
     ours.feedforward[3].load_state_dict(theirs.linear2.state_dict())
     for norm, other in zip(ours.norms, (theirs.norm1, theirs.norm2, theirs.norm3)):
         norm.load_state_dict(other.state_dict())
-    (query, query_mask), (keys, keys_mask) = states(1), states(2, tokens=7)
-    query_mask[0, 3:] = keys_mask[1, 2:] = False
-    expected = theirs(query, keys, tgt_key_padding_mask=~query_mask, memory_key_padding_mask=~keys_mask)
-    assert (ours(query, query_mask, [Context(keys, keys_mask)]) - expected).abs().max() < 1e-6
+    query, keys = tokens(1), tokens(2, 7)
+    query.mask[0, 3:] = keys.mask[1, 2:] = False
+    expected = theirs(query.states, keys.states, tgt_key_padding_mask=~query.mask, memory_key_padding_mask=~keys.mask)
+    assert (ours(query, [keys]).states - expected).abs().max() < 1e-6
 
 
 def test_contexts_are_attended_one_after_the_other():
     torch.manual_seed(0)
     layer = CrossAttentionLayer(DIM, 2, CONFIG).eval()
-    query, mask, (first, second) = inputs()
-    by_hand = query
-    for attention, norm, (keys, *_) in zip(layer.attentions, layer.norms, (Context(query, mask), first, second)):
-        by_hand = norm(by_hand + attention(by_hand, keys, keys, need_weights=False)[0])
+    query, contexts = inputs()
+    first, second = contexts.values()
+    by_hand = query.states
+    for attention, norm, source in zip(layer.attentions, layer.norms, (query, first, second)):
+        by_hand = norm(by_hand + attention(by_hand, source.states, source.states, need_weights=False)[0])
     by_hand = layer.norms[3](by_hand + layer.feedforward(by_hand))
-    assert torch.allclose(layer(query, mask, [first, second]), by_hand, atol=1e-6)
-    assert not torch.allclose(layer(query, mask, [second, first]), by_hand, atol=1e-3)
+    assert torch.allclose(layer(query, [first, second]).states, by_hand, atol=1e-6)
+    assert not torch.allclose(layer(query, [second, first]).states, by_hand, atol=1e-3)
 
 
-@pytest.mark.parametrize("contexts", [0, 1, 2])
+@pytest.mark.parametrize("count", [0, 1, 2])
 @pytest.mark.parametrize("name", sorted(FUSIONS))
-def test_shapes_with_any_number_of_contexts(name, contexts):
-    query, mask, given = inputs()
-    found = build(name, contexts)(query, mask, given[:contexts])
+def test_shapes_with_any_number_of_contexts(name, count):
+    query, contexts = inputs()
+    found = build(name, count)(query, {key: contexts[key] for key in NAMES[:count]})
     assert found.shape == (3, DIM)
     assert torch.isfinite(found).all()
 
 
 def test_something_is_read_of_query_and_contexts(fusion):
-    query, mask, (first, second) = inputs()
-    expected = fusion(query, mask, [first, second])
-    assert not torch.allclose(fusion(query.flip(2), mask, [first, second]), expected, atol=1e-4)
-    assert not torch.allclose(fusion(query, mask, [Context(*states(7, tokens=7)), second]), expected, atol=1e-4)
-    assert not torch.allclose(fusion(query, mask, [first, Context(*states(8, tokens=4))]), expected, atol=1e-4)
+    query, contexts = inputs()
+    expected = fusion(query, contexts)
+    assert not torch.allclose(fusion(replace(query, states=query.states.flip(2)), contexts), expected, atol=1e-4)
+    for seed, (name, context) in enumerate(contexts.items()):
+        other = {**contexts, name: tokens(7 + seed, context.mask.shape[1])}
+        assert not torch.allclose(fusion(query, other), expected, atol=1e-4)
 
 
-def padded(values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    rubbish = torch.full((len(values), 3, DIM), 99.0)
-    return torch.cat([values, rubbish], 1), torch.cat([mask, torch.zeros(len(values), 3, dtype=torch.bool)], 1)
+def test_contexts_have_names_not_places(fusion):
+    query, contexts = inputs()
+    backwards = dict(reversed(contexts.items()))
+    assert torch.allclose(fusion(query, backwards), fusion(query, contexts), atol=1e-5)
 
 
 def test_padding_changes_nothing(fusion):
-    query, mask, contexts = inputs()
-    expected = fusion(query, mask, contexts)
-    found = fusion(*padded(query, mask), [Context(*padded(c.states, c.mask)) for c in contexts])
-    assert torch.allclose(found, expected, atol=1e-5)
+    query, contexts = inputs()
+    assert torch.allclose(fusion(padded(query), each(padded, contexts)), fusion(query, contexts), atol=1e-5)
 
 
 def test_batch_is_single_and_order_does_not_matter(fusion):
-    query, mask, contexts = inputs()
-    together = fusion(query, mask, contexts)
+    query, contexts = inputs()
+    together = fusion(query, contexts)
     for row in range(3):
-        part = slice(row, row + 1)
-        alone = fusion(query[part], mask[part], [Context(c.states[part], c.mask[part]) for c in contexts])
+        alone = fusion(rows(query, [row]), each(rows, contexts, [row]))
         assert torch.allclose(alone[0], together[row], atol=1e-5)
-    order = torch.tensor([2, 0, 1])
-    shuffled = fusion(query[order], mask[order], [Context(c.states[order], c.mask[order]) for c in contexts])
+    order = [2, 0, 1]
+    shuffled = fusion(rows(query, order), each(rows, contexts, order))
     assert torch.allclose(shuffled, together[order], atol=1e-5)
 
 
 def test_masked_context_content_is_never_read(fusion):
-    query, mask, contexts = inputs()
-    gone = torch.zeros_like(contexts[1].mask)
-    expected = fusion(query, mask, [contexts[0], Context(contexts[1].states, gone)])
-    found = fusion(query, mask, [contexts[0], Context(contexts[1].states * 50 + 7, gone)])
+    query, contexts = inputs()
+    gone = replace(contexts["knowledge"], mask=torch.zeros_like(contexts["knowledge"].mask))
+    expected = fusion(query, {**contexts, "knowledge": gone})
+    found = fusion(query, {**contexts, "knowledge": replace(gone, states=gone.states * 50 + 7)})
     assert torch.isfinite(found).all()
     assert torch.equal(found, expected)
 
 
 def test_masked_context_is_absent_context(fusion):
     """For one post of a batch: no matter how many tokens stand there, what they are, and what their biases and edges say."""
-    query, mask, (first, second) = inputs()
-    gone = second.mask.clone()
-    gone[1] = False
-    expected = fusion(query, mask, [first, Context(second.states, gone)])
-    short = Context(
-        torch.randn(1, 1, DIM), torch.zeros(1, 1, dtype=torch.bool), torch.randn(1, 5, 1), torch.zeros(1, 1, 1)
+    query, contexts = inputs()
+    before = fusion(query, contexts)[1]
+    contexts["knowledge"].mask[1] = False
+    expected = fusion(query, contexts)[1]
+    short = Tokens(
+        torch.randn(1, 1, DIM), torch.zeros(1, 1, dtype=torch.bool), torch.zeros(1, 1, 1), torch.randn(1, 5, 1)
     )
-    alone = fusion(query[1:2], mask[1:2], [Context(first.states[1:2], first.mask[1:2]), short])
-    assert torch.allclose(alone[0], expected[1], atol=1e-5)
-    assert not torch.allclose(fusion(query, mask, [first, second])[1], expected[1], atol=1e-4)
+    alone = fusion(rows(query, [1]), {"image": rows(contexts["image"], [1]), "knowledge": short})
+    assert torch.allclose(alone[0], expected, atol=1e-5)
+    assert not torch.allclose(before, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["cross_attention", "co_attention", "pool", "hfm", "in_cross_graphs", "cmgcn", "hke"])
 def test_masked_context_is_a_fusion_without_it(name):
     """Where the weights do not depend on the number of contexts: the fusion built without the context says the same."""
-    query, mask, (first, second) = inputs()
+    query, contexts = inputs()
     both, one = build(name, 2), build(name, 1)
     own = {key: value.shape for key, value in one.state_dict().items()}
     if name == "cross_attention":  # its last norm counts the contexts
@@ -155,23 +172,24 @@ def test_masked_context_is_a_fusion_without_it(name):
         taken = {key: value for key, value in both.state_dict().items() if own.get(key) == value.shape}
     assert taken.keys() == own.keys()
     one.load_state_dict(taken)
-    hidden = Context(second.states, torch.zeros_like(second.mask))
-    assert torch.allclose(both(query, mask, [first, hidden]), one(query, mask, [first]), atol=1e-5)
+    contexts["knowledge"].mask[:] = False
+    assert torch.allclose(both(query, contexts), one(query, {"image": contexts["image"]}), atol=1e-5)
 
 
 def test_every_parameter_gets_a_gradient(fusion):
-    query, mask, contexts = inputs()
-    fusion(query.requires_grad_(), mask, contexts).square().sum().backward()
-    assert query.grad.abs().sum() > 0
+    query, contexts = inputs()
+    query.states.requires_grad_()
+    fusion(query, contexts).square().sum().backward()
+    assert query.states.grad.abs().sum() > 0
     idle = [name for name, p in fusion.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not idle
 
 
 def test_bfloat16_is_close_to_fp32(fusion):
-    query, mask, contexts = inputs()
+    query, contexts = inputs()
     with torch.autocast("cpu", torch.bfloat16):
-        found = fusion(query, mask, contexts)
-    expected = fusion(query, mask, contexts)
+        found = fusion(query, contexts)
+    expected = fusion(query, contexts)
     assert (found.float() - expected).abs().max() < 0.02 + 0.03 * expected.abs().max()
 
 
@@ -179,38 +197,45 @@ def test_saved_is_loaded(fusion, tmp_path):
     save_file(fusion.state_dict(), tmp_path / "fusion.safetensors")
     name = next(key for key, value in FUSIONS.items() if type(fusion) is value)
     torch.manual_seed(1)
-    other = build_fusion(DIM, 2, FusionConfig(name, CONFIG.layers, CONFIG.heads, CONFIG.feedforward), "mean").eval()
+    config = FusionConfig(name, CONFIG.layers, CONFIG.heads, CONFIG.feedforward)
+    other = build_fusion(DIM, NAMES, config, "mean").eval()
     other.load_state_dict(load_file(tmp_path / "fusion.safetensors"))
     assert torch.equal(other(*inputs()), fusion(*inputs()))
 
 
-READ_GRAPHS = [name for name in sorted(FUSIONS) if "edges" in inspect.signature(FUSIONS[name].forward).parameters]
-
-
-@pytest.mark.parametrize("name", READ_GRAPHS)
+@pytest.mark.parametrize("name", [name for name in sorted(FUSIONS) if FUSIONS[name].reads_edges])
 def test_graphs_are_read(name):
-    query, mask, contexts = inputs()
+    query, contexts = inputs()
     fusion = build(name)
-    window = window_edges(mask)
-    expected = fusion(query, mask, contexts)
-    assert torch.allclose(fusion(query, mask, contexts, window), expected, atol=1e-6)
-    assert not torch.allclose(fusion(query, mask, contexts, window_edges(mask, 1)), expected, atol=1e-4)
-    with_edges = [context._replace(edges=window_edges(context.mask)) for context in contexts]
-    assert torch.allclose(fusion(query, mask, with_edges), expected, atol=1e-6)
+    window = window_edges(query.mask)
+    expected = fusion(query, contexts)
+    assert torch.allclose(fusion(replace(query, edges=window), contexts), expected, atol=1e-6)
+    near = replace(query, edges=window_edges(query.mask, 1))
+    assert not torch.allclose(fusion(near, contexts), expected, atol=1e-4)
+    with_edges = {key: replace(context, edges=window_edges(context.mask)) for key, context in contexts.items()}
+    assert torch.allclose(fusion(query, with_edges), expected, atol=1e-6)
     # padded graphs: nothing goes along edges that are not there
-    wide = nn.functional.pad(window, (0, 3, 0, 3))
-    padded_contexts = [Context(*padded(c.states, c.mask)) for c in contexts]
-    assert torch.allclose(fusion(*padded(query, mask), padded_contexts, wide), expected, atol=1e-5)
+    wide = replace(padded(query), edges=nn.functional.pad(window, (0, 3, 0, 3)))
+    assert torch.allclose(fusion(wide, each(padded, contexts)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cross_attention", "co_attention", "in_cross_graphs", "cmgcn", "att_bert", "hke"])
+@pytest.mark.parametrize("name", [name for name in sorted(FUSIONS) if FUSIONS[name].reads_bias])
 def test_bias_between_words_and_context_is_read(name):
-    query, mask, (first, second) = inputs()
+    query, contexts = inputs()
     fusion = build(name)
-    biased = first._replace(bias=torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(5)))
-    plain = fusion(query, mask, [first, second])
-    assert torch.allclose(fusion(query, mask, [first._replace(bias=torch.zeros(3, 5, 7)), second]), plain, atol=1e-6)
-    assert not torch.allclose(fusion(query, mask, [biased, second]), plain, atol=1e-4)
+    plain = fusion(query, contexts)
+    for key, context in contexts.items():
+        bias = torch.randn(3, 5, context.mask.shape[1], generator=torch.Generator().manual_seed(5))
+        without = {**contexts, key: replace(context, bias=torch.zeros_like(bias))}
+        assert torch.allclose(fusion(query, without), plain, atol=1e-6)
+        assert not torch.allclose(fusion(query, {**contexts, key: replace(context, bias=bias)}), plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(FUSIONS) if not FUSIONS[name].reads_edges])
+def test_graphs_are_not_read_by_others(name):
+    query, contexts = inputs()
+    near = replace(query, edges=window_edges(query.mask, 1))
+    assert torch.equal(build(name)(near, contexts), build(name)(query, contexts))
 
 
 def test_co_attention_by_hand():
@@ -227,8 +252,8 @@ def test_co_attention_by_hand():
     hidden_image = torch.tanh(image_map + affinity.T @ text_map) @ w["scores.0.weight"][0]
     total = hidden_text.softmax(0) @ text + hidden_image.softmax(0) @ image
     expected = torch.tanh(total @ w["out.weight"].T + w["out.bias"])
-    ones = torch.ones(1, 5, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool)
-    assert torch.allclose(fusion(text[None], ones[0], [Context(image[None], ones[1])])[0], expected)
+    query, context = (Tokens(side[None], torch.ones(1, len(side), dtype=torch.bool)) for side in (text, image))
+    assert torch.allclose(fusion(query, {"image": context})[0], expected)
 
 
 def test_graph_convolution_by_hand():
@@ -279,8 +304,17 @@ def test_pooling():
     assert pool(values, mask, "cls").tolist() == [[1.0, 5.0], [0.0, 0.0]]
 
 
-def test_unknown_fusion_and_bad_heads_are_told():
+def test_unknown_fusion_and_bad_heads_are_refused():
     with pytest.raises(UserError, match="cross_attention"):
-        build_fusion(DIM, 1, FusionConfig("transformer"), "mean")
+        build_fusion(DIM, NAMES, FusionConfig("transformer"), "mean")
     with pytest.raises(UserError, match="divide"):
-        build_fusion(DIM, 1, FusionConfig(heads=3), "mean")
+        build_fusion(DIM, NAMES, FusionConfig(heads=3), "mean")
+
+
+def test_a_class_that_is_no_fusion_is_refused(monkeypatch):
+    class Loose(nn.Module):
+        """Derives from the wrong class."""
+
+    monkeypatch.setitem(FUSIONS, "loose", Loose)
+    with pytest.raises(UserError, match=r"class Loose\(Fusion\)"):
+        build_fusion(DIM, NAMES, FusionConfig("loose"), "mean")

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from torch import nn
 
 from clfa.config import FusionConfig, save_config
 from clfa.errors import UserError
-from clfa.fusion import FUSIONS, build_fusion, check_fusion, register
+from clfa.fusion import FUSIONS, Fusion, build_fusion, check_fusion, register
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "add-a-system.md").read_text()
@@ -65,11 +64,11 @@ def test_the_checks_of_fusions_check_it_too(tmp_path):
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 10
 
 
-def test_mistakes_in_own_fusions_are_told(monkeypatch, tmp_path):
+def test_mistakes_in_own_fusions_are_named(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="taken"):
 
         @register("concat")
-        class Another(nn.Module):
+        class Another(Fusion):
             """Not the concat of the package."""
 
     def read(name: str, text: str | None, match: str) -> None:
@@ -78,14 +77,16 @@ def test_mistakes_in_own_fusions_are_told(monkeypatch, tmp_path):
             path.write_text(text)
         monkeypatch.setenv("CLFA_FUSIONS", str(path))
         with pytest.raises(UserError, match=match):
-            build_fusion(16, 1, FusionConfig("mine"), "mean")
+            build_fusion(16, ["image"], FusionConfig("mine"), "mean")
 
-    head = "from torch import nn\nfrom clfa.fusion import register\n"
+    head = "from torch import nn\nfrom clfa.fusion import Fusion, register\n"
     read("nothing.py", None, "no Python file")
     read("broken.py", "def f(:", "broken.py fails: SyntaxError")
     # a built-in name: told even though the configuration names a fusion that exists
-    read("taken.py", head + "@register('concat')\nclass C(nn.Module): ...", "taken")
-    read("few.py", head + "@register('mine')\nclass C(nn.Module):\n    def __init__(self, dim): ...", "cannot be built")
+    read("taken.py", head + "@register('concat')\nclass C(Fusion): ...", "taken")
+    read("few.py", head + "@register('mine')\nclass C(Fusion):\n    def __init__(self, dim): ...", "cannot be built")
+    monkeypatch.delitem(FUSIONS, "mine")
+    read("module.py", head + "@register('mine')\nclass C(nn.Module): ...", r"does not derive from clfa.fusion.Fusion")
     monkeypatch.delitem(FUSIONS, "mine")
     monkeypatch.delenv("CLFA_FUSIONS")
     with pytest.raises(UserError, match="unknown fusion 'mine'"):

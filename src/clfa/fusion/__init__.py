@@ -1,22 +1,18 @@
 """Fusions: the query modality reads its contexts and becomes one vector a post.
 
-A fusion is a module `fusion(query, query_mask, contexts) -> (B, D)`, built as `Fusion(dim, contexts, config, pooling)`. With
-no context a fusion is what its query alone gives, which makes single-modality systems a configuration, not a class. A
-context whose mask is 0 everywhere for a post is the same as no context for that post.
+One architecture a file, each a subclass of `clfa.fusion.base.Fusion`; a configuration names it by its key in `FUSIONS`.
 """
 
 import importlib.util
 import os
-from collections.abc import Callable
-
-from torch import nn
+from collections.abc import Callable, Sequence
 
 from clfa.config import FusionConfig
 from clfa.errors import UserError
 from clfa.fusion.att_bert import AttBERT
+from clfa.fusion.base import AttentionPooling, Fusion, Tokens, join, masked_softmax, pool, weighted_sum
 from clfa.fusion.cmgcn import CMGCN
 from clfa.fusion.co_attention import CoAttention
-from clfa.fusion.context import AttentionPooling, Context, masked_softmax, pool
 from clfa.fusion.cross_attention import CrossAttention, CrossAttentionLayer
 from clfa.fusion.dr_net import DRNet
 from clfa.fusion.graphs import GraphConvolution, grid_edges, retrieve, window_edges
@@ -26,7 +22,7 @@ from clfa.fusion.in_cross_graphs import InCrossGraphs
 from clfa.fusion.multi_view import MultiView
 from clfa.fusion.pooled import Concat, Pool
 
-FUSIONS: dict[str, type[nn.Module]] = {
+FUSIONS: dict[str, type[Fusion]] = {
     "cross_attention": CrossAttention,
     "co_attention": CoAttention,
     "concat": Concat,
@@ -41,7 +37,7 @@ FUSIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
+def register(name: str) -> Callable[[type[Fusion]], type[Fusion]]:
     """Class decorator: `@register("gated")` makes a fusion of your own a name for `model.fusion.name`.
 
     The file that holds it is named in the environment, `CLFA_FUSIONS=gated.py clfa train …`, see docs/add-a-system.md. It is
@@ -51,7 +47,7 @@ def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
         UserError: the name is taken.
     """
 
-    def add(fusion: type[nn.Module]) -> type[nn.Module]:
+    def add(fusion: type[Fusion]) -> type[Fusion]:
         if name in FUSIONS:
             raise UserError(f"the fusion name {name!r} is taken; choose another")
         FUSIONS[name] = fusion
@@ -60,11 +56,17 @@ def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
     return add
 
 
-def build_fusion(dim: int, contexts: int, config: FusionConfig, pooling: str) -> nn.Module:
+def build_fusion(dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str) -> Fusion:
     """The fusion named in the configuration.
 
+    Args:
+        dim: width of the states.
+        contexts: names of the context modalities.
+        config: name and sizes.
+        pooling: how tokens become one vector.
+
     Raises:
-        UserError: unknown name, or sizes that do not fit.
+        UserError: unknown name, no subclass of Fusion, or sizes that do not fit.
     """
     check_fusion(config.name)
     try:
@@ -79,13 +81,19 @@ def check_fusion(name: str) -> None:
     """Whether there is such a fusion, here or in the files of CLFA_FUSIONS.
 
     Raises:
-        UserError: there is none; the names are listed.
+        UserError: there is none (the names are listed), or it does not derive from `Fusion`.
     """
     read_own_fusions()
     if name not in FUSIONS:
         raise UserError(
             f"unknown fusion {name!r}; allowed: {', '.join(FUSIONS)}; for one of your own set "
             "CLFA_FUSIONS=its_file.py (docs/add-a-system.md)"
+        )
+    found = FUSIONS[name]
+    if not (isinstance(found, type) and issubclass(found, Fusion)):
+        raise UserError(
+            f"the fusion {name!r} does not derive from clfa.fusion.Fusion: write `class {found.__name__}(Fusion)` "
+            "(docs/add-a-system.md)"
         )
 
 
@@ -119,16 +127,19 @@ def _read_fusions(path: str) -> None:
 __all__ = [
     "FUSIONS",
     "AttentionPooling",
-    "Context",
     "CrossAttentionLayer",
+    "Fusion",
     "GraphConvolution",
+    "Tokens",
     "build_fusion",
     "check_fusion",
     "grid_edges",
+    "join",
     "masked_softmax",
     "pool",
     "read_own_fusions",
     "register",
     "retrieve",
+    "weighted_sum",
     "window_edges",
 ]

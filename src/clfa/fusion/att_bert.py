@@ -1,15 +1,17 @@
 """Inter-modality and intra-modality attention."""
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from clfa.config import FusionConfig
-from clfa.fusion.context import Context, masked_softmax, pool
+from clfa.fusion.base import Fusion, Tokens, masked_softmax, weighted_sum
 from clfa.fusion.cross_attention import CrossAttentionLayer
 
 
-class AttBERT(nn.Module):
+class AttBERT(Fusion):
     """Words look at the image's regions; the text looks at its own hashtags.
 
         inter: X_0 = T, X_l+1 = Layer(queries X_l, keys and values V), r_inter = tanh(W pool(X_L) + b);
@@ -17,33 +19,30 @@ class AttBERT(nn.Module):
 
     Source: Pan, Lin, Fu, Qi, Wang 2020, Modeling Intra and Inter-modality Incongruity for Multi-Modal Sarcasm Detection;
     their released code agrees (three layers, the class token as pooling, a second BERT for the hashtags: here the encoder
-    of the text). Contexts: the image, then the hashtags (modality with `part: hashtags`).
+    of the text). The first context is the image, every further one is read like the hashtags (modality with
+    `part: hashtags`).
     """
 
-    def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
-        super().__init__()
+    def __init__(self, dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str):
+        super().__init__(dim, contexts, config, pooling)
+        images = len(contexts[:1])
         self.layers = nn.ModuleList(
-            CrossAttentionLayer(dim, min(contexts, 1), config, self_attention=False) for _ in range(config.layers)
+            CrossAttentionLayer(dim, images, config, self_attention=False) for _ in range(config.layers)
         )
         self.inter = nn.Sequential(nn.Linear(dim, dim), nn.Tanh())
-        self.affinities = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(contexts - 1))
+        self.affinities = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in contexts[1:])
         self.dropout = nn.Dropout(config.dropout)
-        self.out = nn.Linear(dim * max(1, contexts), dim)
-        self.pooling = pooling
+        self.out = nn.Linear(dim * max(1, len(contexts)), dim)
 
-    def forward(
-        self,
-        query: Float[Tensor, "batch queries dim"],
-        query_mask: Bool[Tensor, "batch queries"],
-        contexts: list[Context],
-    ) -> Float[Tensor, "batch dim"]:
-        """Fused vector of each post."""
+    def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
+        """The fused vector of each post."""
+        _, *others = self.modalities(query, contexts)
         hidden = query
         for layer in self.layers:
-            hidden = layer(hidden, query_mask, contexts[:1])
-        parts = [self.inter(pool(hidden, query_mask, self.pooling))]
-        for (states, mask, *_), affinity in zip(contexts[1:], self.affinities):
-            pairs = torch.tanh(query @ affinity(states).transpose(1, 2))
-            best = pairs.masked_fill(~query_mask[:, :, None], -1).amax(1)  # tanh is never below -1
-            parts.append((masked_softmax(best, mask)[:, :, None] * states).sum(1))
+            hidden = layer(hidden, others[:1])
+        parts = [self.inter(hidden.pool(self.pooling))]
+        for context, affinity in zip(others[1:], self.affinities):
+            pairs = torch.tanh(query.states @ affinity(context.states).transpose(1, 2))
+            best = pairs.masked_fill(~query.mask[:, :, None], -1).amax(1)  # tanh is never below -1
+            parts.append(weighted_sum(masked_softmax(best, context.mask), context.states))
         return self.out(self.dropout(torch.cat(parts, 1)))

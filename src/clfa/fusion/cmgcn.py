@@ -1,17 +1,18 @@
 """Cross-modal graph convolutional network."""
 
-import torch
-from jaxtyping import Bool, Float
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from clfa.config import FusionConfig
 from clfa.errors import UserError
-from clfa.fusion.context import Context
-from clfa.fusion.graphs import GraphConvolution, retrieve, run_lstm, window_edges
-from clfa.fusion.in_cross_graphs import cross_edges
+from clfa.fusion.base import Fusion, Tokens, join
+from clfa.fusion.graphs import GraphConvolution, cross_edges, edges_of, retrieve, run_lstm
 
 
-class CMGCN(nn.Module):
+class CMGCN(Fusion):
     """One graph of all words and image regions, graph convolutions, attention pooling.
 
         F = [BiLSTM(t); v];   between words A_ij = 1 for an edge of the dependency tree;   between word i and region j
@@ -26,38 +27,24 @@ class CMGCN(nn.Module):
     column `regions`, are a further context.
     """
 
-    reads_bias = True
+    reads_edges = reads_bias = True
 
-    def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
-        super().__init__()
+    def __init__(self, dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str):
+        super().__init__(dim, contexts, config, pooling)
         if dim % 2:
             raise UserError(f"model.dim = {dim}: the fusion cmgcn needs an even number")
         self.lstm = nn.LSTM(dim, dim // 2, batch_first=True, bidirectional=True)
         self.layers = nn.ModuleList(GraphConvolution(dim) for _ in range(config.layers))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self,
-        query: Float[Tensor, "batch queries dim"],
-        query_mask: Bool[Tensor, "batch queries"],
-        contexts: list[Context],
-        edges: Float[Tensor, "batch queries queries"] | None = None,
-    ) -> Float[Tensor, "batch dim"]:
-        """Fused vector of each post.
-
-        Args:
-            query: words.
-            query_mask: which are there.
-            contexts: the image and further contexts.
-            edges: graph of the words; by default neighbours within 2.
-        """
-        text = run_lstm(self.lstm, query, query_mask)
-        graph = cross_edges(query, query_mask, contexts)
-        words = window_edges(query_mask) if edges is None else edges
-        graph[:, : query.shape[1], : query.shape[1]] = words
-        states = torch.cat([text, *(context.states for context in contexts)], 1)
-        mask = torch.cat([query_mask, *(context.mask for context in contexts)], 1)
-        first = states
+    def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
+        """The fused vector of each post."""
+        _, *others = self.modalities(query, contexts)
+        words = query.mask.shape[1]
+        graph = cross_edges(query, others)
+        graph[:, :words, :words] = edges_of(query)
+        nodes = join([replace(query, states=run_lstm(self.lstm, query.states, query.mask)), *others])
+        states = nodes.states
         for layer in self.layers:
             states = layer(self.dropout(states), graph)
-        return retrieve(first, states, mask)
+        return retrieve(nodes.states, states, nodes.mask)

@@ -1,14 +1,16 @@
 """Parallel co-attention."""
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from clfa.config import FusionConfig
-from clfa.fusion.context import Context, masked_softmax
+from clfa.fusion.base import Fusion, Tokens, masked_softmax, weighted_sum
 
 
-class CoAttention(nn.Module):
+class CoAttention(Fusion):
     """Text and context weigh each other's tokens by their affinity; both weighted sums are added.
 
         C = tanh(T W_b V^T);   H_t = tanh(T W_t + C (V W_v)),   H_v = tanh(V W_v + C^T (T W_t));
@@ -20,34 +22,27 @@ class CoAttention(nn.Module):
 
     reads_bias = True
 
-    def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
-        super().__init__()
+    def __init__(self, dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str):
+        super().__init__(dim, contexts, config, pooling)
         self.query_map, self.query_score = nn.Linear(dim, dim), nn.Linear(dim, 1, bias=False)
-        self.affinities = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(contexts))
-        self.maps = nn.ModuleList(nn.Linear(dim, dim) for _ in range(contexts))
-        self.scores = nn.ModuleList(nn.Linear(dim, 1, bias=False) for _ in range(contexts))
+        self.affinities = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in contexts)
+        self.maps = nn.ModuleList(nn.Linear(dim, dim) for _ in contexts)
+        self.scores = nn.ModuleList(nn.Linear(dim, 1, bias=False) for _ in contexts)
         self.dropout = nn.Dropout(config.dropout)
         self.out = nn.Linear(dim, dim)
 
-    def forward(
-        self,
-        query: Float[Tensor, "batch queries dim"],
-        query_mask: Bool[Tensor, "batch queries"],
-        contexts: list[Context],
-    ) -> Float[Tensor, "batch dim"]:
-        """Fused vector of each post."""
-        mapped = self.query_map(query)
-        hidden, total = mapped, torch.zeros_like(query[:, 0])
-        for context, affinity, to_map, score in zip(contexts, self.affinities, self.maps, self.scores):
-            pairs = query @ affinity(context.states).transpose(1, 2)
+    def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
+        """The fused vector of each post."""
+        _, *others = self.modalities(query, contexts)
+        mapped = self.query_map(query.states)
+        hidden, total = mapped, torch.zeros_like(query.states[:, 0])
+        for context, affinity, to_map, score in zip(others, self.affinities, self.maps, self.scores):
+            pairs = query.states @ affinity(context.states).transpose(1, 2)
             pairs = torch.tanh(pairs if context.bias is None else pairs + context.bias)
-            pairs = pairs * (query_mask[:, :, None] & context.mask[:, None])
+            pairs = pairs * (query.mask[:, :, None] & context.mask[:, None])
             mapped_context = to_map(context.states)
-            weights = masked_softmax(
-                score(torch.tanh(mapped_context + pairs.transpose(1, 2) @ mapped)).squeeze(-1), context.mask
-            )
-            total = total + (weights[:, :, None] * context.states).sum(1)
+            scores = score(torch.tanh(mapped_context + pairs.transpose(1, 2) @ mapped)).squeeze(-1)
+            total = total + weighted_sum(masked_softmax(scores, context.mask), context.states)
             hidden = hidden + pairs @ mapped_context
-        weights = masked_softmax(self.query_score(torch.tanh(hidden)).squeeze(-1), query_mask)
-        total = total + (weights[:, :, None] * query).sum(1)
-        return torch.tanh(self.out(self.dropout(total)))
+        weights = masked_softmax(self.query_score(torch.tanh(hidden)).squeeze(-1), query.mask)
+        return torch.tanh(self.out(self.dropout(total + weighted_sum(weights, query.states))))

@@ -1,12 +1,14 @@
 """Cross-attention: the fusion of CLFA."""
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from clfa.config import FusionConfig
 from clfa.errors import UserError
-from clfa.fusion.context import Context, pool
+from clfa.fusion.base import Fusion, Tokens
 
 
 class CrossAttentionLayer(nn.Module):
@@ -18,6 +20,12 @@ class CrossAttentionLayer(nn.Module):
     Source: CLFA, section 3.3 (one context: the image); released code (second context: knowledge text). With one
     context, no bias and full masks this is `nn.TransformerDecoderLayer` (post-norm, GELU, eps 1e-12). Without
     `self_attention` the first step is left out.
+
+    Args:
+        dim: width D of the states.
+        contexts: how many contexts there are.
+        config: heads, width of the feed-forward part, dropout.
+        self_attention: whether the query's tokens look at each other first.
     """
 
     def __init__(self, dim: int, contexts: int, config: FusionConfig, self_attention: bool = True):
@@ -38,42 +46,39 @@ class CrossAttentionLayer(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, query: Tensor, query_mask: Tensor, contexts: list[Context]) -> Tensor:
-        """(B, Lq, D), (B, Lq), contexts -> (B, Lq, D)."""
-        sources = [Context(query, query_mask), *contexts] if self.self_attention else contexts
-        for attention, norm, (states, mask, bias, _) in zip(self.attentions, self.norms, sources):
-            present = mask.any(dim=1)
+    def forward(self, query: Tokens, contexts: Sequence[Tokens] = ()) -> Tokens:
+        """The query with new states (B, L, D)."""
+        states = query.states
+        sources = [Tokens(states, query.mask), *contexts] if self.self_attention else contexts
+        for attention, norm, source in zip(self.attentions, self.norms, sources):
+            present = source.present[:, None]
             # a row of -inf would give NaN: rows without any key look everywhere, and the result is not used
-            hidden = ~(mask | ~present[:, None])
+            hidden = ~(source.mask | ~present)
+            bias = source.bias
             attended, _ = attention(
-                query,
                 states,
-                states,
-                key_padding_mask=torch.zeros_like(mask, dtype=query.dtype).masked_fill(hidden, float("-inf")),
-                attn_mask=None if bias is None else bias.to(query.dtype).repeat_interleave(self.heads, dim=0),
+                source.states,
+                source.states,
+                key_padding_mask=torch.zeros_like(source.mask, dtype=states.dtype).masked_fill(hidden, float("-inf")),
+                attn_mask=None if bias is None else bias.to(states.dtype).repeat_interleave(self.heads, dim=0),
                 need_weights=False,
             )
-            query = torch.where(present[:, None, None], norm(query + self.dropout(attended)), query)
-        return self.norms[-1](query + self.dropout(self.feedforward(query)))
+            states = torch.where(present[:, :, None], norm(states + self.dropout(attended)), states)
+        return Tokens(self.norms[-1](states + self.dropout(self.feedforward(states))), query.mask)
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Fusion):
     """A stack of `CrossAttentionLayer`s, then pooling over the query's tokens (the paper's fusion, three layers)."""
 
     reads_bias = True
 
-    def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
-        super().__init__()
-        self.layers = nn.ModuleList(CrossAttentionLayer(dim, contexts, config) for _ in range(config.layers))
-        self.pooling = pooling
+    def __init__(self, dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str):
+        super().__init__(dim, contexts, config, pooling)
+        self.layers = nn.ModuleList(CrossAttentionLayer(dim, len(contexts), config) for _ in range(config.layers))
 
-    def forward(
-        self,
-        query: Float[Tensor, "batch queries dim"],
-        query_mask: Bool[Tensor, "batch queries"],
-        contexts: list[Context],
-    ) -> Float[Tensor, "batch dim"]:
-        """Fused vector of each post."""
+    def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
+        """The fused vector of each post."""
+        query, *others = self.modalities(query, contexts)
         for layer in self.layers:
-            query = layer(query, query_mask, contexts)
-        return pool(query, query_mask, self.pooling)
+            query = layer(query, others)
+        return query.pool(self.pooling)

@@ -1,14 +1,16 @@
 """Decomposition and relation network."""
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from clfa.config import FusionConfig
-from clfa.fusion.context import AttentionPooling, Context, masked_softmax, pool
+from clfa.fusion.base import AttentionPooling, Fusion, Tokens, masked_softmax, weighted_sum
 
 
-class DRNet(nn.Module):
+class DRNet(Fusion):
     """What text and image share and what each has alone; and what the words have to do with the image's concepts.
 
         decomposition, for the pooled text and image m:  s_m = tanh(W_shared m + b),  p_m = tanh(W_m m + b);
@@ -20,38 +22,31 @@ class DRNet(nn.Module):
 
     Source: Xu, Zeng, Mao 2020, Reasoning with Multimodal Sarcastic Tweets via Modeling Cross-Modality Contrast and Semantic
     Association. There is no public code; the orthogonality on the weights, its factor and the concatenation are our reading.
-    Contexts: the image, then the adjective–noun pairs (column `attributes`); without them the image's regions are the
-    concepts.
+    The first context is the image, the last one the adjective–noun pairs (column `attributes`); with one context its tokens
+    are the concepts.
     """
 
-    def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
-        super().__init__()
+    def __init__(self, dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str):
+        super().__init__(dim, contexts, config, pooling)
         self.shared: nn.Linear = nn.Linear(dim, dim)
-        self.private = nn.ModuleList(nn.Linear(dim, dim) for _ in range(1 + min(contexts, 1)))
+        self.private = nn.ModuleList(nn.Linear(dim, dim) for _ in ("query", *contexts[:1]))
         self.ask = nn.Linear(dim, dim, bias=False) if contexts else None
         self.concepts = AttentionPooling(dim) if contexts else None
         self.dropout = nn.Dropout(config.dropout)
         self.out = nn.Sequential(nn.Linear(dim * (5 if contexts else 2), dim), nn.ReLU())
-        self.pooling = pooling
 
-    def forward(
-        self,
-        query: Float[Tensor, "batch queries dim"],
-        query_mask: Bool[Tensor, "batch queries"],
-        contexts: list[Context],
-    ) -> Float[Tensor, "batch dim"]:
-        """Fused vector of each post."""
-        sides = [(query, query_mask), *((context.states, context.mask) for context in contexts[:1])]
+    def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
+        """The fused vector of each post."""
+        modalities = self.modalities(query, contexts)
         parts = []
-        for (states, mask), private in zip(sides, self.private):
-            pooled, present = pool(states, mask, self.pooling), mask.any(1, keepdim=True)
+        for side, private in zip(modalities, self.private):
+            pooled, present = side.pool(self.pooling), side.present[:, None]
             parts += [torch.tanh(self.shared(pooled)) * present, torch.tanh(private(pooled)) * present]
         if self.ask is not None and self.concepts is not None:
-            states, mask, *_ = contexts[-1]
-            scores = self.ask(states) @ query.transpose(1, 2) / query.shape[2] ** 0.5
-            answers = masked_softmax(scores, query_mask[:, None].expand_as(scores)) @ query
-            weights = self.concepts.weights(states, mask)
-            parts.append((weights[:, :, None] * answers).sum(1))
+            concepts = modalities[-1]
+            scores = self.ask(concepts.states) @ query.states.transpose(1, 2) / query.states.shape[2] ** 0.5
+            answers = masked_softmax(scores, query.mask[:, None].expand_as(scores)) @ query.states
+            parts.append(weighted_sum(self.concepts.weights(concepts.states, concepts.mask), answers))
         return self.out(self.dropout(torch.cat(parts, 1)))
 
     def penalty(self) -> Float[Tensor, ""]:

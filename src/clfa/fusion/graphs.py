@@ -1,13 +1,15 @@
 """What the graph fusions share: edges, one graph convolution, one attention pooling; and an LSTM over padded texts."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from clfa.fusion.context import masked_softmax
+from clfa.fusion.base import Tokens, join, masked_softmax, weighted_sum
 
 Edges = Float[Tensor, "batch nodes nodes"]
 
@@ -49,7 +51,12 @@ def retrieve(
     """
     mean = (first * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
     weights = masked_softmax((last @ mean[:, :, None]).squeeze(-1) / last.shape[-1] ** 0.5, mask)
-    return (weights[:, :, None] * last).sum(1)
+    return weighted_sum(weights, last)
+
+
+def edges_of(tokens: Tokens) -> Edges:
+    """The graph that comes with the tokens, or neighbours within 2."""
+    return window_edges(tokens.mask) if tokens.edges is None else tokens.edges
 
 
 def window_edges(mask: Bool[Tensor, "batch nodes"], reach: int = 2) -> Edges:
@@ -74,6 +81,26 @@ def grid_edges(mask: Bool[Tensor, "batch nodes"]) -> Edges:
     near = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
     near[extra:, extra:] |= ((row[:, None] - row).abs() <= 1) & ((column[:, None] - column).abs() <= 1)
     return (near & mask[:, :, None] & mask[:, None]).float()
+
+
+def cross_edges(query: Tokens, contexts: Sequence[Tokens]) -> Edges:
+    """Weights between words and the tokens of the contexts, 1 + max(0, cos) + bias, and 1 from each node to itself.
+
+    The nodes are those of `join([query, *contexts])`.
+    """
+    mask = join([query, *contexts]).mask
+    edges = torch.eye(mask.shape[1], device=mask.device).expand(*mask.shape, mask.shape[1]) * mask[:, None]
+    words, unit = query.mask.shape[1], normalize(query.states, dim=-1)
+    start = words
+    for context in contexts:
+        weights = 1 + (unit @ normalize(context.states, dim=-1).transpose(1, 2)).clamp(min=0)
+        weights = weights if context.bias is None else weights + context.bias
+        weights = (weights * (query.mask[:, :, None] & context.mask[:, None])).float()
+        end = start + context.mask.shape[1]
+        edges[:, :words, start:end] = weights
+        edges[:, start:end, :words] = weights.transpose(1, 2)
+        start = end
+    return edges
 
 
 def run_lstm(

@@ -1,6 +1,8 @@
 """Hierarchical fusion of text, image and attribute words."""
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -8,11 +10,11 @@ from torch import Tensor, nn
 
 from clfa.config import FusionConfig
 from clfa.errors import UserError
-from clfa.fusion.context import AttentionPooling, Context, masked_softmax, pool
+from clfa.fusion.base import AttentionPooling, Fusion, Tokens, masked_softmax, weighted_sum
 from clfa.fusion.graphs import run_lstm
 
 
-class HFM(nn.Module):
+class HFM(Fusion):
     """Early fusion in the LSTM, representation fusion by attention guided by all modalities, modality fusion by weights.
 
         v_attributes = sum_i a_i e_i (attention pooling);
@@ -22,64 +24,56 @@ class HFM(nn.Module):
         z_m = tanh(W_m u_m + b),   beta = softmax_m( w_m z_m ),   f = sum_m beta_m tanh(W'_m u_m + b');   h = ReLU(W f + b).
 
     Source: Cai, Cai, Wan 2019, Multi-Modal Sarcasm Detection in Twitter with Hierarchical Fusion Model, section 3; their
-    released code agrees. Contexts: the image, then the attributes; without attributes the LSTM begins at 0. A missing
-    modality is neither guide nor part of the sum (the original always has all three, and does not mask padding).
+    released code agrees. The first context is the image, every further one is read like the attributes; without attributes
+    the LSTM begins at 0. A missing modality is neither guide nor part of the sum (the original always has all three, and
+    does not mask padding).
     """
 
-    def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
-        super().__init__()
+    def __init__(self, dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str):
+        super().__init__(dim, contexts, config, pooling)
         if dim % 2:
             raise UserError(f"model.dim = {dim}: the fusion hfm needs an even number")
-        modalities = 1 + contexts
+        modalities, attributes = range(1 + len(contexts)), contexts[1:]
         self.lstm = nn.LSTM(dim, dim // 2, batch_first=True, bidirectional=True)
-        self.attributes = nn.ModuleList(AttentionPooling(dim) for _ in range(contexts - 1))
-        self.begin = nn.ModuleList(nn.Linear(dim, 2 * dim) for _ in range(contexts - 1))
-        self.scores: Any = nn.ModuleList(
-            nn.ModuleList(GuidedScore(dim) for _ in range(modalities)) for _ in range(modalities)
-        )
+        self.attributes = nn.ModuleList(AttentionPooling(dim) for _ in attributes)
+        self.begin = nn.ModuleList(nn.Linear(dim, 2 * dim) for _ in attributes)
+        self.scores = nn.ModuleList(nn.ModuleList(GuidedScore(dim) for _ in modalities) for _ in modalities)
         self.weigh = nn.ModuleList(
-            nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1, bias=False)) for _ in range(modalities)
+            nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1, bias=False)) for _ in modalities
         )
-        self.maps = nn.ModuleList(nn.Sequential(nn.Linear(dim, dim), nn.Tanh()) for _ in range(modalities))
+        self.maps = nn.ModuleList(nn.Sequential(nn.Linear(dim, dim), nn.Tanh()) for _ in modalities)
         self.dropout = nn.Dropout(config.dropout)
         self.out = nn.Sequential(nn.Linear(dim, dim), nn.ReLU())
 
-    def forward(
-        self,
-        query: Float[Tensor, "batch queries dim"],
-        query_mask: Bool[Tensor, "batch queries"],
-        contexts: list[Context],
-    ) -> Float[Tensor, "batch dim"]:
-        """Fused vector of each post."""
-        images, attributes = contexts[:1], contexts[1:]
-        words = [pooling(c.states, c.mask) for pooling, c in zip(self.attributes, attributes)]
-        begin = query.new_zeros(len(query), 2 * query.shape[2])
-        for vector, to_state, context in zip(words, self.begin, attributes):
-            begin = begin + torch.relu(to_state(vector)) * context.mask.any(1, keepdim=True)
-        text = run_lstm(self.lstm, query, query_mask, begin)
+    def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
+        """The fused vector of each post."""
+        _, *others = self.modalities(query, contexts)
+        images, attributes = others[:1], others[1:]
+        words = [pooling(one.states, one.mask) for pooling, one in zip(self.attributes, attributes)]
+        begin = query.states.new_zeros(len(query.states), 2 * query.states.shape[2])
+        for vector, to_state, one in zip(words, self.begin, attributes):
+            begin = begin + torch.relu(to_state(vector)) * one.present[:, None]
+        text = replace(query, states=run_lstm(self.lstm, query.states, query.mask, begin))
 
-        tokens = [text, *(context.states for context in contexts)]
-        masks = [query_mask, *(context.mask for context in contexts)]
-        guides = [pool(text, query_mask, "mean"), *(pool(c.states, c.mask, "mean") for c in images), *words]
-        present = torch.stack([mask.any(1) for mask in masks], 1)
+        modalities = [text, *others]
+        guides = [text.pool("mean"), *(image.pool("mean") for image in images), *words]
+        present = torch.stack([one.present for one in modalities], 1)
         vectors = [
-            self._weighted(states, mask, guides, present, scores)
-            for states, mask, scores in zip(tokens, masks, self.scores)
+            self._weighted(one, guides, present, scores)
+            for one, scores in zip(modalities, cast("Iterable[nn.ModuleList]", self.scores))
         ]
-        found = torch.cat([weigh(vector) for weigh, vector in zip(self.weigh, vectors)], 1)
-        beta = masked_softmax(found, present)
-        fused = sum(beta[:, [m]] * to_map(vector) for m, (to_map, vector) in enumerate(zip(self.maps, vectors)))
-        return self.out(self.dropout(fused))
+        beta = masked_softmax(torch.cat([weigh(vector) for weigh, vector in zip(self.weigh, vectors)], 1), present)
+        mapped = torch.stack([to_map(vector) for to_map, vector in zip(self.maps, vectors)], 1)
+        return self.out(self.dropout(weighted_sum(beta, mapped)))
 
     def _weighted(
-        self, states: Tensor, mask: Tensor, guides: list[Tensor], present: Tensor, scores: nn.ModuleList
-    ) -> Tensor:
+        self, tokens: Tokens, guides: list[Tensor], present: Bool[Tensor, "batch guides"], scores: nn.ModuleList
+    ) -> Float[Tensor, "batch dim"]:
         """u_m: the tokens of one modality, weighted by the mean of what the guides that are there think of them."""
-        total = torch.zeros_like(states[..., 0])
+        total = torch.zeros_like(tokens.states[..., 0])
         for number, (guide, score) in enumerate(zip(guides, scores)):
-            total = total + masked_softmax(score(states, guide), mask) * present[:, [number]]
-        weights = total / present.sum(1, keepdim=True).clamp(min=1)
-        return (weights[:, :, None] * states).sum(1)
+            total = total + masked_softmax(score(tokens.states, guide), tokens.mask) * present[:, [number]]
+        return weighted_sum(total / present.sum(1, keepdim=True).clamp(min=1), tokens.states)
 
 
 class GuidedScore(nn.Module):

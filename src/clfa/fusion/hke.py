@@ -1,21 +1,22 @@
 """Hierarchical congruity with knowledge."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from clfa.config import FusionConfig
 from clfa.errors import UserError
-from clfa.fusion.context import AttentionPooling, Context
+from clfa.fusion.base import AttentionPooling, Fusion, Tokens
 from clfa.fusion.cross_attention import CrossAttentionLayer
-from clfa.fusion.graphs import Edges, GraphConvolution, window_edges
+from clfa.fusion.graphs import GraphConvolution, edges_of
 
 PLACES = 1024  # most tokens of a context; each has its own weights in the last layer
 
 
-class HKE(nn.Module):
+class HKE(Fusion):
     """Congruity of words with the tokens of a context (image, caption), and of phrases with regions.
 
         atomic:       T~ = cross-attention of the words over the context;  q_j = sum_i p_i (T~_i · v_j) / sqrt(d);
@@ -29,33 +30,19 @@ class HKE(nn.Module):
     alone, and importances use one hidden layer. The knowledge is a caption in the column `knowledge`.
     """
 
-    reads_bias = True
+    reads_edges = reads_bias = True
 
-    def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
-        super().__init__()
-        self.congruities = nn.ModuleList(Congruity(dim, config) for _ in range(contexts))
+    def __init__(self, dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str):
+        super().__init__(dim, contexts, config, pooling)
+        self.congruities = nn.ModuleList(Congruity(dim, config) for _ in contexts)
         self.alone = AttentionPooling(dim) if not contexts else None
 
-    def forward(
-        self,
-        query: Float[Tensor, "batch queries dim"],
-        query_mask: Bool[Tensor, "batch queries"],
-        contexts: list[Context],
-        edges: Float[Tensor, "batch queries queries"] | None = None,
-    ) -> Float[Tensor, "batch dim"]:
-        """Fused vector of each post.
-
-        Args:
-            query: words.
-            query_mask: which are there.
-            contexts: the image and the caption, with their own edges.
-            edges: graph of the words; by default neighbours within 2.
-        """
+    def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
+        """The fused vector of each post."""
         if self.alone is not None:
-            return self.alone(query, query_mask)
-        words = window_edges(query_mask) if edges is None else edges
-        found = [part(query, query_mask, words, context) for part, context in zip(self.congruities, contexts)]
-        return torch.stack(found).sum(0)
+            return self.alone(query.states, query.mask)
+        _, *others = self.modalities(query, contexts)
+        return torch.stack([congruity(query, context) for congruity, context in zip(self.congruities, others)]).sum(0)
 
 
 class Congruity(nn.Module):
@@ -68,28 +55,32 @@ class Congruity(nn.Module):
         )
         self.text_graph = nn.ModuleList(GraphConvolution(dim, attention=True) for _ in range(2))
         self.context_graph = nn.ModuleList(GraphConvolution(dim, attention=True) for _ in range(2))
-        self.importances: Any = nn.ModuleList(AttentionPooling(dim) for _ in range(3))
+        self.importances = nn.ModuleList(AttentionPooling(dim) for _ in range(3))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(4))
         self.places = nn.Parameter(torch.empty(2, PLACES, dim))
         nn.init.normal_(self.places, std=dim**-0.5)
 
-    def forward(self, query: Tensor, query_mask: Tensor, words: Edges, context: Context) -> Float[Tensor, "batch dim"]:
-        """(B, D), 0 for posts without the context."""
-        states, mask, _, edges = context
-        if states.shape[1] > PLACES:
-            raise UserError(f"a context has {states.shape[1]} tokens, the fusion hke reads at most {PLACES}")
+    def forward(self, query: Tokens, context: Tokens) -> Float[Tensor, "batch dim"]:
+        """(B, D), 0 for posts without the context.
+
+        Raises:
+            UserError: the context has more than `PLACES` tokens.
+        """
+        length = context.mask.shape[1]
+        if length > PLACES:
+            raise UserError(f"a context has {length} tokens, the fusion hke reads at most {PLACES}")
         atomic = query
         for layer in self.cross:
-            atomic = layer(atomic, query_mask, [context])
-        phrases, regions = query, states
-        grid = window_edges(mask) if edges is None else edges
+            atomic = layer(atomic, [context])
+        phrases, regions = query.states, context.states
+        words, grid = edges_of(query), edges_of(context)
         for number in (0, 1):
             phrases = self.norms[number](self.text_graph[number](phrases, words))
             regions = self.norms[2 + number](self.context_graph[number](regions, grid))
-        weight = self.importances[2].weights(states, mask)
-        fused = torch.zeros_like(query[:, 0])
-        for level, (text, other) in enumerate(((atomic, states), (phrases, regions))):
-            summary = self.importances[level](text, query_mask)
-            scores = (other @ summary[:, :, None]).squeeze(-1) / query.shape[2] ** 0.5
-            fused = fused + (weight * scores) @ self.places[level, : states.shape[1]].to(fused.dtype)
+        weight = cast(AttentionPooling, self.importances[2]).weights(context.states, context.mask)
+        fused = torch.zeros_like(query.states[:, 0])
+        for level, (text, other) in enumerate(((atomic.states, context.states), (phrases, regions))):
+            summary = self.importances[level](text, query.mask)
+            scores = (other @ summary[:, :, None]).squeeze(-1) / other.shape[2] ** 0.5
+            fused = fused + (weight * scores) @ self.places[level, :length].to(fused.dtype)
         return fused

@@ -1,15 +1,17 @@
 """Multi-view CLIP: text, image and their interaction."""
 
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from clfa.config import FusionConfig
-from clfa.fusion.context import Context, masked_softmax, pool
+from clfa.fusion.base import Fusion, Tokens, join, masked_softmax, pool, weighted_sum
 from clfa.fusion.cross_attention import CrossAttentionLayer
 
 
-class MultiView(nn.Module):
+class MultiView(Fusion):
     """Three views of a post, whose classifiers add up.
 
         y_m = GELU(W_m pool(X_m) + b) for text and image;   [T~; V~] = Transformer([T; V]);
@@ -22,34 +24,25 @@ class MultiView(nn.Module):
     their logits are summed under one; its views are the two towers' pooled outputs, here pooled projected tokens.
     """
 
-    def __init__(self, dim: int, contexts: int, config: FusionConfig, pooling: str):
-        super().__init__()
+    def __init__(self, dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str):
+        super().__init__(dim, contexts, config, pooling)
+        modalities = 1 + len(contexts)
         self.views = nn.ModuleList(
-            nn.Sequential(nn.Linear(dim, dim), nn.Dropout(config.dropout), nn.GELU()) for _ in range(1 + contexts)
+            nn.Sequential(nn.Linear(dim, dim), nn.Dropout(config.dropout), nn.GELU()) for _ in range(modalities)
         )
         self.layers = nn.ModuleList(CrossAttentionLayer(dim, 0, config) for _ in range(config.layers))
         self.weigh = nn.Linear(dim, 1, bias=False)
-        self.out = nn.Linear(dim * (2 + contexts), dim)
-        self.pooling = pooling
+        self.out = nn.Linear(dim * (1 + modalities), dim)
 
-    def forward(
-        self,
-        query: Float[Tensor, "batch queries dim"],
-        query_mask: Bool[Tensor, "batch queries"],
-        contexts: list[Context],
-    ) -> Float[Tensor, "batch dim"]:
-        """Fused vector of each post."""
-        tokens = [query, *(context.states for context in contexts)]
-        masks = [query_mask, *(context.mask for context in contexts)]
-        present = torch.stack([mask.any(1) for mask in masks], 1)
-        views = [
-            view(pool(states, mask, self.pooling)) * present[:, [number]]
-            for number, (view, states, mask) in enumerate(zip(self.views, tokens, masks))
-        ]
-        hidden, mask = torch.cat(tokens, 1), torch.cat(masks, 1)
+    def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
+        """The fused vector of each post."""
+        tokens = self.modalities(query, contexts)
+        views = [view(one.pool(self.pooling)) * one.present[:, None] for view, one in zip(self.views, tokens)]
+        hidden = join(tokens)
         for layer in self.layers:
-            hidden = layer(hidden, mask, [])
-        parts = hidden.split([states.shape[1] for states in tokens], 1)
-        pooled = torch.stack([pool(part, there, self.pooling) for part, there in zip(parts, masks)], 1)
+            hidden = layer(hidden)
+        parts = hidden.states.split([one.states.shape[1] for one in tokens], 1)
+        pooled = torch.stack([pool(part, one.mask, self.pooling) for part, one in zip(parts, tokens)], 1)
+        present = torch.stack([one.present for one in tokens], 1)
         weights = masked_softmax(self.weigh(pooled).squeeze(-1), present)
-        return self.out(torch.cat([*views, (weights[:, :, None] * pooled).sum(1)], 1))
+        return self.out(torch.cat([*views, weighted_sum(weights, pooled)], 1))
