@@ -6,6 +6,7 @@ One architecture a file, each a subclass of `clfa.fusion.base.Fusion`; a configu
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from clfa.config import FusionConfig
 from clfa.errors import UserError
@@ -22,6 +23,8 @@ from clfa.fusion.in_cross_graphs import InCrossGraphs
 from clfa.fusion.multi_view import MultiView
 from clfa.fusion.pooled import Concat, Pool
 
+AnyClass = TypeVar("AnyClass", bound=type)
+
 FUSIONS: dict[str, type[Fusion]] = {
     "cross_attention": CrossAttention,
     "co_attention": CoAttention,
@@ -37,7 +40,7 @@ FUSIONS: dict[str, type[Fusion]] = {
 }
 
 
-def register(name: str) -> Callable[[type[Fusion]], type[Fusion]]:
+def register(name: str) -> Callable[[AnyClass], AnyClass]:
     """Class decorator: `@register("gated")` makes a fusion of your own a name for `model.fusion.name`.
 
     The file that holds it is named in the environment, `CLFA_FUSIONS=gated.py clfa train …`, see docs/add-a-system.md. It is
@@ -47,7 +50,7 @@ def register(name: str) -> Callable[[type[Fusion]], type[Fusion]]:
         UserError: the name is taken.
     """
 
-    def add(fusion: type[Fusion]) -> type[Fusion]:
+    def add(fusion: AnyClass) -> AnyClass:
         if name in FUSIONS:
             raise UserError(f"the fusion name {name!r} is taken; choose another")
         FUSIONS[name] = fusion
