@@ -1,21 +1,30 @@
 """clfa: understanding posts that mix text and an image, by contrastive cross-modal feature alignment.
 
-`from clfa import Predictor` loads a trained run; everything else lives in the module named after it.
+`from clfa import Predictor` loads a trained run; `train`, `evaluate`, `audit`, `compare`, `probe` and `sweep` do what the
+commands of these names do and return their results; everything else lives in the module named after it.
 """
 
-from typing import TYPE_CHECKING
+from importlib import import_module
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "__version__"]
-
-if TYPE_CHECKING:
-    from clfa.serving.predictor import Predictor
+# by name, and imported on first use: torch and transformers take seconds, `clfa --help` must not
+_HOMES = {
+    "Predictor": "clfa.serving.predictor",
+    "audit": "clfa.evidence.audit",
+    "compare": "clfa.evidence.compare",
+    "evaluate": "clfa.evidence.evaluate",
+    "probe": "clfa.evidence.probe",
+    "sweep": "clfa.studies.sweep",
+    "train": "clfa.training.train",
+}
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str):
-    # imported on first use: torch and transformers take seconds, `clfa --help` must not
-    if name == "Predictor":
-        from clfa.serving.predictor import Predictor
-
-        return Predictor
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'clfa' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,89 +3,80 @@
 import argparse
 import inspect
 import json
+import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin
 
-from jsonargparse import ActionYesNo, ArgumentParser, DefaultHelpFormatter, set_parsing_settings
-
-from clfa.commands import (
-    audit,
-    compare,
-    demo,
-    evaluate,
-    explain,
-    import_,
-    predict,
-    probe,
-    reproduce,
-    say,
-    teacher_embed,
+from docstring_parser import Docstring, parse
+from jsonargparse import (
+    ActionYesNo,
+    ArgumentError,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+    set_parsing_settings,
 )
+
+from clfa import __version__, commands
 from clfa.errors import UserError
+
+Command = Callable[..., object]
+COMMANDS: dict[str, Command | dict[str, Command]] = {
+    "demo": commands.demo,
+    "import": {
+        "mmsd": commands.import_mmsd,
+        "mmsd2": commands.import_mmsd2,
+        "mvsa": commands.import_mvsa,
+        "table": commands.import_table,
+    },
+    "audit": commands.audit,
+    "teacher": {"train": commands.teacher_train, "embed": commands.teacher_embed},
+    "train": commands.train,
+    "evaluate": commands.evaluate,
+    "sweep": commands.sweep,
+    "reproduce": commands.reproduce,
+    "compare": commands.compare,
+    "probe": commands.probe,
+    "predict": commands.predict,
+    "explain": commands.explain,
+}
+GROUPS = {
+    "import": "Turn raw files into a dataset directory: Parquet with the images inside, dataset.json, dropped.jsonl.",
+    "teacher": "Train or apply a teacher.",
+}
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 def run() -> None:
     """Entry point of the `clfa` script."""
-    sys.exit(main())
-
-
-class Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the line breaks of the examples; commands take it over from the main parser."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 failed, 2 bad usage or input, 130/143 interrupted."""
-    from clfa import __version__
-    from clfa.config import RunConfig, SweepConfig, TeacherConfig
-
-    parser = ArgumentParser(
-        prog="clfa",
-        description="Understand posts that mix text and an image.",
-        version=f"clfa {__version__}",
-        formatter_class=Formatter,
-    )
-    commands = parser.add_subcommands(dest="command", title="commands", metavar="COMMAND")
-    _add_command(commands, "demo", demo)
-    _add_command(commands, "import", import_)
-    _add_command(commands, "audit", audit)
-    teacher = ArgumentParser(description="Train or apply a teacher.")
-    commands.add_subcommand("teacher", teacher, help=teacher.description)
-    teacher_commands = teacher.add_subcommands(dest="teacher_command", title="commands", metavar="COMMAND")
-    _add_config_command(teacher_commands, "train", TeacherConfig, _train_teacher)
-    _add_command(teacher_commands, "embed", teacher_embed)
-    _add_config_command(commands, "train", RunConfig, _train)
-    _add_command(commands, "evaluate", evaluate)
-    _add_config_command(commands, "sweep", SweepConfig, _sweep)
-    _add_command(commands, "reproduce", reproduce)
-    _add_command(commands, "compare", compare)
-    _add_command(commands, "probe", probe)
-    _add_command(commands, "predict", predict)
-    _add_command(commands, "explain", explain)
-
-    given = sys.argv[1:] if arguments is None else arguments
-    if not given:
-        parser.print_help()
-        return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # nothing is downloaded unless a hub name is given; usage statistics never
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        parsed = parser.parse_args(given)
-        command = parsed[parsed.command]
-        name = f"{parsed.command} {command.teacher_command}" if parsed.command == "teacher" else parsed.command
-        options = command[command.teacher_command] if parsed.command == "teacher" else command
-        result = _COMMANDS[name](options)
-        from clfa.report.terminal import readable
+    sys.exit(main())
 
-        print(json.dumps(result, ensure_ascii=False) if options.json else readable(result), flush=True)
-    except UserError as error:
-        print(f"clfa: {error}", file=sys.stderr)
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 2 bad usage or input, 130 interrupted.
+
+    Anything else that fails is a fault of ours: the exception passes, and Python prints it and exits with 1.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser(given)
+    if not given:
+        parser.print_help()
         return 2
+    _log_to_stderr()
+    try:
+        _print(*_run(parser.instantiate(parser.parse_args(given))))
+    except ArgumentError as error:
+        return _refuse(f"{error}\nSee `clfa {' '.join([*_command_words(given), '--help'])}`")
+    except UserError as error:
+        return _refuse(str(error))
     except BrokenPipeError:  # whoever read the output has heard enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -95,109 +86,139 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-_COMMANDS: dict[str, Callable[[Any], dict[str, Any]]] = {}
+def build_parser(given: Sequence[str]) -> ArgumentParser:
+    """The parser of all commands; only those named in `given` get their options, which take most of the time to build."""
+    parser = _new_parser("Understand posts that mix text and an image.", prog="clfa", version=__version__)
+    _add_commands(parser, COMMANDS, given)
+    return parser
 
 
-def _train(options: Any) -> dict[str, Any]:
-    """Train one run; the epoch is chosen on validation, the test split is never opened.
-
-    Examples:
-        clfa train --config run.yaml
-        clfa train --config run.yaml --loss.alignment_weight 0 --output runs/no_alignment
-        clfa train --config run.yaml --resume
-    """
-    from clfa.config import RunConfig, build_config
-    from clfa.evidence.evaluate import evaluate as run_evaluation
-    from clfa.training.train import train
-
-    resume, values = options.resume, _config_values(options)
-    run = train(build_config(RunConfig, values), resume, say=say)
-    return {"run": str(run), **run_evaluation(run, "validation", say=say)}
+class Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the line breaks of the examples; commands take it over from the main parser."""
 
 
-def _train_teacher(options: Any) -> dict[str, Any]:
-    """Train a dual encoder from captioned images, on any two Hugging Face encoders; reports retrieval R@1/5/10.
-
-    Examples:
-        clfa teacher train --config configs/teacher/flickr8k.yaml
-        clfa teacher train --config configs/teacher/flickr8k.yaml --frozen false --learning_rate 1e-5
-    """
-    from clfa.config import TeacherConfig, build_config
-    from clfa.training.teacher import train_teacher
-
-    return train_teacher(build_config(TeacherConfig, _config_values(options)), say=say)
+def _new_parser(description: str, **settings: Any) -> ArgumentParser:
+    return ArgumentParser(description=description, formatter_class=Formatter, exit_on_error=False, **settings)
 
 
-def _sweep(options: Any) -> dict[str, Any]:
-    """Train several systems with several seeds or folds under one trainer; finished runs are kept.
-
-    Examples:
-        clfa sweep --config configs/mvsa_single/table.yaml --seeds 5
-        clfa sweep --config configs/mvsa_single/folds.yaml --folds 5 --seeds 1
-    """
-    from clfa.config import SweepConfig, build_config
-    from clfa.studies.sweep import sweep
-
-    return sweep(build_config(SweepConfig, _config_values(options)), say=say)
-
-
-def _config_values(options: Any) -> dict[str, Any]:
-    values = options.as_dict()
-    for name in ("config", "json", "resume"):
-        values.pop(name, None)
-    return values
+def _add_commands(parser: ArgumentParser, added: Any, given: Sequence[str]) -> None:
+    subcommands = parser.add_subcommands(dest="command", title="commands", metavar="COMMAND")
+    for name, command in added.items():
+        if isinstance(command, dict):
+            group = _new_parser(GROUPS[name])
+            subcommands.add_subcommand(name, group, help=GROUPS[name])
+            _add_commands(group, command, given)
+        else:
+            documented = parse(inspect.getdoc(command) or "")
+            subparser = _new_parser(_description(documented))
+            if name in given:
+                _add_options(subparser, command, documented)
+            subcommands.add_subcommand(name, subparser, help=documented.short_description)
 
 
-def _add_command(commands: Any, name: str, function: Callable) -> None:
-    """A subcommand from a signature: parameters before `*` are positional, the others options."""
-    from docstring_parser import parse
+def _description(documented: Docstring) -> str:
+    examples = next((meta.description or "" for meta in documented.meta if meta.args[0] == "examples"), "")
+    lines = "\n".join(f"  {line.strip()}" for line in examples.splitlines() if line.strip())
+    return "\n\n".join(filter(None, [documented.short_description, documented.long_description, f"examples:\n{lines}"]))
 
-    documented = parse(inspect.getdoc(function) or "")
+
+def _add_options(parser: ArgumentParser, command: Command, documented: Docstring) -> None:
+    """From the signature: parameters before `*` are positional, the others options; a configuration is all of its fields."""
     helps = {parameter.arg_name: parameter.description for parameter in documented.params}
-    parser = _new_parser(documented)
-    for parameter in inspect.signature(function).parameters.values():
-        required = parameter.default is inspect.Parameter.empty
+    for parameter in inspect.signature(command).parameters.values():
+        if is_dataclass(parameter.annotation):
+            parser.add_argument("--config", action="config", help="YAML file with the options below.")
+            parser.add_class_arguments(parameter.annotation)
+            continue
         positional = parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-        flag = parameter.name if positional else "--" + parameter.name.replace("_", "-")
+        required = parameter.default is inspect.Parameter.empty
+        several = get_origin(parameter.annotation) in (list, Sequence)
         keywords: dict[str, Any] = {} if positional else {"required": required}
         if not required:
-            keywords["default"] = parameter.default
+            keywords["default"] = list(parameter.default) if several else parameter.default
         if parameter.annotation is bool:
             keywords["action"] = ActionYesNo(no_prefix="no-")
-        elif get_origin(parameter.annotation) is list:
+        elif several:
             keywords |= {"type": get_args(parameter.annotation)[0], "nargs": "+"}
+            keywords |= {} if positional else {"action": "extend"}
         else:
             keywords["type"] = parameter.annotation
+        flag = parameter.name if positional else "--" + parameter.name.replace("_", "-")
         parser.add_argument(flag, help=helps.get(parameter.name), **keywords)
     parser.add_argument("--json", action="store_true", help="Print one JSON object to stdout.")
-    commands.add_subcommand(name, parser, help=documented.short_description)
-    full = f"teacher {name}" if function is teacher_embed else name
-
-    def call(options: Any) -> dict[str, Any]:
-        values = {key: value for key, value in options.as_dict().items() if key != "json"}
-        return function(**values)
-
-    _COMMANDS[full] = call
 
 
-def _add_config_command(commands: Any, name: str, cls: type, function: Callable) -> None:
-    """A subcommand whose options are the fields of a configuration, from `--config FILE` and the command line."""
-    from docstring_parser import parse
+def _run(options: Namespace) -> tuple[object, bool]:
+    """The result of the command that was parsed, and whether it is wanted as JSON."""
+    command: Any = COMMANDS
+    while isinstance(command, dict):
+        command, options = command[options.command], options[options.command]
+    values = {
+        parameter.name: _configuration(parameter.annotation, options)
+        if is_dataclass(parameter.annotation)
+        else options[parameter.name]
+        for parameter in inspect.signature(command).parameters.values()
+    }
+    return command(**values), options.json
 
-    documented = parse(inspect.getdoc(function) or "")
-    parser = _new_parser(documented)
-    parser.add_argument("--config", action="config", help="YAML file with the options below.")
-    if function is _train:
-        parser.add_argument("--resume", action="store_true", help="Go on from the last checkpoint of OUTPUT.")
-    parser.add_argument("--json", action="store_true", help="Print one JSON object to stdout.")
-    parser.add_class_arguments(cls)
-    commands.add_subcommand(name, parser, help=documented.short_description)
-    _COMMANDS[f"teacher {name}" if function is _train_teacher else name] = function
+
+def _configuration(kind: Any, options: Namespace) -> object:
+    return kind(**{field.name: options[field.name] for field in fields(kind)})
 
 
-def _new_parser(documented: Any) -> ArgumentParser:
-    examples = next((meta.description for meta in documented.meta if meta.args[0] == "examples"), "")
-    lines = [f"  {line.strip()}" for line in (examples or "").splitlines() if line.strip()]
-    more = f"\n\n{documented.long_description}" if documented.long_description else ""
-    text = documented.short_description + more + ("\n\nexamples:\n" + "\n".join(lines) if lines else "")
-    return ArgumentParser(description=text)
+def _print(result: object, as_json: bool) -> None:
+    if as_json:
+        from clfa.evidence.results import as_dict
+
+        print(json.dumps(as_dict(result), ensure_ascii=False), flush=True)
+    elif isinstance(result, dict):
+        print("\n".join(_lines(result)), flush=True)
+    else:
+        from clfa.report.formats import terminal
+
+        print(terminal(result), flush=True)
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+    """`name: value`, the entries of mappings indented below their name."""
+    lines = []
+    for name, value in result.items():
+        if isinstance(value, dict):
+            lines.append(f"{name}:")
+            lines += [f"  {key}: {json.dumps(entry, ensure_ascii=False)}" for key, entry in value.items()]
+        else:
+            lines.append(f"{name}: {value}")
+    return lines
+
+
+def _refuse(message: str) -> int:
+    print(f"clfa: {message}", file=sys.stderr)
+    return 2
+
+
+def _command_words(given: Sequence[str]) -> list[str]:
+    """Those of the given words that lead to a command."""
+    words: list[str] = []
+    place: Any = COMMANDS
+    for word in given:
+        if not isinstance(place, dict) or word not in place:
+            break
+        words.append(word)
+        place = place[word]
+    return words
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("clfa")
+    logger.setLevel(logging.INFO)
+    logger.handlers[:] = [Lines()]
+
+
+class Lines(logging.Handler):
+    """Messages as plain lines on stderr, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)

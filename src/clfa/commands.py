@@ -1,17 +1,76 @@
-"""The commands: one function each, its signature the options, its docstring the help.
+"""The commands: a function each. Its signature makes the options, its docstring the help; it works and renders the result.
 
 Nothing heavy is imported before a command runs: `clfa --help` answers at once.
 """
 
-import sys
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from clfa.config import RunConfig, SweepConfig, TeacherConfig
 from clfa.errors import UserError
 
+log = logging.getLogger(__name__)
 
-def import_(
-    kind: Literal["mmsd", "mmsd2", "mvsa", "table"],
+
+def import_mmsd(
+    source: str,
+    *,
+    out: str,
+    images: str | None = None,
+    filter: Literal["tokens", "substrings", "none"] = "tokens",
+    text: Literal["normalised", "raw"] = "normalised",
+    on_bad: Literal["fail", "skip"] = "fail",
+) -> object:
+    """Import MMSD, sarcasm in tweets with images (Cai, Cai and Wan 2019).
+
+    Args:
+        source: Folder with train.txt, valid2.txt and test2.txt.
+        out: Dataset directory to write.
+        images: Folder of images; `none` for texts alone. Default: SOURCE/images.
+        filter: Drop posts that hold a label-giving word as a token, as a substring, or not at all.
+        text: `normalised` (NFC, white space collapsed) or `raw`.
+        on_bad: Missing or unreadable images: `fail`, or `skip` and list them in dropped.jsonl.
+
+    Examples:
+        clfa import mmsd MMSD --out data/mmsd
+        clfa import mmsd MMSD --images none --out data/mmsd
+    """
+    from clfa.data.published import read_mmsd
+
+    read = read_mmsd(Path(source), _folder(images, Path(source, "images")), filter)
+    return _write("mmsd", read, out, images, text, on_bad)
+
+
+def import_mmsd2(
+    source: str,
+    *,
+    out: str,
+    images: str | None = None,
+    text: Literal["normalised", "raw"] = "normalised",
+    on_bad: Literal["fail", "skip"] = "fail",
+) -> object:
+    """Import MMSD2.0, MMSD without label-giving words and with new labels (Qin et al. 2023).
+
+    Args:
+        source: Folder with text_json_final.
+        out: Dataset directory to write.
+        images: Folder of images; `none` for texts alone. Default: SOURCE/images.
+        text: `normalised` (NFC, white space collapsed) or `raw`.
+        on_bad: Missing or unreadable images: `fail`, or `skip` and list them in dropped.jsonl.
+
+    Examples:
+        clfa import mmsd2 MMSD2 --out data/mmsd2
+        clfa import mmsd2 MMSD2 --images none --out data/mmsd2
+    """
+    from clfa.data.published import read_mmsd2
+
+    read = read_mmsd2(Path(source), _folder(images, Path(source, "images")))
+    return _write("mmsd2", read, out, images, text, on_bad)
+
+
+def import_mvsa(
     source: str,
     *,
     out: str,
@@ -21,70 +80,127 @@ def import_(
     seed: int = 0,
     text: Literal["normalised", "raw"] = "normalised",
     on_bad: Literal["fail", "skip"] = "fail",
-    filter: Literal["tokens", "substrings", "none"] = "tokens",
+) -> object:
+    """Import MVSA-Single or MVSA-Multiple, sentiment of tweets with images (Niu et al. 2016).
+
+    Args:
+        source: Folder with data and labelResultAll.txt.
+        out: Dataset directory to write.
+        images: Folder of images; `none` for texts alone. Default: SOURCE/data.
+        split_dir: Folder with train, dev and test lists.
+        split: Without --split-dir: how to split 8:1:1.
+        seed: Seed of a stratified split.
+        text: `normalised` (NFC, white space collapsed) or `raw`.
+        on_bad: Missing or unreadable images: `fail`, or `skip` and list them in dropped.jsonl.
+
+    Examples:
+        clfa import mvsa MVSA_Single --out data/mvsa_single
+        clfa import mvsa MVSA_Single --split-dir folds/fold1 --out data/mvsa_single
+    """
+    from clfa.data.published import read_mvsa
+
+    lists = Path(split_dir) if split_dir else None
+    read = read_mvsa(Path(source), _folder(images, Path(source, "data")), lists, split, seed)
+    return _write("mvsa", read, out, images, text, on_bad)
+
+
+def import_table(
+    source: str,
+    *,
+    out: str,
+    images: str | None = None,
     id_column: str = "id",
     text_column: str = "text",
     image_column: str = "image",
     label_column: str = "label",
     split_column: str = "split",
     knowledge_column: str = "knowledge",
-) -> dict[str, Any]:
-    """Turn files of the wild into a dataset directory (Parquet with the images inside, dataset.json, dropped.jsonl).
+    column: Sequence[str] = (),
+    seed: int = 0,
+    text: Literal["normalised", "raw"] = "normalised",
+    on_bad: Literal["fail", "skip"] = "fail",
+) -> object:
+    """Import posts of your own: a CSV, TSV, JSONL or Parquet file, a folder of them, an image folder, or a hub data set.
 
     Args:
-        kind: Format of the source.
-        source: Folder of mmsd, mmsd2 or mvsa; for table a CSV, TSV, JSONL or Parquet file, a folder, or a hub name.
+        source: File, folder or hub name.
         out: Dataset directory to write.
-        images: Folder of pictures; `none` for texts alone. Default: SOURCE/images, for mvsa SOURCE/data, for a table the
-            folder of the file.
-        split_dir: mvsa: folder with train, dev and test lists.
-        split: mvsa without --split-dir: how to split 8:1:1.
-        seed: Seed of a stratified split.
+        images: Folder that image paths are relative to; `none` for texts alone. Default: the folder of the file.
+        id_column: Column of the id.
+        text_column: Column of the text.
+        image_column: Column of the image's path.
+        label_column: Column of the label.
+        split_column: Column with train, validation, test.
+        knowledge_column: Column with further text (caption, OCR).
+        column: NAME=COLUMN keeps a further column under a name, for a modality that reads it.
+        seed: Seed of a stratified split, where the source has none.
         text: `normalised` (NFC, white space collapsed) or `raw`.
-        on_bad: Missing or unreadable pictures: `fail`, or `skip` and list them in dropped.jsonl.
-        filter: mmsd: drop posts that hold a label-giving word as a token, as a substring, or not at all.
-        id_column: table: column of the id.
-        text_column: table: column of the text.
-        image_column: table: column of the picture's path.
-        label_column: table: column of the label.
-        split_column: table: column with train, validation, test.
-        knowledge_column: table: column with further text (caption, OCR).
+        on_bad: Missing or unreadable images: `fail`, or `skip` and list them in dropped.jsonl.
 
     Examples:
         clfa import table posts.csv --out data/posts
-        clfa import table posts.csv --out data/posts --label-column sentiment --images pictures
-        clfa import mmsd MMSD --images none --out data/mmsd
-        clfa import mvsa MVSA_Single --split-dir folds/fold1 --out data/mvsa_single
+        clfa import table posts.csv --out data/posts --label-column sentiment --images images
+        clfa import table posts.csv --out data/posts --column ocr=ocr_text --column audio=clip
     """
-    from clfa.data.published import read_mmsd, read_mmsd2, read_mvsa
-    from clfa.data.records import write_dataset
     from clfa.data.tables import read_table
 
-    folder: Path | None = None
-    if images != "none":
-        default = {"mvsa": "data", "table": ""}.get(kind, "images")
-        folder = Path(images) if images else (Path(source) / default if default else None)
-    if kind == "mmsd":
-        rows, labels, description = read_mmsd(Path(source), folder, filter)
-    elif kind == "mmsd2":
-        rows, labels, description = read_mmsd2(Path(source), folder)
-    elif kind == "mvsa":
-        rows, labels, description = read_mvsa(Path(source), folder, Path(split_dir) if split_dir else None, split, seed)
-    else:
-        columns = {
-            "id": id_column,
-            "text": text_column,
-            "image": image_column,
-            "label": label_column,
-            "split": split_column,
-            "knowledge": knowledge_column,
-        }
-        rows, labels, description = read_table(source, folder, columns, seed, embed=images != "none")
+    columns = {
+        "id": id_column,
+        "text": text_column,
+        "image": image_column,
+        "label": label_column,
+        "split": split_column,
+        "knowledge": knowledge_column,
+    }
+    read = read_table(source, _folder(images, None), columns, seed, images != "none", _further(column))
+    return _write("table", read, out, images, text, on_bad)
+
+
+def _folder(images: str | None, default: Path | None) -> Path | None:
+    """The folder of images; `None` where there are to be none."""
+    return None if images == "none" else Path(images) if images else default
+
+
+def _further(pairs: Sequence[str]) -> dict[str, str]:
+    """`NAME=COLUMN` -> name and column.
+
+    Raises:
+        UserError: no such pair, or a name given twice.
+    """
+    named: dict[str, str] = {}
+    for pair in pairs:
+        name, _, column = pair.partition("=")
+        if not name or not column:
+            raise UserError(f"--column {pair}: write NAME=COLUMN, for example --column ocr=ocr_text")
+        if name in named:
+            raise UserError(f"--column {pair}: {name} is {named[name]} already; choose another name")
+        named[name] = column
+    return named
+
+
+def _write(
+    reader: str, read: tuple[Any, list[str], dict[str, Any]], out: str, images: str | None, text: str, on_bad: str
+) -> dict[str, Any]:
+    from clfa.data.records import write_dataset
+
+    rows, class_names, description = read
     stored = "none" if images == "none" else "embedded"
-    return write_dataset(rows, out, labels, {"reader": kind, **description}, text, stored, on_bad)
+    return write_dataset(rows, out, class_names, {"reader": reader, **description}, text, stored, on_bad)
 
 
-def teacher_embed(dataset: str, *, teacher: str, splits: str = "all") -> dict[str, Any]:
+def teacher_train(config: TeacherConfig) -> object:
+    """Train a dual encoder from captioned images, on any two Hugging Face encoders; reports retrieval R@1/5/10.
+
+    Examples:
+        clfa teacher train --config configs/teacher/flickr8k.yaml
+        clfa teacher train --config configs/teacher/flickr8k.yaml --frozen false --learning_rate 1e-5
+    """
+    from clfa.training.teacher import train_teacher
+
+    return train_teacher(config)
+
+
+def teacher_embed(dataset: str, *, teacher: str, splits: str = "all") -> object:
     """Cache a teacher's embeddings next to a dataset directory, keyed by the teacher and by each post's content.
 
     Args:
@@ -105,9 +221,23 @@ def teacher_embed(dataset: str, *, teacher: str, splits: str = "all") -> dict[st
     return {"teacher": teacher, "key": teacher_key(teacher), "computed": computed}
 
 
-def evaluate(
-    run: str, *, split: str = "test", dataset: str | None = None, normalise_format: bool = True
-) -> dict[str, Any]:
+def train(config: RunConfig, *, resume: bool = False) -> object:
+    """Train one run and evaluate it on validation, which also chooses the epoch; the test split is never opened.
+
+    Args:
+        resume: Go on from the last checkpoint of OUTPUT.
+
+    Examples:
+        clfa train --config run.yaml
+        clfa train --config run.yaml --loss.alignment_weight 0 --output runs/no_alignment
+        clfa train --config run.yaml --resume
+    """
+    from clfa.training.train import train as train_run
+
+    return evaluate(str(train_run(config, resume)), split="validation")
+
+
+def evaluate(run: str, *, split: str = "test", dataset: str | None = None, normalise_format: bool = True) -> object:
     """Evaluate a trained run: predictions table, metrics with intervals, floors, evidence, report.html, model card.
 
     Args:
@@ -122,10 +252,22 @@ def evaluate(
     """
     from clfa.evidence.evaluate import evaluate as run_evaluation
 
-    result = run_evaluation(run, split, dataset, normalise_format=normalise_format, say=say)
+    result = run_evaluation(run, split, dataset, normalise_format=normalise_format)
     page = f"report-{result['split']}.html" if dataset else "report.html"
-    say(f"wrote {run}/{page}, README.md (the model card) and predictions/{result['split']}.parquet")
+    log.info(f"wrote {run}/{page}, README.md (the model card) and predictions/{result['split']}.parquet")
     return result
+
+
+def sweep(config: SweepConfig) -> object:
+    """Train several systems with several seeds or folds under one trainer; finished runs are kept.
+
+    Examples:
+        clfa sweep --config configs/mvsa_single/table.yaml --seeds 5
+        clfa sweep --config configs/mvsa_single/folds.yaml --folds 5 --seeds 1
+    """
+    from clfa.studies.sweep import sweep as run_sweep
+
+    return run_sweep(config)
 
 
 def compare(
@@ -134,7 +276,7 @@ def compare(
     split: str = "test",
     metric: str = "macro_f1",
     out: str = "comparison",
-) -> dict[str, Any]:
+) -> object:
     """Compare systems on the same posts, in words: better, worse or cannot tell.
 
     A difference is claimed if its 95 % interval excludes 0, its p (corrected for several comparisons after Holm) is at most
@@ -154,7 +296,7 @@ def compare(
     from clfa.evidence.compare import compare_runs
 
     result = compare_runs([Path(run) for run in runs], split, metric, Path(out))
-    say(f"wrote {out}/comparison.json, .md, .csv, .tex and .html")
+    log.info(f"wrote {out}/comparison.json, .md, .csv, .tex and .html")
     return result
 
 
@@ -165,7 +307,7 @@ def probe(
     posts: int = 500,
     corrupted: int = 100,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> object:
     """Does a run use both text and image? Shuffled, blanked, missing and corrupted modalities -> probe.json, report.
 
     The multimodal gain is the accuracy of the model over its best additive projection (EMAP, Hessel and Lee 2020), which
@@ -184,8 +326,8 @@ def probe(
     """
     from clfa.evidence.probe import probe_run
 
-    result = probe_run(run, split, posts, corrupted, seed, say=say)
-    say(f"wrote {run}/probe.json and README.md" + (", report.html" if Path(run, "report.html").is_file() else ""))
+    result = probe_run(run, split, posts, corrupted, seed)
+    log.info(f"wrote {run}/probe.json and README.md" + (", report.html" if Path(run, "report.html").is_file() else ""))
     return result
 
 
@@ -201,7 +343,7 @@ def predict(
     text_column: str = "text",
     image_column: str = "image",
     knowledge_column: str = "knowledge",
-) -> dict[str, Any]:
+) -> object:
     """Predict one post, or each post of a file.
 
     Args:
@@ -240,7 +382,7 @@ def audit(
     text_encoder: str | None = None,
     image_encoder: str | None = None,
     teacher: str | None = None,
-) -> dict[str, Any]:
+) -> object:
     """Find what a data set gives away before training: posts that splits share, cues, floors -> audit.json, audit.html.
 
     Args:
@@ -256,8 +398,8 @@ def audit(
     """
     from clfa.evidence.audit import audit
 
-    result = audit(dataset, out, text_encoder, image_encoder, teacher, say=say)
-    say(f"wrote {out or dataset}/audit.json and audit.html")
+    result = audit(dataset, out, text_encoder, image_encoder, teacher)
+    log.info(f"wrote {out or dataset}/audit.json and audit.html")
     return result
 
 
@@ -270,7 +412,7 @@ def explain(
     id_column: str = "id",
     text_column: str = "text",
     image_column: str = "image",
-) -> dict[str, Any]:
+) -> object:
     """Draw the alignment of words and image patches of one post over its picture (the paper's Figure 4).
 
     Args:
@@ -304,7 +446,7 @@ def reproduce(
     seeds: int = 5,
     jobs: int = 1,
     tiny: bool = False,
-) -> dict[str, Any]:
+) -> object:
     """Train every system of the paper's table and set it beside the published figures, with a verdict for each row.
 
     Rows that cannot be run say why (no pictures, an encoder that is not here); rows with stand-ins are marked. Finished runs
@@ -330,12 +472,12 @@ def reproduce(
     from clfa.studies.reproduce import reproduce
 
     folder = Path(out or f"runs/reproduce/{table}{'_tiny' if tiny else ''}")
-    result = reproduce(table, dataset, folder, configs, systems, seeds, jobs, tiny, say=say)
-    say(f"wrote {folder}/reproduce.json, table.md, .csv, .tex and .html")
+    result = reproduce(table, dataset, folder, configs, systems, seeds, jobs, tiny)
+    log.info(f"wrote {folder}/reproduce.json, table.md, .csv, .tex and .html")
     return result
 
 
-def demo(*, out: str = "runs/demo", seeds: int = 3, posts: int = 400) -> dict[str, Any]:
+def demo(*, out: str = "runs/demo", seeds: int = 3, posts: int = 400) -> object:
     """The main job on a generated data set, without network: floors, no alignment, CLFA, over seeds.
 
     Args:
@@ -348,9 +490,4 @@ def demo(*, out: str = "runs/demo", seeds: int = 3, posts: int = 400) -> dict[st
     """
     from clfa.studies.demo import run_demo
 
-    return run_demo(Path(out), seeds, posts, say=say)
-
-
-def say(line: str) -> None:
-    """A line of progress, to stderr: stdout is for results."""
-    print(line, file=sys.stderr, flush=True)
+    return run_demo(Path(out), seeds, posts)
