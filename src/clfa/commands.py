@@ -343,21 +343,23 @@ def predict(
     text_column: str = "text",
     image_column: str = "image",
     knowledge_column: str = "knowledge",
+    column: Sequence[str] = (),
 ) -> object:
     """Predict one post, or each post of a file.
 
     Args:
         run: Run directory.
         text: Text of one post.
-        image: Picture of one post.
+        image: Image of one post.
         input: CSV, TSV, JSONL or Parquet file of posts.
         output: File to write, one row for each input row; its ending gives the format.
-        image_dir: Folder that picture paths are relative to; by default the folder of the file.
-        on_bad: Pictures that are named but missing or unreadable: `fail` before anything is predicted, `skip` those posts
-            (empty prediction), or `mask` the picture and predict from the text alone.
+        image_dir: Folder that image paths are relative to; by default the folder of the file.
+        on_bad: Images that are named but missing or unreadable: `fail` before anything is predicted, `skip` those posts
+            (empty prediction), or `mask` the image and predict from the text alone.
         text_column: Column of the text.
-        image_column: Column of the picture's path; empty cells mean that the post has no picture.
+        image_column: Column of the image's path; empty cells mean that the post has no image.
         knowledge_column: Column of further text.
+        column: NAME=COLUMN: where a further column that the run reads is in the file; by default under its own name.
 
     Examples:
         clfa predict runs/posts --text "what a lovely day" --image storm.jpg
@@ -369,7 +371,7 @@ def predict(
     if (text is None) == (input is None) or (input is None) != (output is None):
         raise UserError("give --text and --image for one post, or --input and --output for a file of posts")
     if input is not None and output is not None:
-        columns = {"text": text_column, "image": image_column, "knowledge": knowledge_column}
+        columns = {"text": text_column, "image": image_column, "knowledge": knowledge_column, **_further(column)}
         directory = Path(image_dir) if image_dir else None
         return predict_file(run, Path(input), Path(output), columns, directory, on_bad)
     return vars(Predictor(run)([{"text": text, "image": image}])[0])
