@@ -14,7 +14,7 @@ from jaxtyping import install_import_hook
 from PIL import Image
 
 # shapes in signatures are checked in tests only
-install_import_hook(["clfa.losses", "clfa.fusion", "clfa.model.encoders", "clfa.model.classifier"], "beartype.beartype")
+install_import_hook(["clfa"], "shapes.checked")
 
 from clfa.config import DataConfig, FusionConfig, LossConfig, ModalityConfig, ModelConfig, RunConfig, TrainConfig
 from clfa.data.records import Record, write_dataset
@@ -110,9 +110,9 @@ def dataset(tmp_path_factory) -> Path:
                 image = None if (split, number) == ("train", 0) else picture(seed)
                 knowledge = text(seed + 7) if number % 2 else None
                 label = ["no", "yes"][number % 2]
-                yield split, Record(f"{split}-{number}", text(seed, 3 + number % 5), image, label, knowledge)
+                yield split, Record(f"{split}-{number}", text(seed, 3 + number % 5), image, label, {"knowledge": knowledge} if knowledge else {})
 
-    write_dataset(rows(), folder, ["no", "yes"], {"reader": "test", "name": "tiny", "filters": []})
+    write_dataset(rows(), folder, ["no", "yes"], {"reader": "test", "name": "tiny", "filters": [], "columns": {"knowledge": "string"}})
     return folder
 
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clfa.config import LossConfig
-from clfa.losses import alignment_loss, classification_loss, info_nce, total_loss
+from clfa.config import LossConfig, ModelConfig
+from clfa.losses import alignment_loss, classification_loss, info_nce
+from clfa.model.batch import Batch, Inputs
 from clfa.model.classifier import Output
+from clfa.training.objective import objective
 
 
 def test_info_nce_by_hand():
@@ -77,11 +79,12 @@ def test_total_is_alpha_times_alignment_plus_classification():
     embeds = {name: torch.randn(4, 8) for name in ("text", "image", "knowledge")}
     ones = torch.ones(4, dtype=torch.bool)
     output = Output(torch.randn(4, 2), {}, {}, embeds, torch.randn(4, 8))
-    batch = {"labels": torch.tensor([0, 1, 0, 1]), "text_mask": ones, "image_mask": ones, "knowledge_mask": ones}
-    batch |= {f"teacher_{name}_embeds": torch.randn(4, 8) for name in ("text", "image")}  # knowledge is not aligned
-    terms = total_loss(output, batch, LossConfig(alignment_weight=0.5))
+    teacher = {"text": torch.randn(4, 8), "image": torch.randn(4, 8), "knowledge": None}  # knowledge is not aligned
+    inputs = {name: Inputs(ones, teacher_embeds=found) for name, found in teacher.items()}
+    batch, model = Batch(inputs, torch.tensor([0, 1, 0, 1])), ModelConfig({})
+    terms = objective(output, batch, LossConfig(alignment_weight=0.5), model)
     assert set(terms) == {"loss", "classification_loss", "alignment_loss_text", "alignment_loss_image"}
     expected = terms["classification_loss"] + 0.5 * (terms["alignment_loss_text"] + terms["alignment_loss_image"])
     assert terms["loss"].item() == pytest.approx(expected.item(), abs=1e-6)
-    without = total_loss(output, batch, LossConfig(alignment_weight=0))
+    without = objective(output, batch, LossConfig(alignment_weight=0), model)
     assert set(without) == {"loss", "classification_loss"}

@@ -1,7 +1,7 @@
 """The classifier: padding, batches, missing pictures, shared encoders, saved = loaded to the bit."""
 
-import inspect
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +10,11 @@ from conftest import DIM, picture, text
 from clfa.config import FusionConfig, LossConfig, ModalityConfig, ModelConfig
 from clfa.errors import UserError
 from clfa.fusion import FUSIONS
-from clfa.losses import info_nce, total_loss
-from clfa.model.batch import Collator
+from clfa.losses import info_nce
+from clfa.model.batch import Batch, Collator
 from clfa.model.classifier import Classifier, build_classifier
+from clfa.model.pipeline import Pipeline
+from clfa.training.objective import objective
 
 
 def config(encoders, image="vit", text_encoder="bert", **modalities) -> ModelConfig:
@@ -27,8 +29,7 @@ def config(encoders, image="vit", text_encoder="bert", **modalities) -> ModelCon
 def build(model_config: ModelConfig, classes: int = 3) -> tuple[Classifier, Collator]:
     torch.manual_seed(0)
     model = build_classifier(model_config, [f"class{number}" for number in range(classes)]).eval()
-    modalities = model_config.modalities
-    return model, Collator(modalities, {n: model.encoders[m.shares or n].preparer for n, m in modalities.items()})
+    return model, Pipeline(model, device="cpu").collate
 
 
 def posts(count: int = 5) -> list[dict]:
@@ -60,8 +61,9 @@ def test_missing_image_is_masked_not_zero(encoders):
     without = {**posts()[0], "image": None}
     batch = collator([without])
     found = model(batch).logits
-    assert not batch["image_mask"].any()
-    batch["pixel_values"] = torch.randn_like(batch["pixel_values"]) * 9  # whatever stands there is never looked at
+    assert not batch.modalities["image"].present.any()
+    # whatever stands there is never looked at
+    batch.modalities["image"].inputs["pixel_values"] = torch.randn(1, 3, 32, 32) * 9
     assert torch.allclose(model(batch).logits, found, atol=1e-6)
     assert model(batch).embeds["image"].abs().sum() == 0
     assert not torch.allclose(model(collator(posts()[:1])).logits, found, atol=1e-4)
@@ -82,9 +84,14 @@ def test_additive_bias_per_context(encoders):
     model, collator = build(config(encoders))
     batch = collator(posts(2))
     plain = model(batch).logits
-    shape = (2, batch["input_ids"].shape[1], 17)
-    assert torch.allclose(model({**batch, "image_attention_bias": torch.zeros(shape)}).logits, plain, atol=1e-6)
-    assert not torch.allclose(model({**batch, "image_attention_bias": 9 * torch.randn(shape)}).logits, plain, atol=1e-4)
+    shape = (2, batch.modalities["text"].length, 17)
+
+    def with_bias(bias: torch.Tensor) -> torch.Tensor:
+        image = replace(batch.modalities["image"], bias=bias)
+        return model(Batch({**batch.modalities, "image": image})).logits
+
+    assert torch.allclose(with_bias(torch.zeros(shape)), plain, atol=1e-6)
+    assert not torch.allclose(with_bias(9 * torch.randn(shape)), plain, atol=1e-4)
 
 
 def test_a_caption_may_be_an_alignment_target_alone(encoders):
@@ -94,23 +101,23 @@ def test_a_caption_may_be_an_alignment_target_alone(encoders):
     with_caption, without = posts(4), [{**post, "knowledge": None} for post in posts(4)]
     assert torch.equal(model(collator(with_caption)).logits, model(collator(without)).logits)
     model.train()
-    batch = collator(with_caption) | {"labels": torch.tensor([0, 1, 2, 0])}
-    batch["knowledge_mask"][0] = False
+    batch = replace(collator(with_caption), labels=torch.tensor([0, 1, 2, 0]))
+    batch.modalities["knowledge"].present[0] = False
     loss = LossConfig(alignment_target="knowledge", temperature=0.1)
     output = model(batch)
-    terms = total_loss(output, batch, loss)
+    terms = objective(output, batch, loss, model.config)
     expected = info_nce(output.embeds["image"][1:], output.embeds["knowledge"][1:], 0.1)
     assert torch.allclose(terms["alignment_loss_image"], expected)
     assert torch.allclose(terms["loss"], terms["classification_loss"] + expected)
-    batch["knowledge_mask"][:] = False
-    assert total_loss(model(batch), batch, loss)["alignment_loss_image"] == 0
+    batch.modalities["knowledge"].present[:] = False
+    assert objective(model(batch), batch, loss, model.config)["alignment_loss_image"] == 0
 
 
 def test_penalty_of_a_fusion_is_a_term_of_the_loss(encoders):
     found = config(encoders)
     model, collator = build(ModelConfig(found.modalities, DIM, 32, FusionConfig("dr_net")))
-    batch = collator(posts(2)) | {"labels": torch.tensor([0, 1])}
-    terms = total_loss(model(batch), batch, LossConfig(alignment_weight=0))
+    batch = replace(collator(posts(2)), labels=torch.tensor([0, 1]))
+    terms = objective(model(batch), batch, LossConfig(alignment_weight=0), model.config)
     assert terms["penalty"] > 0
     assert torch.allclose(terms["loss"], terms["classification_loss"] + terms["penalty"])
 
@@ -126,7 +133,7 @@ def test_knowledge_that_a_fusion_does_not_read_is_refused(encoders):
 @pytest.mark.parametrize("name", sorted(FUSIONS))
 def test_any_fusion_through_the_whole_model(encoders, name):
     """Cached or not, alone or in a batch, saved or not: the same logits; pictures get the grid as their graph."""
-    graph = "window" if "edges" in inspect.signature(FUSIONS[name].forward).parameters else None
+    graph = "window" if FUSIONS[name].reads_edges else None
     found = config(encoders, text=ModalityConfig("text", str(encoders / "bert"), max_length=16, graph=graph))
     model, collator = build(ModelConfig(found.modalities, DIM, 32, FusionConfig(name, 2, 2, 32)))
     together = model(collator(posts())).logits
@@ -150,7 +157,8 @@ def test_frozen_encoder_gets_no_gradient_and_no_dropout(encoders):
     assert all(p.grad is None for p in model.encoders["text"].parameters())
     assert any(p.grad is not None for p in model.encoders["image"].parameters())
     assert not model.encoders["text"].training
-    assert torch.equal(model.encode("text", frozen, batch)[0], model.encode("text", frozen, batch)[0])
+    inputs = batch.modalities["text"]
+    assert torch.equal(model.encode("text", inputs)[0], model.encode("text", inputs)[0])
 
 
 def test_every_trained_parameter_gets_a_gradient(encoders):
@@ -168,10 +176,11 @@ def test_saved_is_loaded_to_the_bit(encoders, tmp_path):
     loaded = Classifier.from_pretrained(tmp_path / "saved")
     batch = collator(posts())
     assert torch.equal(loaded(batch).logits, model(batch).logits)
-    assert loaded.labels == model.labels
+    assert loaded.class_names == model.class_names
     assert loaded.config == model.config
-    reread = Collator(loaded.config.modalities, {name: e.preparer for name, e in loaded.encoders.items()})(posts())
-    assert all(torch.equal(reread[key], value) for key, value in batch.items())
+    reread = Pipeline(loaded, device="cpu").collate(posts())
+    for name, inputs in batch.modalities.items():
+        assert all(torch.equal(reread.modalities[name].inputs[key], value) for key, value in inputs.inputs.items())
 
 
 def test_saved_folder_holds_no_pickle(encoders, tmp_path):
@@ -191,3 +200,10 @@ def test_broken_folders_are_told(encoders, tmp_path):
         Classifier.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="shares 'speech'"):
         build(config(encoders, knowledge=ModalityConfig("text", shares="speech")))
+
+
+def test_a_query_that_is_not_fused_is_told_how_to_mend(encoders):
+    found = config(encoders)
+    unfused = replace(found.modalities["text"], fused=False)
+    with pytest.raises(UserError, match=r"model\.modalities\.text is the first .* fused: false: put it behind"):
+        build(replace(found, modalities={**found.modalities, "text": unfused}))

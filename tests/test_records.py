@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 from conftest import picture
+from datasets import Dataset
 from PIL import Image
 
 from clfa.config import DataConfig
 from clfa.data.images import open_image
-from clfa.data.records import Dropped, Record, load_split, normalise_text, write_dataset
+from clfa.data.records import Dropped, Record, normalise_text, write_dataset
+from clfa.data.rows import load_split
 from clfa.data.splits import load_rows
 from clfa.errors import UserError
 
@@ -84,7 +86,8 @@ def test_written_is_read(tmp_path):
     assert read["id"][0] == "90071992547409930"  # no float in between
     assert read["text"][:2] == ["post 0", "post 1"]
     assert read[1]["image"]["bytes"] == picture(1)
-    assert read.features["label"].names == ["a", "b"]
+    assert read.labels.tolist() == [0, 1, 0, 1]
+    assert Dataset.from_parquet(str(tmp_path / "out" / "train.parquet")).features["label"].names == ["a", "b"]
     assert manifest["splits"]["train"]["labels"] == {"a": 2, "b": 2}
     raw = write_dataset(rows(), tmp_path / "raw", ["a", "b"], DESCRIPTION, text="raw")
     assert (manifest["text"], raw["text"]) == ("normalised", "raw")

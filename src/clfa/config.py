@@ -47,8 +47,8 @@ class WordVectors:
 class ModalityConfig:
     """One entry of the mapping of modalities: where its tokens come from and whether the teacher pulls on it."""
 
-    kind: Literal["text", "image"]
-    """How the column is read."""
+    kind: str
+    """How the column is read: a key of `clfa.model.modalities.KINDS` (`text`, `image`)."""
     encoder: str = ""
     """Local folder, hub name, or `package:NAME/FOLDER` for a folder inside an installed Python package."""
     words: WordVectors | None = None
@@ -57,6 +57,9 @@ class ModalityConfig:
     """Use the encoder and the projection of this other modality (the knowledge text shares those of the text)."""
     column: str = ""
     """Column of the dataset directory; the modality's own name by default."""
+    about: str = ""
+    """Which side of a post it goes with where texts and images are taken apart (probes): `text` or `image`, as a caption
+    is about the image; its kind by default."""
     part: Literal["all", "hashtags"] = "all"
     """`hashtags` reads only the words behind `#` of a text."""
     graph: str | None = None
@@ -111,6 +114,40 @@ class ModelConfig:
     dropout: float = 0.1
     """Dropout before the classifier."""
 
+    def query(self) -> str:
+        """The modality that asks: the first one.
+
+        Raises:
+            UserError: it is not fused.
+        """
+        name = next(iter(self.modalities))
+        if not self.modalities[name].fused:
+            raise UserError(
+                f"model.modalities.{name} is the first and so the query, but has fused: false: put it behind a modality "
+                "that is fused, or set fused to true"
+            )
+        return name
+
+    def contexts(self) -> list[str]:
+        """The fused modalities behind the query, in their order."""
+        return [name for name, modality in self.modalities.items() if modality.fused and name != self.query()]
+
+    def owner(self, name: str) -> str:
+        """The modality whose encoder and projection this one uses: itself, or the one that it shares."""
+        return self.modalities[name].shares or name
+
+    def column(self, name: str) -> str:
+        """The column of the dataset directory that a modality reads."""
+        return self.modalities[name].column or name
+
+    def columns(self) -> list[str]:
+        """The columns that the modalities read, each once."""
+        return list(dict.fromkeys(self.column(name) for name in self.modalities))
+
+    def side(self, name: str) -> str:
+        """What a modality is about: `text` or `image`."""
+        return self.modalities[name].about or self.modalities[name].kind
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -153,7 +190,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward pass in training; losses and evaluation are always fp32."""
     monitor: str = "macro_f1"
-    """Validation metric that chooses the epoch (higher is better)."""
+    """Validation metric that chooses the epoch: any of `clfa.metrics.METRICS` but the calibration errors."""
     patience: int = 5
     """Stop after this many epochs without a better validation metric."""
     workers: int = 0

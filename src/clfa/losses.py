@@ -1,12 +1,11 @@
 """The losses, as pure functions of tensors. Everything is computed in fp32 whatever comes in."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-from clfa.config import LossConfig
-from clfa.model.batch import Batch
 
 
 def info_nce(
@@ -49,9 +48,26 @@ def alignment_loss(
         mask: which posts have it.
         temperature: tau.
     """
+    return pair_loss(embeds, teacher_embeds.detach(), mask, temperature)
+
+
+def pair_loss(
+    embeds: Float[Tensor, "batch dim"],
+    others: Float[Tensor, "batch dim"],
+    mask: Bool[Tensor, " batch"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """`info_nce` between two modalities of ours, over the posts that have both; 0 where none has. Both are pulled.
+
+    Args:
+        embeds: embeddings of one modality, such as the image.
+        others: of the other, such as its caption.
+        mask: which posts have both.
+        temperature: tau.
+    """
     if not mask.any():
         return embeds.float().sum() * 0
-    return info_nce(embeds[mask], teacher_embeds[mask].detach(), temperature)
+    return info_nce(embeds[mask], others[mask], temperature)
 
 
 def classification_loss(
@@ -64,47 +80,29 @@ def classification_loss(
     return F.cross_entropy(logits.float(), labels, weight=class_weights, label_smoothing=label_smoothing)
 
 
-def total_loss(output, batch: Batch, config: LossConfig, class_weights: Tensor | None = None) -> dict[str, Tensor]:
-    """L = alpha * L_con + L_ce (paper, section 3.4), L_con the sum over the aligned modalities.
+def total_loss(
+    classification: Float[Tensor, ""],
+    alignments: Mapping[str, Float[Tensor, ""]],
+    alignment_weight: float,
+    penalty: Float[Tensor, ""] | None = None,
+) -> dict[str, Float[Tensor, ""]]:
+    """L = alpha * L_con + L_ce (paper, section 3.4), L_con the sum over the aligned modalities; plus a fusion's penalty.
 
     Args:
-        output: `clfa.model.classifier.Output`.
-        batch: with `labels`, and with `teacher_<modality>_embeds` for each aligned modality.
-        config: weight and temperature. With an `alignment_target` other than the teacher, the image is pulled to the
-            embedding of that modality (its caption) of the same post, and no teacher is read.
-        class_weights: see `classification_loss`.
+        classification: `classification_loss`.
+        alignments: modality -> `alignment_loss`.
+        alignment_weight: alpha.
+        penalty: what the fusion adds to the loss, if anything.
 
     Returns:
         `{"loss", "classification_loss", "alignment_loss_<modality>" …, "penalty"}`; `loss` is the one to call `backward` on.
     """
-    terms = {
-        "classification_loss": classification_loss(
-            output.logits, batch["labels"], class_weights, config.label_smoothing
-        )
-    }
-    loss = terms["classification_loss"]
-    if config.alignment_weight > 0:
-        if config.alignment_target == "teacher":
-            aligned = [name for name in output.embeds if f"teacher_{name}_embeds" in batch]
-            found = {
-                name: alignment_loss(
-                    output.embeds[name], batch[f"teacher_{name}_embeds"], batch[f"{name}_mask"], config.temperature
-                )
-                for name in aligned
-            }
-        else:
-            found = {"image": _caption_loss(output, batch, config)}
-        for name, term in found.items():
-            terms[f"alignment_loss_{name}"] = term
-            loss = loss + config.alignment_weight * term
-    if output.penalty is not None:
-        terms["penalty"] = output.penalty
-        loss = loss + output.penalty
+    terms = {"classification_loss": classification}
+    loss = classification
+    for name, term in alignments.items():
+        terms[f"alignment_loss_{name}"] = term
+        loss = loss + alignment_weight * term
+    if penalty is not None:
+        terms["penalty"] = penalty
+        loss = loss + penalty
     return {"loss": loss, **terms}
-
-
-def _caption_loss(output, batch: Batch, config: LossConfig) -> Tensor:
-    """`info_nce` between the image and the caption of the posts that have both; both are pulled."""
-    image, caption = output.embeds["image"], output.embeds[config.alignment_target]
-    both = batch["image_mask"] & batch[f"{config.alignment_target}_mask"]
-    return info_nce(image[both], caption[both], config.temperature) if both.any() else image.float().sum() * 0

@@ -251,7 +251,9 @@ class Run:
         names = [name.removeprefix("probability_") for name in table if name.startswith("probability_")]
         number = {name: place for place, name in enumerate(names)}
         labels = np.array([number[name] for name in table["label"]], dtype=np.int64)
-        return Predictions(table["id"], names, labels, np.stack([table[f"probability_{name}"] for name in names], axis=1))
+        return Predictions(
+            table["id"], names, labels, np.stack([table[f"probability_{name}"] for name in names], axis=1)
+        )
 
 
 def pool_runs(name: str, runs: Sequence[Run], split: str) -> System:

@@ -177,7 +177,9 @@ class _Writer:
 
     def add(self, key: bytes, values: Tensor) -> None:
         self.keys.append(key)
-        self.values.append(values.detach().cpu().half().contiguous() if _fits_half(values) else values.detach().cpu().float())
+        self.values.append(
+            values.detach().cpu().half().contiguous() if _fits_half(values) else values.detach().cpu().float()
+        )
         self.size += values.numel() * 2
         if self.size >= SHARD_BYTES:
             self.flush()

@@ -1,16 +1,34 @@
-"""Columns beyond text, image and label."""
+"""Columns beyond text, image and label: cells of any kind, and knowledge about the words of a text."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from clfa.errors import UserError
 
-PICTURE_WORDS = ("attributes", "regions")
-KNOWLEDGE_COLUMNS = (*PICTURE_WORDS, "dependencies")
+KNOWLEDGE_COLUMNS = ("attributes", "regions", "dependencies")
 
 
-def knowledge_columns(row: dict[str, Any], where: str, text: str | None = None) -> dict[str, str]:
-    """Further knowledge of a row, by the names of its columns; lists become words with spaces.
+def as_text(value: Any) -> str:
+    """A cell as text; empty for None."""
+    return "" if value is None else str(value)
+
+
+def as_cell(value: Any) -> str | bytes | None:
+    """A cell as it is stored: bytes as they are, lists as words with spaces, anything else as text; `None` where empty."""
+    if isinstance(value, dict):  # files of `datasets`: {"bytes", "path"}
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes):
+        return value or None
+    if isinstance(value, (list, tuple)):
+        value = " ".join(map(str, value))
+    if value is None or value != value or str(value).strip() == "":  # NaN is not itself
+        return None
+    return str(value)
+
+
+def knowledge_columns(row: Mapping[str, Any], where: str, text: str | None = None) -> dict[str, str]:
+    """Knowledge of a row (`KNOWLEDGE_COLUMNS`), by the names of its columns.
 
     Args:
         row: of a table.
@@ -20,26 +38,14 @@ def knowledge_columns(row: dict[str, Any], where: str, text: str | None = None) 
     Raises:
         UserError: dependencies that do not fit the words of the text.
     """
-    found = {}
-    for name in KNOWLEDGE_COLUMNS:
-        value = row.get(name)
-        if isinstance(value, (list, tuple)):
-            value = " ".join(map(str, value))
-        if value is None or value != value or str(value).strip() == "":  # NaN is not itself
-            continue
-        found[name] = str(value)
+    found = {name: str(cell) for name in KNOWLEDGE_COLUMNS if (cell := as_cell(row.get(name))) is not None}
     if "dependencies" in found:
         read_heads(found["dependencies"], len(word_places(as_text(text))), where)
     return found
 
 
-def as_text(value: Any) -> str:
-    """A cell as text; empty for None."""
-    return "" if value is None else str(value)
-
-
 def word_places(text: str) -> list[tuple[int, int]]:
-    """Where each word begins and ends."""
+    """Where each word begins and ends; words are what white space separates."""
     return [match.span() for match in re.finditer(r"\S+", text)]
 
 

@@ -57,9 +57,10 @@ def read_mmsd(source: Path, images: Path | None, filter: str = "tokens") -> tupl
                 if word:
                     yield split, Dropped(str(id), split, f"contains {word!r}", f"{name}:{number}")
                     continue
-                yield split, Record(str(id), text, images and images / f"{id}.jpg", label, extra=extra)
+                yield split, Record(str(id), text, images and images / f"{id}.jpg", label, extra)
 
-    return rows(), MMSD_LABELS, {"name": "mmsd", "filters": [f"giveaway words as {filter}"] if filter != "none" else []}
+    filters = [f"giveaway words as {filter}"] if filter != "none" else []
+    return rows(), MMSD_LABELS, {"name": "mmsd", "filters": filters, "columns": {"hashtag_label": "string"}}
 
 
 def read_mmsd2(source: Path, images: Path | None) -> tuple[Rows, list[str], dict[str, Any]]:
@@ -138,11 +139,12 @@ def read_mvsa(
             else:
                 path = _existing(source / "data" / f"{id}.txt", "the data folder of MVSA")
                 text = _decode(path.read_bytes()).strip()
-                yield split_of[id], Record(id, text, images and images / f"{id}.jpg", label, extra=extra)
+                yield split_of[id], Record(id, text, images and images / f"{id}.jpg", label, extra)
 
     how = "given split files" if lists else f"{split}, seed {seed}" if split == "stratified" else split
     filters = ["positive against negative dropped", "majority of annotators"] if result.is_file() else []
-    return rows(), MVSA_LABELS, {"name": "mvsa", "filters": filters, "split": how}
+    columns = {"text_label": "string", "image_label": "string"} if result.is_file() else {}
+    return rows(), MVSA_LABELS, {"name": "mvsa", "filters": filters, "split": how, "columns": columns}
 
 
 def _giveaway(text: str, filter: str) -> str | None:

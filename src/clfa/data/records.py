@@ -62,7 +62,6 @@ def write_dataset(
     text: str = "normalised",
     images: str = "embedded",
     on_bad: str = "fail",
-    total: int | None = None,
 ) -> dict[str, Any]:
     """Write a dataset directory in a stream and return its manifest (the content of `dataset.json`).
 
@@ -71,11 +70,11 @@ def write_dataset(
         out: folder to make; must not exist.
         class_names: class names in the order of their numbers.
         description: put into the manifest as it is (reader, filters, …). `columns` names the further columns that are
-            stored, `{name: "string" or "binary"}`; other entries of `Record.values` are not.
+            stored, `{name: "string" or "binary"}`; other entries of `Record.values` are not. `rows`, their number, is for
+            the progress.
         text: `normalised` or `raw`.
         images: `embedded` reads, checks and stores image bytes; `none` leaves them out.
         on_bad: `fail` raises after looking at all rows; `skip` moves rows with bad images to `dropped.jsonl`.
-        total: number of rows, if it is known, for the progress.
 
     Raises:
         UserError: `out` exists; images are missing or unreadable (`on_bad="fail"`: the first 20 and the count);
@@ -87,7 +86,7 @@ def write_dataset(
     partial = out.with_name(out.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
     with _Writer(partial, class_names, description.get("columns", {})) as writer:
-        for split, row in track(rows, f"importing to {out}", total):
+        for split, row in track(rows, f"importing to {out}", description.get("rows")):
             if isinstance(row, Dropped):
                 writer.drop(row)
                 continue

@@ -3,7 +3,7 @@
 Parquet row groups of about a megabyte are the unit of reading, so memory does not grow with the number of images.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,26 +14,43 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clfa.data.atomic import replacing
-from clfa.data.cache import Content, Keys, content_key
+from clfa.data.cache import Cache, Content, Keys, content_key, fill
 from clfa.data.progress import track
 from clfa.data.records import load_manifest
 from clfa.errors import UserError
 
 
 class Row(Mapping[str, Any]):
-    """One post: a mapping from columns to values, which are read when asked for."""
+    """One post: a mapping from columns to values, which are read when asked for.
 
-    def __init__(self, rows: "Rows", number: int):
-        self.rows, self.number = rows, number
+    Args:
+        rows: where it is from.
+        number: its row number in the splits of `rows`.
+        changes: columns with other values than those stored (see `replace`).
+    """
+
+    def __init__(self, rows: "Rows", number: int, changes: Mapping[str, Any] | None = None):
+        self.rows, self.number, self.changes = rows, number, changes or {}
 
     def __getitem__(self, column: str) -> Any:
-        return self.rows.cell(column, self.number)
+        return self.changes[column] if column in self.changes else self.rows.cell(column, self.number)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.rows.column_names)
+        return iter(dict.fromkeys([*self.rows.column_names, *self.changes]))
 
     def __len__(self) -> int:
-        return len(self.rows.column_names)
+        return len(set(self.rows.column_names) | set(self.changes))
+
+    def __contains__(self, column: object) -> bool:
+        return column in self.rows.column_names or column in self.changes
+
+    def replace(self, **values: Any) -> "Row":
+        """The post with other values in some columns; nothing else is read for it."""
+        return Row(self.rows, self.number, {**self.changes, **values})
+
+    def key(self, column: str, kind: str) -> bytes | None:
+        """Content key of one stored value, empty where there is none; `None` where the value is not the stored one."""
+        return None if column in self.changes else bytes(self.rows.all_keys(column, kind)[self.number])
 
 
 class Rows(Sequence[Row]):
@@ -47,11 +64,13 @@ class Rows(Sequence[Row]):
 
     def __init__(self, dataset: Path, splits: Sequence[str], numbers: NDArray[np.int64] | None = None):
         self.dataset, self.splits = dataset, list(splits)
+        self.name = f"{dataset}/{'+'.join(splits)}"
         self.files = [_Split(dataset, split) for split in splits]
         counts = [file.count for file in self.files]
         self.ends = np.cumsum(counts)
         self.numbers = np.arange(sum(counts)) if numbers is None else np.asarray(numbers, dtype=np.int64)
         self.column_names = list(dict.fromkeys(name for file in self.files for name in file.columns))
+        self._keys: dict[tuple[str, str], Keys] = {}
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -92,7 +111,7 @@ class Rows(Sequence[Row]):
 
     def has(self, column: str) -> bool:
         """Whether any row holds a value in this column."""
-        return column in self.column_names and any(file.filled(column) for file in self.files)
+        return any(file.filled(column) for file in self.files)
 
     def cell(self, column: str, number: int) -> Any:
         """One value by its row number in the splits; image bytes as they are stored."""
@@ -100,9 +119,14 @@ class Rows(Sequence[Row]):
         return self.files[file].cell(column, number - (int(self.ends[file - 1]) if file else 0))
 
     def keys(self, column: str, kind: str) -> Keys:
-        """(N,) content keys of one column; empty bytes where a row has none. Computed once per split and kept beside it."""
-        found = [file.keys(column, kind) for file in self.files]
-        return np.concatenate(found)[self.numbers] if found else np.empty(0, dtype="S16")
+        """(N,) content keys of one column; empty bytes where a row has none."""
+        return self.all_keys(column, kind)[self.numbers]
+
+    def all_keys(self, column: str, kind: str) -> Keys:
+        """Keys of all rows of the splits; computed once per split, and kept beside it."""
+        if (column, kind) not in self._keys:
+            self._keys[column, kind] = np.concatenate([file.keys(column, kind) for file in self.files])
+        return self._keys[column, kind]
 
 
 def load_split(dataset: str | Path, split: str) -> Rows:
@@ -123,6 +147,45 @@ def stream_column(dataset: Path, split: str, column: str) -> Iterator[Content | 
     yield from _Split(dataset, split).stream(column)
 
 
+def fill_split(
+    folder: Path,
+    dataset: Path,
+    split: str,
+    column: str,
+    kind: str,
+    compute: Callable[[list], Sequence],
+    what: str,
+    batch_size: int = 32,
+    read: Callable[[Any], Content | None] | None = None,
+) -> int:
+    """Make sure that a cache holds one column of a split; what is there already is not even read.
+
+    Args:
+        folder: the cache, see `clfa.data.cache.fill`.
+        dataset: dataset directory.
+        split: the split.
+        column: the column; where the data set has none, nothing is done.
+        kind: kind of its contents.
+        compute: a batch of contents -> a tensor each.
+        what: for the progress.
+        batch_size: contents per call of `compute`.
+        read: what is taken of each cell; the cell itself by default.
+
+    Returns:
+        The number of contents computed.
+    """
+    rows = load_split(dataset, split)
+    if column not in rows.column_names:
+        return 0
+    if read is None:
+        keys = rows.keys(column, kind)
+        if (Cache(folder).find(keys[keys != b""]) >= 0).all():
+            return 0
+    cells = stream_column(dataset, split, column)
+    values = (value for cell in cells if (value := read(cell) if read else cell) is not None)
+    return fill(folder, kind, values, compute, what, batch_size, len(rows))
+
+
 class _Split:
     """The Parquet file of one split."""
 
@@ -135,7 +198,7 @@ class _Split:
         self.schema = self.metadata.schema.to_arrow_schema()
         self.columns, self.count = self.schema.names, self.metadata.num_rows
         self.group_ends = np.cumsum([self.metadata.row_group(n).num_rows for n in range(self.metadata.num_row_groups)])
-        self.arrays: dict[str, pa.Array] = {}
+        self.arrays: dict[str, pa.Array] = {}  # columns without bytes that were asked for
         self.group: tuple[str, int, list] | None = None  # the group read last: neighbours are often asked for
 
     def light(self, column: str) -> pa.Array:
@@ -168,7 +231,7 @@ class _Split:
                     yield value["bytes"] if isinstance(value, dict) else value
 
     def filled(self, column: str) -> bool:
-        """Whether any row has a value, by the statistics of the file where they tell."""
+        """Whether any row has a value."""
         return column in self.columns and any(value is not None for value in self.stream(column))
 
     def keys(self, column: str, kind: str) -> Keys:

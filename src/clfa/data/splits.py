@@ -1,19 +1,20 @@
 """Which rows of a dataset directory a run uses: its splits as they are, a sample of train, or folds over all rows."""
 
 import functools
-import json
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clfa.config import DataConfig
-from clfa.data.records import SPLITS, load_manifest, load_split
+from clfa.data.records import SPLITS, load_manifest
+from clfa.data.rows import Rows
 from clfa.errors import UserError
 
 
-def load_rows(data: DataConfig, split: str, seed: int = 0):
-    """The rows of one split as a `datasets.Dataset`. Without folds no other split's file is opened.
+def load_rows(data: DataConfig, split: str, seed: int = 0) -> Rows:
+    """The rows of one split. Without folds no other split's file is opened.
 
     With folds the three splits are pooled; fold `data.fold` is `test`, about a tenth of all rows `validation`, the rest
     `train`. Folds are stratified by label, and posts with equal text (letter case aside) are never on two sides.
@@ -26,9 +27,9 @@ def load_rows(data: DataConfig, split: str, seed: int = 0):
     Raises:
         UserError: no such split or fold, or a sample larger than train.
     """
-    rows = _load_fold(data, split) if data.folds else load_split(data.path, split)
+    rows = _load_fold(data, split) if data.folds else Rows(Path(data.path), [split])
     if data.train_rows is not None and split == "train":
-        rows = rows.select(sample_rows(rows["label"], data.train_rows, seed))
+        rows = rows.select(sample_rows(rows.labels, data.train_rows, seed))
     return rows
 
 
@@ -54,19 +55,26 @@ def sample_rows(labels, size: int, seed: int) -> list[int]:
     return sorted(picked.tolist())
 
 
-def split_rows(labels: list[str], how: str, seed: int) -> list[str]:
+def split_rows(labels: Sequence | NDArray, how: str, seed: int, class_names: Sequence[str] | None = None) -> list[str]:
     """A split name per row, 8:1:1 within each class: `stratified` shuffles with `seed`, `file-order` does not.
+
+    Args:
+        labels: (N,) class names or numbers; classes are taken in their sorted order.
+        how: `stratified` or `file-order`.
+        seed: of the shuffle.
+        class_names: names of numbered classes, for the message.
 
     Raises:
         UserError: a class is too small to be in all three splits.
     """
-    small = [name for name, count in Counter(labels).items() if count < 10]
+    values, counts = np.unique(np.asarray(labels), return_counts=True)
+    small = [class_names[value] if class_names else str(value) for value, n in zip(values, counts) if n < 10]
     if small:
         raise UserError(f"cannot split 8:1:1: fewer than 10 rows of {', '.join(small)}; add a split column")
     generator = np.random.default_rng(seed)
     result = np.empty(len(labels), dtype=object)
-    for name in sorted(set(labels)):
-        rows = np.flatnonzero(np.array(labels) == name)
+    for value in values:
+        rows = np.flatnonzero(np.asarray(labels) == value)
         if how == "stratified":
             rows = generator.permutation(rows)
         tenth = round(len(rows) / 10)
@@ -76,22 +84,26 @@ def split_rows(labels: list[str], how: str, seed: int) -> list[str]:
     return list(result)
 
 
-def _load_fold(data: DataConfig, split: str):
-    from datasets import concatenate_datasets
-
+def _load_fold(data: DataConfig, split: str) -> Rows:
     if split not in SPLITS or not 0 <= data.fold < data.folds or data.folds < 2:
         raise UserError(f"data.fold = {data.fold}, data.folds = {data.folds}: folds ≥ 2, 0 ≤ fold < folds")
-    rows = concatenate_datasets([load_split(data.path, name) for name in load_manifest(data.path)["splits"]])
-    return rows.select(_fold_rows(tuple(rows["label"]), tuple(rows["text"]), data.folds, data.fold)[split])
+    splits = load_manifest(data.path)["splits"]
+    rows = Rows(Path(data.path), list(splits))
+    hashes = tuple(described["sha256"] for described in splits.values())
+    return rows.select(_fold_rows(data.path, hashes, data.folds, data.fold)[split])
 
 
 @functools.lru_cache(maxsize=10)
-def _fold_rows(labels: tuple[int, ...], texts: tuple[str, ...], folds: int, fold: int) -> dict[str, list[int]]:
-    """Row numbers of each split; drawing them takes seconds, and a run asks for each of its splits."""
+def _fold_rows(path: str, hashes: tuple[str, ...], folds: int, fold: int) -> dict[str, list[int]]:
+    """Row numbers of each split; drawing them takes seconds, and a run asks for each of its splits.
+
+    `hashes` are of the files, so that a data set that was imported anew is drawn anew.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    classes = np.array(labels)
-    _, groups = np.unique([text.lower() for text in texts], return_inverse=True)
+    rows = Rows(Path(path), list(load_manifest(path)["splits"]))
+    classes = rows.labels
+    _, groups = np.unique([text.lower() for text in rows.texts], return_inverse=True)
     outer = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     rest, test = list(outer.split(classes, classes, groups))[fold]
     # a tenth of all rows is 1 / (10 (1 - 1/K)) of what is left
@@ -99,24 +111,3 @@ def _fold_rows(labels: tuple[int, ...], texts: tuple[str, ...], folds: int, fold
     inner = StratifiedGroupKFold(parts, shuffle=True, random_state=0)
     train, validation = next(inner.split(classes[rest], classes[rest], groups[rest]))
     return {"train": rest[train].tolist(), "validation": rest[validation].tolist(), "test": test.tolist()}
-
-
-def dataset_path(data: DataConfig) -> Path:
-    """The dataset directory.
-
-    Raises:
-        UserError: it is none.
-    """
-    load_manifest(data.path)
-    return Path(data.path)
-
-
-def changed_splits(run: Path, data: DataConfig) -> list[str]:
-    """The splits of the data set that are not what `RUN/dataset.json` recorded in training; all if the folder is gone."""
-    if not (run / "dataset.json").is_file():  # a run made before this was recorded
-        return []
-    before = json.loads((run / "dataset.json").read_text(encoding="utf-8"))["splits"]
-    if not (Path(data.path) / "dataset.json").is_file():
-        return list(before)
-    now = load_manifest(data.path)["splits"]
-    return [name for name in before | now if before.get(name, {}).get("sha256") != now.get(name, {}).get("sha256")]

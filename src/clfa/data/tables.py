@@ -1,24 +1,63 @@
-"""Anybody's posts: CSV, TSV, JSONL, Parquet, image folders, hub data sets -> rows `(split, Record)`, or rows to predict."""
+"""Anybody's posts: CSV, TSV, JSONL, Parquet, image folders, hub data sets -> rows `(split, Record)`, or rows to predict.
+
+Tables are read in a stream, as often as needed; no table is ever in memory as a whole.
+"""
 
 import csv
 import json
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from clfa.data.columns import as_text, knowledge_columns
+import numpy as np
+
+from clfa.data.columns import KNOWLEDGE_COLUMNS, as_cell, as_text, knowledge_columns
+from clfa.data.progress import track
 from clfa.data.published import SPLIT_NAMES, Rows
 from clfa.data.records import SPLITS, Record
 from clfa.data.splits import split_rows
 from clfa.errors import UserError
 
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of posts that can be read in a stream, again and again."""
+
+    name: str
+    """File or data set, for messages."""
+    rows: Callable[[Sequence[str] | None], Iterator[Row]]
+    """Some columns (`None`: all) -> the rows; formats that must read everything may give more columns."""
+    split: str | None = None
+    """The split that all its rows are in, if they are in one."""
+
+
+@dataclass
+class _Found:
+    """What the first pass over a source finds: labels, splits and further columns, no texts and no images."""
+
+    labels: array = field(default_factory=lambda: array("i"))
+    splits: array = field(default_factory=lambda: array("b"))
+    """Place in SPLITS, -1 where the split is still to be drawn."""
+    numbers: dict[str, int] = field(default_factory=dict)
+    """Class name -> number in the order in which they occur."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Further column -> `string` or `binary`."""
+    names: dict[str, None] = field(default_factory=dict)
+    """All columns of the source."""
+
 
 def read_table(
     source: str,
     images: Path | None,
-    columns: dict[str, str],
+    columns: Mapping[str, str],
     seed: int = 0,
     embed: bool = True,
+    further: Mapping[str, str] | None = None,
 ) -> tuple[Rows, list[str], dict[str, Any]]:
     """Anybody's posts: CSV, TSV, JSONL or Parquet; a folder of those named train/validation/test; or anything that
     `datasets.load_dataset` reads from a local folder (imagefolder with `metadata.csv`) or by hub name.
@@ -31,53 +70,42 @@ def read_table(
             Without an id column rows are numbered; without a split column (and one file) the split is stratified 8:1:1.
         seed: seed of that split.
         embed: whether images are wanted at all.
+        further: name -> column name in the file of further columns to keep, for modalities of one's own.
 
     Raises:
         UserError: no such file, a column is missing (with the nearest name), a label is empty.
     """
     path = Path(source)
-    tables = _read_tables(path) if path.exists() else _read_hub(source)
-    root = images or (path if path.is_dir() else path.parent)
-    parsed: list[tuple[str | None, Record]] = []
-    for split, name, rows in tables:
-        for number, row in enumerate(rows):
-            if number == 0:
-                needed = ("text", "label", "image") if embed else ("text", "label")
-                _check_columns(list(row), columns, name, needed, "for texts alone, use --images none")
-            where = f"{name}, row {number + 1}"
-            label = as_text(row.get(columns["label"])).strip()
-            if not label:
-                raise UserError(f"{where}: the label is empty; fill it in or delete the row")
-            id = row.get(columns["id"])
-            record = Record(
-                id=str(id) if id is not None else f"{split}-{number:06d}" if split else f"{number:06d}",
-                text=as_text(row.get(columns["text"])),
-                image=safe_image(row.get(columns["image"]), root, where) if embed else None,
-                label=label,
-                knowledge=None if row.get(columns["knowledge"]) is None else str(row[columns["knowledge"]]),
-                extra=knowledge_columns(row, where, as_text(row.get(columns["text"]))),
-            )
-            parsed.append((_split_name(row[columns["split"]], where) if row.get(columns["split"]) else split, record))
-    names = {name for _, _, rows in tables for row in rows[:1] for name in row}
-    found_column = columns["split"] in names
-    if columns["split"] != "split" and not found_column:
-        raise UserError(f"{source} has no column {columns['split']!r}; found are {', '.join(sorted(names))}")
-    labels = sorted({str(record.label) for _, record in parsed})
-    if len(labels) < 2:
-        raise UserError(f"{source}: column {columns['label']!r} holds {labels}; at least two classes are needed")
-    drawn: list[str] = []
-    if any(split is None for split, _ in parsed):
-        drawn = split_rows([str(record.label) for _, record in parsed], "stratified", seed)
-        parsed = [(split or other, record) for (split, record), other in zip(parsed, drawn)]
-    how = "given" if all(split for split, _, _ in tables) else f"stratified 8:1:1, seed {seed}"
-    if found_column:
-        how = f"column {columns['split']}" + (f", empty cells {how}" if len(drawn) else "")
-    rows_out = ((split or "train", record) for split, record in parsed)
-    return rows_out, labels, {"name": path.stem, "filters": [], "split": how}
+    tables = _open_tables(path) if path.exists() else _open_hub(source)
+    kept = {"knowledge": columns["knowledge"], **{name: name for name in KNOWLEDGE_COLUMNS}, **(further or {})}
+    found = _first_pass(tables, columns, kept, embed, further or {})
+    if columns["split"] != "split" and columns["split"] not in found.names:
+        raise UserError(f"{source} has no column {columns['split']!r}; it has {', '.join(sorted(found.names))}")
+    class_names = sorted(found.numbers)
+    if len(class_names) < 2:
+        raise UserError(f"{source}: column {columns['label']!r} holds {class_names}; at least two classes are needed")
+    splits, drawn = _draw_missing(found, class_names, seed)
+    how = "given" if all(table.split for table in tables) else f"stratified 8:1:1, seed {seed}"
+    if columns["split"] in found.names:
+        how = f"column {columns['split']}" + (f", empty cells {how}" if drawn else "")
+
+    def rows() -> Rows:
+        places = iter(splits)
+        for table in tables:
+            root = images or (path if path.is_dir() else path.parent)
+            for number, row in enumerate(table.rows(None)):
+                where = f"{table.name}, row {number + 1}"
+                yield (
+                    SPLITS[next(places)],
+                    _record(row, number, table.split, columns, kept, root if embed else None, where),
+                )
+
+    described = {"name": path.stem, "filters": [], "split": how, "rows": len(splits), "columns": found.columns}
+    return rows(), class_names, described
 
 
-def read_posts(path: Path, columns: dict[str, str], needed: tuple[str, ...] = ("text",)) -> list[dict[str, Any]]:
-    """Rows of a CSV, TSV, JSONL or Parquet file to predict on, as they are (labels are not needed).
+def open_posts(path: Path, columns: Mapping[str, str], needed: Sequence[str] = ("text",)) -> Table:
+    """A CSV, TSV, JSONL or Parquet file of posts to predict on (labels are not needed).
 
     Args:
         path: the file.
@@ -85,14 +113,21 @@ def read_posts(path: Path, columns: dict[str, str], needed: tuple[str, ...] = ("
         needed: which of them must be there.
 
     Raises:
-        UserError: no such file, unknown ending, or a needed column is missing.
+        UserError: no such file, unknown ending, no rows, or a needed column is missing.
     """
-    rows = [row for _, _, rows in _read_tables(path) for row in rows]
-    if not rows:
+    if path.is_dir() or not path.exists():
+        raise UserError(f"{path} not found: give a CSV, TSV, JSONL or Parquet file")
+    table = _open_file(path)
+    first = next(table.rows(None), None)
+    if first is None:
         raise UserError(f"{path} holds no rows")
-    found = list(dict.fromkeys(name for row in rows for name in row))
-    _check_columns(found, columns, str(path), needed, "for posts without pictures, add the column and leave it empty")
-    return rows
+    names = dict.fromkeys(first)
+    if any(columns[name] not in names for name in needed):  # JSON objects may leave empty values out
+        names |= dict.fromkeys(name for row in table.rows(None) for name in row)
+    _check_columns(
+        list(names), columns, str(path), needed, "for posts without images, add the column and leave it empty"
+    )
+    return table
 
 
 def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:
@@ -113,95 +148,161 @@ def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:
     return path
 
 
-def _read_tables(path: Path) -> list[tuple[str | None, str, list[dict[str, Any]]]]:
-    """`(split or None, file name, rows)` of a file, or of a folder with a file per split."""
+def _first_pass(
+    tables: list[Table], columns: Mapping[str, str], kept: Mapping[str, str], embed: bool, further: Mapping[str, str]
+) -> _Found:
+    found = _Found()
+    wanted = [columns["label"], columns["split"], columns["text"], *kept.values()]
+    for table in tables:
+        for number, row in enumerate(track(table.rows(wanted), f"reading the labels of {table.name}")):
+            if number == 0:
+                names = list(row) if set(row) != set(wanted) else list(next(table.rows(None)))
+                needed = ("text", "label", "image") if embed else ("text", "label")
+                _check_columns(names, columns, table.name, needed, "for texts alone, use --images none")
+                _check_further(names, further, table.name)
+                found.names |= dict.fromkeys(names)
+            label = as_text(row.get(columns["label"])).strip()
+            where = f"{table.name}, row {number + 1}"
+            if not label:
+                raise UserError(f"{where}: the label is empty; fill it in or delete the row")
+            split = _split_name(row[columns["split"]], where) if row.get(columns["split"]) else table.split
+            found.labels.append(found.numbers.setdefault(label, len(found.numbers)))
+            found.splits.append(-1 if split is None else SPLITS.index(split))
+            for name, column in kept.items():
+                if found.columns.get(name) != "binary" and (value := as_cell(row.get(column))) is not None:
+                    found.columns[name] = "binary" if isinstance(value, bytes) else "string"
+    return found
+
+
+def _draw_missing(found: _Found, class_names: list[str], seed: int) -> tuple[array, bool]:
+    """The split of each row, those without one drawn 8:1:1; and whether any was drawn."""
+    if -1 not in found.splits:
+        return found.splits, False
+    ranks = np.argsort(np.argsort(list(found.numbers)))  # numbers in the order of the names, as readers give them
+    labels = ranks[np.frombuffer(found.labels, dtype=np.int32)]
+    drawn = split_rows(labels, "stratified", seed, class_names)
+    return array("b", [SPLITS.index(new) if old < 0 else old for old, new in zip(found.splits, drawn)]), True
+
+
+def _record(
+    row: Row,
+    number: int,
+    split: str | None,
+    columns: Mapping[str, str],
+    kept: Mapping[str, str],
+    root: Path | None,
+    where: str,
+) -> Record:
+    id, text = row.get(columns["id"]), as_text(row.get(columns["text"]))
+    values = {name: as_cell(row.get(column)) for name, column in kept.items() if name not in KNOWLEDGE_COLUMNS}
+    return Record(
+        id=str(id) if id is not None else f"{split}-{number:06d}" if split else f"{number:06d}",
+        text=text,
+        image=None if root is None else safe_image(row.get(columns["image"]), root, where),
+        label=as_text(row.get(columns["label"])).strip(),
+        values={name: value for name, value in values.items() if value is not None}
+        | knowledge_columns(row, where, text),
+    )
+
+
+def _open_tables(path: Path) -> list[Table]:
+    """A file, or a folder with a file per split."""
     if path.is_file():
-        return [(None, str(path), _read_rows(path))]
-    if not path.is_dir():
-        raise UserError(f"{path} not found: give a CSV, TSV, JSONL or Parquet file")
-    found: list[tuple[str | None, str, list[dict[str, Any]]]] = []
+        return [_open_file(path)]
+    found: list[Table] = []
     for split, names in SPLIT_NAMES.items():
         files = [file for file in sorted(path.iterdir()) if file.stem in names and file.suffix in _READERS]
-        found += [(split, str(file), _read_rows(file)) for file in files]
-    return found or _read_hub(str(path))
+        found += [_open_file(file, split) for file in files]
+    return found or _open_hub(str(path))
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def _open_file(path: Path, split: str | None = None) -> Table:
     if path.suffix not in _READERS:
         raise UserError(f"{path}: unknown ending {path.suffix!r}; read are {', '.join(_READERS)}")
-    try:
-        return _READERS[path.suffix](path)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+
+    def rows(columns: Sequence[str] | None) -> Iterator[Row]:
+        try:
+            yield from _READERS[path.suffix](path, columns)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+
+    return Table(str(path), rows, split)
 
 
-def _read_csv(path: Path, delimiter: str = ",") -> list[dict[str, Any]]:
+def _read_csv(path: Path, columns: Sequence[str] | None = None, delimiter: str = ",") -> Iterator[Row]:
     csv.field_size_limit(10_000_000)
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        rows = []
-        for row in _told(reader, path):
-            if None in row or None in row.values():
-                raise UserError(
-                    f"{path}:{reader.line_num}: {len(row)} fields expected as in the header, found more or fewer; "
-                    "quote texts that contain the separator or line breaks"
-                )
-            if delimiter == "\t" and any("\t" in cell for cell in row.values()):
-                raise UserError(f"{path}:{reader.line_num}: a quote swallowed a tab; double each quote inside a text")
-            rows.append(row)
-    return rows
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    raise UserError(
+                        f"{path}:{reader.line_num}: the number of fields is not that of the header; "
+                        "quote texts that contain the separator or line breaks"
+                    )
+                if delimiter == "\t" and any("\t" in cell for cell in row.values()):
+                    raise UserError(
+                        f"{path}:{reader.line_num}: a quote swallowed a tab; double each quote inside a text"
+                    )
+                yield row
+        except csv.Error as error:
+            raise UserError(f"{path}:{reader.line_num}: {error}; double each quote inside a quoted text") from None
 
 
-def _told(reader: Any, path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a csv reader; what it cannot parse is an error with its line."""
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: {error}; double each quote inside a quoted text") from None
+def _read_tsv(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    return _read_csv(path, columns, "\t")
 
 
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(f"{path}:{number}: not a JSON object: {error}") from None
-    return rows
+def _read_jsonl(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise UserError(f"{path}:{number}: not a JSON object: {error}") from None
+                if not isinstance(row, dict):
+                    raise UserError(f"{path}:{number}: not a JSON object: {line[:60]!r}")
+                yield row
 
 
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
+def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
-    return pq.read_table(path).to_pylist()
+    with pq.ParquetFile(path, memory_map=False) as file:
+        there = None if columns is None else [name for name in file.schema_arrow.names if name in columns]
+        for batch in file.iter_batches(batch_size=64, columns=there):
+            yield from batch.to_pylist()
 
 
-def _read_hub(source: str) -> list[tuple[str | None, str, list[dict[str, Any]]]]:
+def _open_hub(source: str) -> list[Table]:
     """Whatever `datasets.load_dataset` reads: a local folder (imagefolder) or a hub name; class numbers become names."""
-    from datasets import ClassLabel, Image, load_dataset
+    from datasets import Image, load_dataset
 
     try:
         splits = load_dataset(source)
     except Exception as error:  # the reasons are many (network, layout, gated); the fix is the same
         raise UserError(f"{source} is neither a file nor a data set that `datasets` can load: {error}") from None
-    found = []
+    tables = []
     for split, rows in splits.items():
         for name, feature in rows.features.items():
             if isinstance(feature, Image):
                 rows = rows.cast_column(name, Image(decode=False))
-        names = {name: feature.names for name, feature in rows.features.items() if isinstance(feature, ClassLabel)}
-        found.append(
-            (
-                _split_name(split, source) if len(splits) > 1 else None,
-                source,
-                [
-                    {key: _class_name(value, names[key]) if key in names else value for key, value in row.items()}
-                    for row in rows
-                ],
-            )
-        )
-    return found
+        tables.append(Table(source, _hub_rows(rows), _split_name(split, source) if len(splits) > 1 else None))
+    return tables
+
+
+def _hub_rows(rows: Any) -> Callable[[Sequence[str] | None], Iterator[Row]]:
+    from datasets import ClassLabel
+
+    classes = {name: feature.names for name, feature in rows.features.items() if isinstance(feature, ClassLabel)}
+
+    def read(columns: Sequence[str] | None) -> Iterator[Row]:
+        there = [name for name in rows.column_names if columns is None or name in columns]
+        for row in rows.select_columns(there):
+            yield {key: _class_name(value, classes[key]) if key in classes else value for key, value in row.items()}
+
+    return read
 
 
 def _class_name(number: int | None, names: list[str]) -> str | None:
@@ -217,22 +318,30 @@ def _split_name(name: str, where: str) -> str:
 
 
 def _check_columns(
-    found: list[str], columns: dict[str, str], name: str, needed: tuple[str, ...], without_image: str
+    names: list[str], columns: Mapping[str, str], table: str, needed: Sequence[str], without_image: str
 ) -> None:
-    from difflib import get_close_matches
-
     for ours in needed:
-        if columns[ours] not in found:
-            free = [other for other in found if other not in columns.values()]
-            near = get_close_matches(columns[ours], found, 1) or (free if len(free) == 1 else [])
+        if columns[ours] not in names:
+            free = [other for other in names if other not in columns.values()]
+            near = get_close_matches(columns[ours], names, 1) or (free if len(free) == 1 else [])
             hint = f"did you mean --{ours}-column {near[0]}?" if near else f"name it with --{ours}-column"
             hint += f"; {without_image}" if ours == "image" else ""
-            raise UserError(f"{name}: no column {columns[ours]!r} for the {ours}; found {', '.join(found)}; {hint}")
+            raise UserError(f"{table}: no column {columns[ours]!r} for the {ours}; it has {', '.join(names)}; {hint}")
 
 
-_READERS = {
+def _check_further(names: list[str], further: Mapping[str, str], table: str) -> None:
+    for name, column in further.items():
+        if column not in names:
+            near = get_close_matches(column, names, 1)
+            hint = f"did you mean --column {name}={near[0]}?" if near else f"it has {', '.join(names)}"
+            raise UserError(f"{table}: no column {column!r} for --column {name}={column}; {hint}")
+        if name in ("id", "text", "image", "label", "split"):
+            raise UserError(f"--column {name}={column}: {name!r} is a column of every data set; use --{name}-column")
+
+
+_READERS: dict[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]] = {
     ".csv": _read_csv,
-    ".tsv": lambda path: _read_csv(path, "\t"),
+    ".tsv": _read_tsv,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
 }

@@ -1,153 +1,166 @@
-"""Rows of a dataset directory -> Batch: a flat dict of tensors with Hugging Face names.
+"""Rows -> Batch: what a classifier reads of some posts, modality by modality."""
 
-    input_ids, attention_mask    (B, T)        texts, padded to the longest of the batch
-    pixel_values                 (B, 3, h, w)  images
-    <modality>_mask              (B,)          bool, whether the post has it at all; a missing image is masked, never zero
-    <modality>_states            (B, L, H)     instead of the inputs where the encoder is frozen and cached
-    <modality>_attention_mask    (B, L)        … with their mask
-    labels                       (B,)          in training
-    teacher_<modality>_embeds    (B, D)        in training, where the modality is aligned
-    <modality>_edges             (B, L, L)     where the modality has a graph: 1 between neighbouring tokens
-    <modality>_attention_bias    (B, Q, L)     where it has polarities: bias between the query's tokens and its own
-
-Inputs of modalities not called `text` or `image` carry the modality's name in front (`knowledge_input_ids`).
-"""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from clfa.config import ModalityConfig
+from clfa.config import ModelConfig
 from clfa.data.cache import Cache, content_key
-from clfa.data.images import open_image
-from clfa.model.encoders import prepare
-from clfa.model.knowledge import hashtags, polarity_bias, read_lexicon, token_edges, token_words
+from clfa.data.rows import Row
+from clfa.model.knowledge import Words, polarity_bias, read_lexicon, read_words, token_edges
+from clfa.model.modalities import kind_of, value_of
 
-Batch = dict[str, Tensor]
+
+@dataclass(frozen=True)
+class Inputs:
+    """One modality of a batch."""
+
+    present: Bool[Tensor, " batch"]
+    """Whether each post has it at all; a missing image is masked, never zero."""
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    """What its encoder takes, in Hugging Face names (`input_ids`, `attention_mask`; `pixel_values`); or …"""
+    states: Float[Tensor, "batch tokens width"] | None = None
+    """… the states of a frozen encoder from the cache."""
+    mask: Bool[Tensor, "batch tokens"] | None = None
+    """Which of the cached states are there."""
+    edges: Float[Tensor, "batch tokens tokens"] | None = None
+    """Graph of the tokens, where the modality has one: 1 between neighbours."""
+    bias: Float[Tensor, "batch queries tokens"] | None = None
+    """Polarity bias between the query's tokens and these, where the modality has one."""
+    teacher_embeds: Float[Tensor, "batch dim"] | None = None
+    """The teacher's embeddings, in training, where the modality is aligned."""
+
+    @property
+    def length(self) -> int:
+        """Number of tokens of a text."""
+        return self.inputs["input_ids"].shape[1] if self.states is None else self.states.shape[1]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some posts, ready for the classifier."""
+
+    modalities: dict[str, Inputs]
+    """Name -> what it reads."""
+    labels: Int[Tensor, " batch"] | None = None
+    """Class numbers, in training."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same on another device."""
+
+        def move(inputs: Inputs) -> Inputs:
+            moved: dict[str, Any] = {
+                name: value.to(device) for name, value in vars(inputs).items() if isinstance(value, Tensor)
+            }
+            return replace(inputs, **moved, inputs={name: value.to(device) for name, value in inputs.inputs.items()})
+
+        labels = None if self.labels is None else self.labels.to(device)
+        return Batch({name: move(inputs) for name, inputs in self.modalities.items()}, labels)
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Callable `rows -> Batch`.
+    """Callable `rows -> Batch`. Rows are `clfa.data.rows.Row`s or plain dictionaries.
 
     Args:
-        modalities: the model's mapping.
+        config: the model's modalities.
         preparers: modality -> tokenizer or image processor (those that share an encoder share it).
-        states: modality -> cached states of its frozen encoder.
-        teacher: cached teacher embeddings by content (texts and images alike), when training with alignment.
+        states: modality -> cached states of its frozen encoder. Rows whose content is not in it are encoded anew.
+        teacher: modality -> cached teacher embeddings, when training with alignment.
     """
 
-    modalities: dict[str, ModalityConfig]
-    preparers: dict[str, Any]
-    states: dict[str, Cache] = field(default_factory=dict)
-    teacher: dict[str, Cache] = field(default_factory=dict)
+    config: ModelConfig
+    preparers: Mapping[str, Any]
+    states: Mapping[str, Cache] = field(default_factory=dict)
+    teacher: Mapping[str, Cache] = field(default_factory=dict)
+    words: dict[tuple[str, int], Words] = field(default_factory=dict)
+    """Words of the texts of a split by row number, so that no text is taken apart twice."""
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> Batch:
-        batch: Batch = {}
-        texts: dict[str, list[str]] = {}
-        for name, modality in self.modalities.items():
-            values = [modality_value(row, name, modality) for row in rows]
-            batch[f"{name}_mask"] = torch.tensor([value is not None for value in values])
-            if name in self.states:
-                batch |= _cached_states(name, values, self.states[name])
-            else:
-                blank = blank_value(modality.kind)
-                filled = [decode(blank if value is None else value, modality.kind) for value in values]
-                inputs = prepare(self.preparers[name], modality.kind, filled, modality.max_length)
-                batch |= {input_name(name, key): value for key, value in inputs.items()}
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        modalities: dict[str, Inputs] = {}
+        for name in self.config.modalities:
+            found = self._cached(name, rows) or self._prepared(name, rows)
             if name in self.teacher:
-                batch[f"teacher_{name}_embeds"] = _teacher_embeds(values, self.teacher[name])
-            texts[name] = [str(value or "") for value in values] if modality.kind == "text" else []
-        for name, modality in self.modalities.items():
-            if modality.graph and modality.fused:
-                batch[f"{name}_edges"] = self._edges(name, rows, texts[name], _length(batch, name))
-            if modality.polarity and modality.fused:
-                batch[f"{name}_attention_bias"] = self._bias(name, texts, batch)
-        if all(row.get("label") is not None for row in rows):
-            batch["labels"] = torch.tensor([row["label"] for row in rows])
-        return batch
+                found = replace(found, teacher_embeds=self._teacher_embeds(name, rows))
+            modalities[name] = found
+        modalities |= {name: self._with_knowledge(name, rows, modalities) for name in modalities}
+        labelled = all(row.get("label") is not None for row in rows)
+        return Batch(modalities, torch.tensor([row["label"] for row in rows]) if labelled else None)
 
-    def _edges(self, name: str, rows: Sequence[dict[str, Any]], texts: list[str], length: int) -> Tensor:
-        modality = self.modalities[name]
-        return torch.stack(
-            [
-                token_edges(self.preparers[name], row, text, str(modality.graph), modality.max_length, length)
-                for row, text in zip(rows, texts)
-            ]
-        )
+    def _prepared(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Inputs:
+        modality = self.config.modalities[name]
+        kind = kind_of(modality)
+        values = [value_of(row, name, modality) for row in rows]
+        decoded = [kind.blank if value is None else kind.decode(value) for value in values]
+        present = torch.tensor([value is not None for value in values])
+        return Inputs(present, kind.prepare(self.preparers[name], decoded, modality.max_length))
 
-    def _bias(self, name: str, texts: dict[str, list[str]], batch: Batch) -> Tensor:
-        query = next(iter(self.modalities))
-        lexicon = read_lexicon(str(self.modalities[name].polarity))
-        sides = [
-            [token_words(self.preparers[side], text, self.modalities[side].max_length) for text in texts[side]]
-            for side in (query, name)
-        ]
-        bias = torch.zeros(len(texts[name]), _length(batch, query), _length(batch, name))
-        for place, (first, second) in enumerate(zip(*sides)):
-            found = polarity_bias(first, second, lexicon)[: bias.shape[1], : bias.shape[2]]
-            bias[place, : found.shape[0], : found.shape[1]] = found
-        return bias
+    def _cached(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Inputs | None:
+        """States from the cache, padded; `None` where one of the rows is not in it."""
+        if name not in self.states:
+            return None
+        cache, keys = self.states[name], self._keys(name, rows)
+        entries = cache.find(keys)
+        present = keys != b""
+        if (entries[present] < 0).any():
+            return None
+        # a missing value takes one token of zeros; its mask is 0 everywhere
+        states = [cache.read(entry) if there else torch.zeros(1, cache.width) for entry, there in zip(entries, present)]
+        padded = pad_sequence(states, batch_first=True)
+        lengths = torch.tensor([len(value) if there else 0 for value, there in zip(states, present)])
+        mask = torch.arange(padded.shape[1])[None] < lengths[:, None]
+        return Inputs(torch.from_numpy(present), states=padded, mask=mask)
 
+    def _teacher_embeds(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        cache = self.teacher[name]
+        entries = cache.find(self._keys(name, rows))
+        return torch.stack([cache.read(entry)[0] if entry >= 0 else torch.zeros(cache.width) for entry in entries])
 
-def modality_value(row: dict[str, Any], name: str, modality: ModalityConfig) -> str | bytes | None:
-    """The text or the image bytes of a row for one modality; `None` where the post has none."""
-    value = row.get(modality.column or name)
-    if modality.kind == "image" and isinstance(value, dict):
-        value = value["bytes"]
-    if modality.part == "hashtags" and value is not None:
-        value = hashtags(value)
-    return value
+    def _keys(self, name: str, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        modality = self.config.modalities[name]
 
+        def key(row: Mapping[str, Any]) -> bytes:
+            if isinstance(row, Row) and modality.part == "all":
+                stored = row.key(self.config.column(name), modality.kind)
+                if stored is not None:
+                    return stored
+            value = value_of(row, name, modality)
+            return b"" if value is None else content_key(modality.kind, value)
 
-def column_values(rows, column: str) -> list[str | bytes | None]:
-    """One column of a split, images as undecoded bytes; empty where the data set has no such column."""
-    if column not in rows.column_names:
-        return []
-    return [value["bytes"] if isinstance(value, dict) else value for value in rows[column]]
+        return np.array([key(row) for row in rows], dtype="S16")
 
+    def _with_knowledge(self, name: str, rows: Sequence[Mapping[str, Any]], modalities: Mapping[str, Inputs]) -> Inputs:
+        modality, inputs = self.config.modalities[name], modalities[name]
+        if modality.graph and modality.fused:
+            edges = [token_edges(self._words(name, row), inputs.length) for row in rows]
+            inputs = replace(inputs, edges=torch.stack(edges))
+        if modality.polarity and modality.fused:
+            query = self.config.query()
+            bias = torch.zeros(len(rows), modalities[query].length, inputs.length)
+            lexicon = read_lexicon(modality.polarity)
+            for place, row in enumerate(rows):
+                own = polarity_bias(self._words(query, row), self._words(name, row), lexicon)
+                own = own[: bias.shape[1], : bias.shape[2]]
+                bias[place, : own.shape[0], : own.shape[1]] = own
+            inputs = replace(inputs, bias=bias)
+        return inputs
 
-def input_name(modality: str, key: str) -> str:
-    """Name in the Batch of an encoder input: bare for `text` and `image`, with the modality in front otherwise."""
-    return key if modality in ("text", "image") else f"{modality}_{key}"
+    def _words(self, name: str, row: Mapping[str, Any]) -> Words:
+        modality = self.config.modalities[name]
 
+        def read() -> Words:
+            text = str(value_of(row, name, modality) or "")
+            return read_words(self.preparers[name], row, text, modality.graph, modality.max_length)
 
-def decode(value: str | bytes, kind: str):
-    """What the preparer takes: the text itself, or the RGB image."""
-    return open_image(value) if kind == "image" and isinstance(value, bytes) else value
-
-
-def blank_value(kind: str):
-    """Stands in for a missing text or image, so that shapes hold; its mask says that it is not there."""
-    from PIL import Image
-
-    return "" if kind == "text" else Image.new("RGB", (32, 32))
-
-
-def _length(batch: Batch, name: str) -> int:
-    """Number of tokens of a text modality in a batch."""
-    key = f"{name}_states" if f"{name}_states" in batch else input_name(name, "input_ids")
-    return batch[key].shape[1]
-
-
-def _cached_states(name: str, values: list, cache: Cache) -> Batch:
-    """Padded states. A missing value takes the states of a neighbour's shape in zeros; its mask is 0 everywhere."""
-    found = [None if value is None else cache[content_key(value)] for value in values]
-    width = next((states.shape[1] for states in found if states is not None), None) or cache.files[0].shape[1]
-    states = [torch.zeros(1, width) if value is None else value for value in found]
-    padded = pad_sequence(states, batch_first=True)
-    lengths = torch.tensor([0 if value is None else len(value) for value in found])
-    return {
-        f"{name}_states": padded,
-        f"{name}_attention_mask": torch.arange(padded.shape[1])[None] < lengths[:, None],
-    }
-
-
-def _teacher_embeds(values: list, cache: Cache) -> Tensor:
-    found = [None if value is None else cache[content_key(value)][0] for value in values]
-    width = cache.files[0].shape[1]
-    return torch.stack([torch.zeros(width) if value is None else value for value in found])
+        if not isinstance(row, Row) or row.changes:
+            return read()
+        place = (f"{name} of {row.rows.name}", row.number)
+        if place not in self.words:
+            self.words[place] = read()
+        return self.words[place]

@@ -3,10 +3,9 @@
 The loss is not here: `Classifier(batch) -> Output`, and prediction never sees a teacher or a label.
 """
 
-import inspect
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,13 @@ from jaxtyping import Bool, Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from clfa.config import FusionConfig, ModalityConfig, ModelConfig, WordVectors
+from clfa.config import ModelConfig, build_config
+from clfa.data.atomic import write_json
 from clfa.errors import UserError
-from clfa.fusion import Context, build_fusion, grid_edges, pool, window_edges
-from clfa.model.batch import Batch, input_name
+from clfa.fusion import Fusion, Tokens, build_fusion, pool
+from clfa.model.batch import Batch, Inputs
 from clfa.model.encoders import Encoder, build_words, load_encoder
+from clfa.model.modalities import KINDS
 
 
 @dataclass(frozen=True)
@@ -46,86 +47,85 @@ class Classifier(nn.Module):
     Args:
         config: sizes and modalities; the first modality is the query.
         encoders: modality -> encoder, for each modality that does not share another's.
-        labels: class names in the order of the logits.
-        text: how the texts of the training set were cleaned, `normalised` or `raw`; new posts get the same.
+        class_names: class names in the order of the logits.
+        text_cleaning: how the texts of the training set were cleaned, `normalised` or `raw`; new posts get the same.
     """
 
-    def __init__(self, config: ModelConfig, encoders: dict[str, Encoder], labels: list[str], text: str = "normalised"):
+    def __init__(
+        self,
+        config: ModelConfig,
+        encoders: dict[str, Encoder],
+        class_names: list[str],
+        text_cleaning: str = "normalised",
+    ):
         super().__init__()
-        self.config, self.labels, self.text = config, list(labels), text
+        self.config, self.class_names, self.text_cleaning = config, list(class_names), text_cleaning
+        self.query, self.contexts = config.query(), config.contexts()
         self.encoders: Any = nn.ModuleDict(encoders)
         self.projections = nn.ModuleDict(
             {name: projection(encoder.width, config) for name, encoder in encoders.items()}
         )
-        self.contexts = [name for name, modality in config.modalities.items() if modality.fused][1:]
-        self.fusion = build_fusion(config.dim, len(self.contexts), config.fusion, config.pooling)
-        self.reads_edges = "edges" in inspect.signature(self.fusion.forward).parameters
-        _refuse_unread_knowledge(config, self.reads_edges, getattr(self.fusion, "reads_bias", False))
+        self.fusion = build_fusion(config.dim, self.contexts, config.fusion, config.pooling)
+        _refuse_unread_knowledge(config, self.fusion)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.dim, len(labels))
+        self.classifier = nn.Linear(config.dim, len(class_names))
         for name, modality in config.modalities.items():
             if modality.frozen and not modality.shares:
                 self.encoders[name].requires_grad_(False)
 
     def forward(self, batch: Batch) -> Output:
-        """Logits and everything on the way to them. Reads inputs or cached states, see `clfa.model.batch`."""
-        states, masks = self.project(batch)
-        return self.fuse(states, masks, batch)
+        """Logits and everything on the way to them."""
+        return self.fuse(self.project(batch))
 
-    def project(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Projected token states (B, L, D) and masks (B, L) of each modality."""
-        states, masks = {}, {}
+    def project(self, batch: Batch) -> dict[str, Tokens]:
+        """Projected token states (B, L, D) of each modality, with masks and what is known of the tokens."""
+        tokens = {}
         for name, modality in self.config.modalities.items():
             if not modality.fused and not self.training:
                 continue
-            encoded, mask = self.encode(name, modality, batch)
-            states[name] = self.projections[modality.shares or name](encoded)
-            masks[name] = mask & batch[f"{name}_mask"][:, None]
-        return states, masks
+            inputs = batch.modalities[name]
+            encoded, mask = self.encode(name, inputs)
+            mask = mask & inputs.present[:, None]
+            states = self.projections[self.config.owner(name)](encoded)
+            tokens[name] = Tokens(states, mask, inputs.edges, inputs.bias)
+        return tokens
 
-    def fuse(self, states: dict[str, Tensor], masks: dict[str, Tensor], batch: Batch) -> Output:
-        """What `forward` makes of projected states: fusion and classifier. Of the batch only knowledge is read."""
-        query = next(iter(self.config.modalities))
-        edges = {name: self.edges(name, masks[name], batch) for name in states} if self.reads_edges else {}
-        contexts = [
-            Context(states[name], masks[name], batch.get(f"{name}_attention_bias"), edges.get(name))
-            for name in self.contexts
-        ]
-        graph = {"edges": edges[query]} if self.reads_edges else {}
-        fused = self.fusion(states[query], masks[query], contexts, **graph)
-        if fused.shape != (len(states[query]), self.config.dim):
-            expected = (len(states[query]), self.config.dim)
+    def fuse(self, tokens: dict[str, Tokens]) -> Output:
+        """What `forward` makes of projected tokens: fusion and classifier."""
+        fused_tokens = {name: self._linked(name, tokens[name]) for name in (self.query, *self.contexts)}
+        query = fused_tokens.pop(self.query)
+        fused = self.fusion(query, fused_tokens)
+        expected = (len(query.states), self.config.dim)
+        if fused.shape != expected:
             raise UserError(
                 f"the fusion {self.config.fusion.name} returned shape {tuple(fused.shape)}, {expected} is needed"
             )
         return Output(
             logits=self.classifier(self.dropout(fused)),
-            states=states,
-            masks=masks,
-            embeds={name: pool(states[name], masks[name], "mean") for name in states},
+            states={name: found.states for name, found in tokens.items()},
+            masks={name: found.mask for name, found in tokens.items()},
+            embeds={name: pool(found.states, found.mask, "mean") for name, found in tokens.items()},
             fused=fused,
-            penalty=self.fusion.penalty() if hasattr(self.fusion, "penalty") else None,  # type: ignore[operator]
+            penalty=self.fusion.penalty(),
         )
 
-    def edges(
-        self, name: str, mask: Bool[Tensor, "batch tokens"], batch: Batch
-    ) -> Float[Tensor, "batch tokens tokens"]:
-        """The graph of one modality: from the batch, or the grid of the patches, or neighbouring words."""
-        if f"{name}_edges" in batch:
-            return batch[f"{name}_edges"].float()
-        return grid_edges(mask) if self.config.modalities[name].kind == "image" else window_edges(mask)
-
     def encode(
-        self, name: str, modality: ModalityConfig, batch: Batch
+        self, name: str, inputs: Inputs
     ) -> tuple[Float[Tensor, "batch tokens width"], Bool[Tensor, "batch tokens"]]:
-        """Token states of one modality from its encoder, or from the batch where they were cached, and their mask."""
-        if f"{name}_states" in batch:
-            return batch[f"{name}_states"], batch[f"{name}_attention_mask"].bool()
-        keys = ("input_ids", "attention_mask") if modality.kind == "text" else ("pixel_values",)
-        inputs = {key: batch[input_name(name, key)] for key in keys}
+        """Token states of one modality from its encoder, or as they were cached, and their mask."""
+        if inputs.states is not None and inputs.mask is not None:
+            return inputs.states, inputs.mask
         # a frozen encoder is an extractor: without dropout and without gradient, as when its states are cached
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not modality.frozen):
-            return self.encoders[modality.shares or name](inputs)
+        frozen = self.config.modalities[self.config.owner(name)].frozen
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            return self.encoders[self.config.owner(name)](inputs.inputs)
+
+    def _linked(self, name: str, tokens: Tokens) -> Tokens:
+        """With the graph that the batch gave, or the one of its kind, where the fusion reads graphs."""
+        if not self.fusion.reads_edges:
+            return tokens
+        edges = KINDS[self.config.modalities[name].kind].edges(tokens.mask) if tokens.edges is None else tokens.edges
+        return replace(tokens, edges=edges.float())
 
     def train(self, mode: bool = True) -> "Classifier":
         """Training mode, but for frozen encoders, which never leave evaluation mode."""
@@ -145,8 +145,8 @@ class Classifier(nn.Module):
         save_file(
             {key: value.detach().contiguous() for key, value in self.state_dict().items()}, folder / "model.safetensors"
         )
-        described = {"labels": self.labels, "text": self.text, "model": asdict(self.config)}
-        (folder / "model.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        described = {"labels": self.class_names, "text": self.text_cleaning, "model": asdict(self.config)}
+        write_json(folder / "model.json", described)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Classifier":
@@ -159,7 +159,7 @@ class Classifier(nn.Module):
         if not (folder / "model.json").is_file():
             raise UserError(f"{folder} holds no trained model (no model.json): train one with `clfa train`")
         described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        config = _model_config(described["model"])
+        config = build_config(ModelConfig, described["model"])
         encoders = {}
         for name, modality in config.modalities.items():
             if not modality.shares:
@@ -175,14 +175,17 @@ class Classifier(nn.Module):
 
 
 def build_classifier(
-    config: ModelConfig, labels: list[str], text: str = "normalised", texts: Mapping[str, Iterable[str]] | None = None
+    config: ModelConfig,
+    class_names: list[str],
+    text_cleaning: str = "normalised",
+    texts: Mapping[str, Iterable[str]] | None = None,
 ) -> Classifier:
     """A new classifier with the encoders named in the configuration.
 
     Args:
         config: sizes and modalities.
-        labels: class names.
-        text: see `Classifier`.
+        class_names: class names.
+        text_cleaning: see `Classifier`.
         texts: the training texts of each modality with `words`, which make its vocabulary.
 
     Raises:
@@ -198,7 +201,7 @@ def build_classifier(
                 if modality.words
                 else load_encoder(modality.encoder, modality.kind, modality.pretrained, modality.pooled)
             )
-    return Classifier(config, encoders, labels, text)
+    return Classifier(config, encoders, class_names, text_cleaning)
 
 
 def projection(width: int, config: ModelConfig) -> nn.Module:
@@ -213,18 +216,13 @@ def projection(width: int, config: ModelConfig) -> nn.Module:
     )
 
 
-def _refuse_unread_knowledge(config: ModelConfig, reads_edges: bool, reads_bias: bool) -> None:
+def _refuse_unread_knowledge(config: ModelConfig, fusion: Fusion) -> None:
     for name, modality in config.modalities.items():
-        for key, given, read in (("graph", modality.graph, reads_edges), ("polarity", modality.polarity, reads_bias)):
+        for key, given, read in (
+            ("graph", modality.graph, fusion.reads_edges),
+            ("polarity", modality.polarity, fusion.reads_bias),
+        ):
             if given and not read:
                 raise UserError(
                     f"the fusion {config.fusion.name} reads no {key}: set model.modalities.{name}.{key} to null"
                 )
-
-
-def _model_config(described: dict) -> ModelConfig:
-    modalities = {
-        name: ModalityConfig(**{**modality, "words": modality.get("words") and WordVectors(**modality["words"])})
-        for name, modality in described["modalities"].items()
-    }
-    return ModelConfig(**{**described, "modalities": modalities, "fusion": FusionConfig(**described["fusion"])})

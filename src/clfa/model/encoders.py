@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from clfa.config import WordVectors
 from clfa.errors import UserError
+from clfa.model.modalities import KINDS
 from clfa.model.word_vectors import build_words_model  # also registers its model with transformers
 
 logging.disable_progress_bar()
@@ -41,11 +42,12 @@ class Encoder(nn.Module):
 
     def __init__(self, backbone: Any, preparer: Any, kind: str, pooled: bool = False):
         super().__init__()
+        self._weights: str | None = None
         pooler = getattr(backbone, "pooler", None)
         if not pooled and isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()):
             backbone.pooler = None  # never read here: its weights would be kept and saved for nothing
-        self.backbone, self.preparer, self.kind, self.pooled = backbone, preparer, kind, pooled
-        self.width = _width(backbone, preparer, kind)
+        self.backbone, self.preparer, self.kind, self.pooled = backbone, preparer, KINDS[kind], pooled
+        self.width = self.kind.width(backbone, preparer)
 
     def forward(
         self, inputs: dict[str, Tensor]
@@ -57,9 +59,28 @@ class Encoder(nn.Module):
             states = output.pooler_output.flatten(1)[:, None]
         elif states.ndim == 4:
             states = states.flatten(2).transpose(1, 2)
-        if self.kind == "text" and not self.pooled:
-            return states, inputs["attention_mask"].bool()
-        return states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        if self.pooled:
+            return states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        return states, self.kind.mask(states, inputs)
+
+    def prepare(self, values: list, max_length: int = 77) -> dict[str, Tensor]:
+        """Texts (padded to the longest) or RGB images -> inputs, in Hugging Face names."""
+        return self.kind.prepare(self.preparer, values, max_length)
+
+    @torch.no_grad()
+    def encode(self, values: list, max_length: int = 77) -> list[Float[Tensor, "tokens width"]]:
+        """States of each text or undecoded image without padding, in evaluation mode, on the encoder's device."""
+        inputs = self.prepare([self.kind.decode(value) for value in values], max_length)
+        device, training = next(self.parameters()).device, self.training
+        states, masks = self.eval()({name: value.to(device) for name, value in inputs.items()})
+        self.train(training)
+        return [row[mask] for row, mask in zip(states.cpu(), masks.cpu())]
+
+    def fingerprint(self, *settings: str) -> str:
+        """16 hex digits that change with the weights, the preparer and further settings; hashed once for a frozen one."""
+        if self._weights is None or any(parameter.requires_grad for parameter in self.parameters()):
+            self._weights = fingerprint(self.backbone, settings_of(self.preparer))
+        return fingerprint(self._weights, *settings, *(["pooled"] if self.pooled else []))
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and the preparer's files; weights are saved by whoever owns the encoder."""
@@ -82,12 +103,12 @@ def load_encoder(name: str, kind: str, pretrained: bool = True, pooled: bool = F
     folder = resolve(name)
     try:
         config = AutoConfig.from_pretrained(folder)
-        config = getattr(config, f"{'vision' if kind == 'image' else kind}_config", config)
+        config = getattr(config, KINDS[kind].tower, config)
         if pretrained:
             backbone = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True)
         else:
             backbone = AutoModel.from_config(config)
-        preparer = load_preparer(folder, kind)
+        preparer = KINDS[kind].load_preparer(folder)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(_cannot_load(name, kind, error)) from None
     # convolutions run about twice as fast on CPUs in this layout; the numbers are the same to rounding
@@ -108,21 +129,6 @@ def can_load(name: str) -> bool:
     except (OSError, ValueError, KeyError, UserError):
         return Path(resolve(name), "config.json").is_file() if name and not name.startswith("package:") else False
     return True
-
-
-def load_preparer(folder: str | Path, kind: str):
-    """Tokenizer or image processor of a folder. The PIL backend is asked for: torchvision is never needed."""
-    if kind == "text":
-        return AutoTokenizer.from_pretrained(folder)
-    return AutoImageProcessor.from_pretrained(folder, backend="pil")
-
-
-def prepare(preparer: Any, kind: str, values: list, max_length: int = 77) -> dict[str, Tensor]:
-    """Texts (padded to the longest) or RGB images -> the inputs of an encoder, in Hugging Face names."""
-    if kind == "image":
-        return {"pixel_values": preparer(images=values, return_tensors="pt").pixel_values}
-    encoded = preparer(values, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
-    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
 
 def resolve(name: str) -> str:
@@ -158,23 +164,8 @@ def fingerprint(*parts: nn.Module | str) -> str:
     return digest.hexdigest()
 
 
-@torch.no_grad()
-def _width(backbone: Any, preparer: Any, kind: str) -> int:
-    """H. Feature-map encoders do not name it alike in their configs, so an image of zeros is sent through once."""
-    if kind == "text":
-        return backbone.config.hidden_size
-    from PIL import Image
-
-    inputs = prepare(preparer, kind, [Image.new("RGB", (32, 32))])
-    training = backbone.training
-    states = backbone.eval()(**inputs).last_hidden_state
-    backbone.train(training)
-    return states.shape[1] if states.ndim == 4 else states.shape[-1]
-
-
 def _cannot_load(name: str, kind: str, error: Exception) -> str:
-    needed = "tokenizer files" if kind == "text" else "preprocessor_config.json"
     return (
         f"cannot load the {kind} encoder {name!r}: {(str(error) or type(error).__name__).splitlines()[0]}\n"
-        f"Give a local folder with config.json, model.safetensors and {needed}, or a hub name while online"
+        f"Give a local folder with config.json, model.safetensors and {KINDS[kind].needs}, or a hub name while online"
     )

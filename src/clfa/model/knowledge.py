@@ -6,7 +6,7 @@ Words are what white space separates. A word's knowledge holds for each of its w
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,37 +70,57 @@ def with_graphs(config: ModelConfig, rows: Any) -> ModelConfig:
     return replace(config, modalities=modalities)
 
 
-def token_edges(
-    tokenizer: Any, row: Mapping[str, Any], text: str, graph: str, max_length: int, length: int
-) -> Float[Tensor, "tokens tokens"]:
-    """The graph of a text's words, on its tokens: 1 between tokens of the same word or of neighbouring words.
+@dataclass(frozen=True)
+class Words:
+    """The words of one text and the tokens that are parts of them."""
+
+    words: list[str]
+    """The words, in lower case without punctuation around them."""
+    of_token: NDArray[np.int64]
+    """Number of the word that each token is part of, -1 for special tokens."""
+    heads: list[int] | None
+    """Number of each word's head from 1, 0 for the root; `None` where there is no tree."""
+
+
+def read_words(tokenizer: Any, row: Mapping[str, Any], text: str, graph: str | None, max_length: int) -> Words:
+    """The words of a text, and their dependency tree where the graph is one.
 
     Args:
         tokenizer: a fast tokenizer.
         row: the post, for its `dependencies`.
         text: the text.
-        graph: `dependencies`, `spacy:MODEL` or `window`. A post without dependencies gets the window.
+        graph: `dependencies`, `spacy:MODEL`, `window` or `None`. A post without dependencies has no tree.
         max_length: of the tokens.
-        length: of the result; tokens beyond the text's have no edges, special tokens only one to themselves.
 
     Raises:
         UserError: dependencies that do not fit the words; no such spaCy model.
     """
-    words = word_places(text)
+    places = word_places(text)
+    words = [text[start:end] for start, end in places]
     heads = None
     if graph == "dependencies" and row.get("dependencies"):
-        heads = read_heads(row["dependencies"], len(words), str(row.get("id", "post")))
-    elif graph.startswith("spacy:"):
-        heads = _spacy_heads(graph.removeprefix("spacy:"), tuple(text[start:end] for start, end in words))
-    edges = torch.from_numpy(word_edges(len(words), heads))
-    of_token = torch.from_numpy(word_of_token(tokenizer, text, words, max_length))
-    known = of_token >= 0
-    result = torch.zeros(max(length, len(of_token)), max(length, len(of_token)))
-    result[range(len(of_token)), range(len(of_token))] = 1
-    inside = known[:, None] & known[None]
-    if len(words):
-        found = edges[of_token.clamp(min=0)[:, None], of_token.clamp(min=0)[None]] & inside
-        result[: len(of_token), : len(of_token)][found] = 1
+        heads = read_heads(row["dependencies"], len(places), str(row.get("id", "post")))
+    elif graph and graph.startswith("spacy:"):
+        heads = _spacy_heads(graph.removeprefix("spacy:"), tuple(words))
+    bare = [word.lower().strip(".,;:!?\"'()[]#*") or word.lower() for word in words]
+    return Words(bare, word_of_token(tokenizer, text, places, max_length), heads)
+
+
+def token_edges(words: Words, length: int) -> Float[Tensor, "tokens tokens"]:
+    """The graph of a text's words, on its tokens: 1 between tokens of the same word or of neighbouring words.
+
+    Args:
+        words: `read_words`; without heads neighbours are words at most two apart.
+        length: of the result; tokens beyond the text's have no edges, special tokens only one to themselves.
+    """
+    of_token = torch.from_numpy(words.of_token)
+    known, count = of_token >= 0, len(of_token)
+    result = torch.zeros(max(length, count), max(length, count))
+    result[range(count), range(count)] = 1
+    if words.words:
+        edges = torch.from_numpy(word_edges(len(words.words), words.heads))
+        linked = edges[of_token.clamp(min=0)[:, None], of_token.clamp(min=0)[None]] & known[:, None] & known[None]
+        result[:count, :count][linked] = 1
     return result[:length, :length]
 
 
@@ -172,31 +192,21 @@ def read_lexicon(name: str) -> Lexicon:
     return found
 
 
-def token_words(tokenizer: Any, text: str, max_length: int) -> list[str | None]:
-    """The word of each token in lower case without punctuation around it, `None` for special tokens."""
-    words = word_places(text)
-    bare = [text[start:end].lower() for start, end in words]
-    bare = [word.strip(".,;:!?\"'()[]#*") or word for word in bare]
-    return [bare[number] if number >= 0 else None for number in word_of_token(tokenizer, text, words, max_length)]
-
-
-def polarity_bias(
-    first: Sequence[str | None], second: Sequence[str | None], lexicon: Lexicon
-) -> Float[Tensor, "first second"]:
+def polarity_bias(first: Words, second: Words, lexicon: Lexicon) -> Float[Tensor, "first second"]:
     """|s_a - s_b| e^(-s_a s_b) for tokens a and b with polarities s; 0 where one has none or both are the same word.
 
     Large where the polarities are opposite. Source: CMGCN (Liang et al. 2022), section 3.3, and the released code of CLFA,
     which adds it to the attention scores between text and knowledge.
 
     Args:
-        first: word of each token.
-        second: word of each token of the other text.
+        first: words of one text.
+        second: words of the other.
         lexicon: `read_lexicon`.
     """
-    values = [torch.tensor([lexicon.get(word or "", torch.nan) for word in words]) for words in (first, second)]
-    a, b = values[0][:, None], values[1][None]
-    same = torch.tensor([[x == y for y in second] for x in first], dtype=torch.bool).reshape(a.numel(), b.numel())
-    return ((a - b).abs() * torch.exp(-a * b)).nan_to_num(0).masked_fill(same, 0)
+    words = [[side.words[n] if n >= 0 else "" for n in side.of_token] for side in (first, second)]
+    a, b = (torch.tensor([lexicon.get(word, torch.nan) for word in side]) for side in words)
+    same = torch.tensor([[x == y for y in words[1]] for x in words[0]], dtype=torch.bool).reshape(len(a), len(b))
+    return ((a[:, None] - b).abs() * torch.exp(-a[:, None] * b)).nan_to_num(0).masked_fill(same, 0)
 
 
 def parse_heads(nlp: Any, words: Sequence[str]) -> list[int]:

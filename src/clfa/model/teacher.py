@@ -7,7 +7,9 @@ by the content of each post.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from clfa.config import CaptionSource, TeacherConfig
-from clfa.data.cache import Cache, fill
-from clfa.data.images import open_image
-from clfa.data.records import load_split
+from clfa.config import TeacherConfig, build_config
+from clfa.data.atomic import read_json, write_json
+from clfa.data.cache import Cache
+from clfa.data.rows import fill_split
 from clfa.errors import UserError
 from clfa.fusion import pool
-from clfa.model.batch import column_values
-from clfa.model.encoders import Encoder, fingerprint, load_encoder, load_preparer, prepare, resolve
+from clfa.model.encoders import Encoder, fingerprint, load_encoder, resolve
+from clfa.model.modalities import KINDS
 
 MODEL_TYPE = "clfa_dual_encoder"
 
@@ -59,7 +61,7 @@ class DualEncoder(nn.Module):
         """Pooled encoder states of texts or RGB images, before the projection."""
         encoder = self.encoders[kind]
         device = next(self.parameters()).device
-        inputs = prepare(encoder.preparer, kind, values, self.config.max_length)
+        inputs = encoder.prepare(values, self.config.max_length)
         states, mask = encoder({name: value.to(device) for name, value in inputs.items()})
         return pool(states, mask, "mean")
 
@@ -73,16 +75,15 @@ class DualEncoder(nn.Module):
             encoder.save(folder / name)
         save_file({key: value.contiguous() for key, value in self.state_dict().items()}, folder / "model.safetensors")
         described = {"model_type": MODEL_TYPE, **asdict(self.config)}
-        (folder / "config.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / "config.json", described)
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "DualEncoder":
         """Load what `save_pretrained` wrote, in evaluation mode."""
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         described.pop("model_type")
-        sources = [CaptionSource(**source) for source in described.pop("sources")]
         text, image = (load_encoder(str(folder / kind), kind, pretrained=False) for kind in ("text", "image"))
-        model = cls(text, image, TeacherConfig(sources=sources, **described))
+        model = cls(text, image, build_config(TeacherConfig, described))
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model.eval()
 
@@ -102,17 +103,22 @@ class HubTeacher(nn.Module):
         # SigLIP was trained on texts padded to their full length, without a mask
         self.padding: bool | str = "max_length" if model.config.model_type.startswith("siglip") else True
 
+        self.embedders = {"text": self._embed_texts, "image": self._embed_images}
+
     def embed(self, kind: str, values: list) -> Float[Tensor, "batch dim"]:
         """Embeddings of texts or RGB images (not normalised)."""
-        device = next(self.parameters()).device
-        if kind == "text":
-            inputs = self.tokenizer(
-                values, truncation=True, max_length=self.max_length, padding=self.padding, return_tensors="pt"
-            )
-            found = self.model.get_text_features(**inputs.to(device))
-        else:
-            found = self.model.get_image_features(**self.image_processor(images=values, return_tensors="pt").to(device))
+        found = self.embedders[kind](values)
         return found if isinstance(found, Tensor) else found.pooler_output
+
+    def _embed_texts(self, values: list) -> Any:
+        inputs = self.tokenizer(
+            values, truncation=True, max_length=self.max_length, padding=self.padding, return_tensors="pt"
+        )
+        return self.model.get_text_features(**inputs.to(self.model.device))
+
+    def _embed_images(self, values: list) -> Any:
+        inputs = self.image_processor(images=values, return_tensors="pt")
+        return self.model.get_image_features(**inputs.to(self.model.device))
 
 
 Teacher = DualEncoder | HubTeacher
@@ -135,7 +141,7 @@ def load_teacher(name: str) -> Teacher:
             model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
             if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
                 raise UserError(f"{name} is a {config.model_type}, not a dual encoder: give a CLIP-like model")
-            teacher = HubTeacher(model, load_preparer(source, "text"), load_preparer(source, "image"))
+            teacher = HubTeacher(model, *(KINDS[kind].load_preparer(source) for kind in ("text", "image")))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
             f"cannot load the teacher {name!r}: {str(error).splitlines()[0]}\nGive a local folder with config.json, "
@@ -146,39 +152,40 @@ def load_teacher(name: str) -> Teacher:
 
 
 def embed_dataset(
-    dataset: Path, name: str, splits: list[str], columns: tuple[str, ...] = ("text", "image"), batch_size: int = 32
+    dataset: Path, name: str, splits: list[str], columns: Mapping[str, str] | None = None, batch_size: int = 32
 ) -> tuple[Cache, dict[str, int]]:
     """Cache a teacher's embeddings of the texts and images of a dataset directory.
 
-    Files: `DATASET/teachers/<key>/<split>.safetensors`, key = 16 hex digits of the teacher's weights and name.
+    Files: `DATASET/teachers/<key>/`, key = 16 hex digits of the teacher's weights and name.
 
     Args:
         dataset: dataset directory.
         name: teacher.
         splits: which splits to embed; others are not opened.
-        columns: which columns to embed.
+        columns: column -> kind of what to embed; texts and images by default.
         batch_size: contents per forward pass.
 
     Returns:
-        The cache of all splits (width = the teacher's), and split -> number of contents computed now.
+        The cache (width = the teacher's), and split -> number of contents computed now.
     """
     teacher: list[Teacher] = []  # loaded only if something is missing
     folder = dataset / "teachers" / teacher_key(name)
-    computed = {}
+    computed = dict.fromkeys(splits, 0)
+
+    @torch.no_grad()
+    def embed(kind: str, batch: list) -> list[Tensor]:
+        """One (1, D) row for each of a batch of texts, or of undecoded images."""
+        if not teacher:
+            teacher.append(load_teacher(name))
+        values = [KINDS[kind].decode(value) for value in batch]
+        return [row[None] for row in teacher[0].embed(kind, values).cpu()]
+
     for split in splits:
-        rows = load_split(dataset, split)
-        values = [value for column in columns for value in column_values(rows, column) if value is not None]
-
-        def compute(batch: list) -> list[Tensor]:
-            if not teacher:
-                teacher.append(load_teacher(name))
-            return _embed(teacher[0], batch)
-
-        others = [folder / f"{other}.safetensors" for other in splits if other != split]
-        known = Cache(path for path in others if path.is_file())
-        computed[split] = fill(folder / f"{split}.safetensors", values, compute, batch_size, known)
-    (folder / "teacher.json").write_text(json.dumps({"teacher": name}) + "\n", encoding="utf-8")
-    return Cache(folder / f"{split}.safetensors" for split in splits), computed
+        for column, kind in (columns or {"text": "text", "image": "image"}).items():
+            what = f"the teacher's embeddings of {column} of {split}"
+            computed[split] += fill_split(folder, dataset, split, column, kind, partial(embed, kind), what, batch_size)
+    write_json(folder / "teacher.json", {"teacher": name})
+    return Cache(folder), computed
 
 
 def teacher_key(name: str) -> str:
@@ -197,13 +204,4 @@ def teacher_key(name: str) -> str:
 
 
 def _is_dual_encoder(folder: Path) -> bool:
-    path = folder / "config.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("model_type") == MODEL_TYPE
-
-
-@torch.no_grad()
-def _embed(teacher: Teacher, batch: list) -> list[Tensor]:
-    """One (1, D) row for each of a batch of texts, or of undecoded images."""
-    kind = "text" if isinstance(batch[0], str) else "image"
-    values = batch if kind == "text" else [open_image(value) for value in batch]
-    return [row[None] for row in teacher.embed(kind, values).cpu()]
+    return (read_json(folder / "config.json") or {}).get("model_type") == MODEL_TYPE

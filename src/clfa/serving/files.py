@@ -1,31 +1,86 @@
-"""Predict each post of a file."""
+"""A file of posts -> a file of predictions, in a stream: memory does not grow with the number of rows."""
 
 import csv
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from clfa.data.atomic import replacing
 from clfa.data.columns import as_text, knowledge_columns
-from clfa.data.tables import read_posts, safe_image
+from clfa.data.progress import progress, track
+from clfa.data.tables import Table, open_posts, safe_image
 from clfa.errors import UserError
-from clfa.serving.predictor import Prediction, Predictor, _image_bytes
+from clfa.serving.predictor import Prediction, Predictor
+
+CHUNK = 256  # rows in memory
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A table of posts and how its rows become posts of a run."""
+
+    table: Table
+    path: Path
+    columns: Mapping[str, str]
+    image_dir: Path
+    predictor: Predictor
+    on_bad: str
+
+    def post(self, row: Row, number: int) -> tuple[Row | None, str]:
+        """A post ready for the model, and its problem. `None`: it is not predicted."""
+        where = f"{self.path.name}, row {number}"
+        further = {name: row.get(name) for name in self.predictor.pipeline.config.columns() if name in row}
+        post = further | {ours: row.get(column) for ours, column in self.columns.items()}
+        post |= knowledge_columns(row, where, as_text(post["text"]))
+        problem = ""
+        if self.reads_images:
+            try:
+                post["image"] = safe_image(post["image"], self.image_dir, where)
+                problem = "" if post["image"] else "no image"
+                return self.predictor.pipeline.prepare(post), problem
+            except UserError as error:
+                problem = f"bad image: {error}"
+                if self.on_bad == "skip":
+                    return None, problem
+        return self.predictor.pipeline.prepare(post | {"image": None}), problem
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the run has an image modality."""
+        return "image" in self.predictor.pipeline.config.columns()
+
+
+@dataclass
+class _Found:
+    """What a pass over the input finds before anything is predicted."""
+
+    rows: int = 0
+    columns: dict[str, bool] = field(default_factory=dict)
+    """Column -> whether it can be written (images inside the table cannot)."""
+    bad: list[str] = field(default_factory=list)
+    """The first rows with a bad image, if any of them stops the prediction."""
+    bad_count: int = 0
 
 
 def predict_file(
     run: str | Path,
     source: Path,
     output: Path,
-    columns: dict[str, str],
+    columns: Mapping[str, str],
     image_dir: Path | None = None,
     on_bad: str = "fail",
 ) -> dict[str, int]:
     """Predict each post of a CSV, TSV, JSONL or Parquet file; every input row is one output row, in order.
 
-    The output holds the input's columns (but for pictures stored inside the table) and `predicted`, `probability_<class>` …,
-    `problem`.
-    An empty image cell means that the post has no image: it is predicted from its text, and `problem` says "no image".
+    The output holds the input's columns (but for images stored inside the table) and `predicted`, `probability_<class>` …,
+    `problem`. An empty image cell means that the post has no image: it is predicted from its text, and `problem` says
+    "no image".
 
     Args:
         run: run directory.
@@ -43,93 +98,140 @@ def predict_file(
     Raises:
         UserError: see `on_bad`; unknown endings; the output exists.
     """
-    if output.suffix not in _WRITERS:
-        raise UserError(f"{output}: unknown ending {output.suffix!r}; written are {', '.join(_WRITERS)}")
+    if output.suffix not in WRITERS:
+        raise UserError(f"{output}: unknown ending {output.suffix!r}; written are {', '.join(WRITERS)}")
     if output.exists():
         raise UserError(f"{output} exists: choose another --output, or delete it first")
     predictor = Predictor(run)
-    uses_images = any(m.kind == "image" for m in predictor.model.config.modalities.values())
-    rows = read_posts(source, columns, ("text", "image") if uses_images else ("text",))
-    ours = ["predicted", *(f"probability_{name}" for name in predictor.labels), "problem"]
-    taken = [name for name in ours if any(name in row for row in rows)]
-    if taken:
-        raise UserError(f"{source} has columns that the output adds ({', '.join(taken)}): rename them in the input")
-    posts: list[dict[str, Any]] = []
-    problems: list[str] = []
-    bad: list[str] = []
-    for number, row in enumerate(rows, 1):
-        image, problem = None, ""
-        if uses_images:
-            try:
-                image = safe_image(
-                    row.get(columns["image"]), image_dir or source.parent, f"{source.name}, row {number}"
-                )
-                problem = "" if image else "no image"
-                _image_bytes(image)
-            except UserError as error:
-                image, problem = None, f"bad image: {error}"
-                bad.append(f"row {number}: {error}")
-        posts.append({"text": row.get(columns["text"]), "image": image, "knowledge": row.get(columns["knowledge"])})
-        posts[-1] |= knowledge_columns(row, f"{source.name}, row {number}", as_text(row.get(columns["text"])))
-        problems.append(problem)
-    if bad and on_bad == "fail":
-        listed = "\n  ".join(bad[:20])
+    needed = ("text", "image") if "image" in predictor.pipeline.config.columns() else ("text",)
+    table = open_posts(source, columns, needed)
+    posts = _Source(table, source, columns, image_dir or source.parent, predictor, on_bad)
+    found = _look(posts)
+    if found.bad:
+        listed = "\n  ".join(found.bad)
         raise UserError(
-            f"{len(bad)} of {len(rows):,} posts name a missing or unreadable image, nothing was predicted; "
-            f"the first {min(20, len(bad))}:\n  {listed}\n"
+            f"{found.bad_count} of {found.rows:,} posts name a missing or unreadable image, nothing was predicted; "
+            f"the first {len(found.bad)}:\n  {listed}\n"
             "Fix the files or --image-dir, or use --on-bad mask (predict from the text alone) or --on-bad skip"
         )
-    wanted = [n for n, problem in enumerate(problems) if on_bad == "mask" or not problem.startswith("bad image")]
-    found = dict(zip(wanted, predictor([posts[number] for number in wanted])))
-    kept = [
-        name
-        for name in dict.fromkeys(name for row in rows for name in row)
-        if not any(isinstance(row.get(name), (bytes, dict)) for row in rows)  # pictures inside the table stay out
-    ]
-    results = [
-        {name: row.get(name) for name in kept} | _answer(found.get(number), predictor.labels, problems[number])
-        for number, row in enumerate(rows)
-    ]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + ".partial")
-    _WRITERS[output.suffix](results, partial)
-    os.replace(partial, output)
-    return {
-        "rows": len(rows),
-        "predicted": len(found),
-        "without_image": sum(problem == "no image" for problem in problems),
-        "bad_images": len(bad),
-    }
+    ours = ["predicted", *(f"probability_{name}" for name in predictor.class_names), "problem"]
+    taken = [name for name in ours if name in found.columns]
+    if taken:
+        raise UserError(f"{source} has columns that the output adds ({', '.join(taken)}): rename them in the input")
+    kept = [name for name, writable in found.columns.items() if writable]
+    counts = {"rows": found.rows, "predicted": 0, "without_image": 0, "bad_images": 0}
+    with replacing(output) as partial, closing(WRITERS[output.suffix](partial, [*kept, *ours])) as writer:
+        for row, answer, problem in _predicted(posts, found.rows):
+            counts["predicted"] += answer is not None
+            counts["without_image"] += problem == "no image"
+            counts["bad_images"] += problem.startswith("bad image")
+            writer.write({name: row.get(name) for name in kept} | _cells(answer, predictor.class_names, problem))
+    return counts
 
 
-def _answer(found: Prediction | None, labels: list[str], problem: str) -> dict[str, Any]:
-    probabilities = {f"probability_{name}": found.probabilities[name] if found else None for name in labels}
-    return {"predicted": found.predicted if found else None, **probabilities, "problem": problem}
+def _look(posts: _Source) -> _Found:
+    """Count rows and columns and, where a bad image stops everything, check all images."""
+    found = _Found()
+    for row in track(posts.table.rows(None), f"checking {posts.path.name}"):
+        found.rows += 1
+        for name, value in row.items():
+            found.columns[name] = found.columns.get(name, True) and not isinstance(value, (bytes, dict))
+        if posts.on_bad == "fail" and posts.reads_images:
+            _, problem = posts.post(row, found.rows)
+            if problem.startswith("bad image"):
+                found.bad_count += 1
+                if len(found.bad) < 20:
+                    found.bad.append(f"row {found.rows}: {problem.removeprefix('bad image: ')}")
+    return found
 
 
-def _write_csv(rows: list[dict[str, Any]], path: Path, delimiter: str = ",") -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
-        writer.writeheader()
-        writer.writerows(rows)
+def _predicted(posts: _Source, total: int) -> Iterator[tuple[Row, Prediction | None, str]]:
+    """Each row with its answer and its problem, a chunk of rows at a time."""
+    rows = enumerate(posts.table.rows(None), 1)
+    with progress("predicting", total) as bar:
+        while chunk := list(islice(rows, CHUNK)):
+            prepared = [posts.post(row, number) for number, row in chunk]
+            answers = iter(posts.predictor.answer([post for post, _ in prepared if post is not None]))
+            for (_, row), (post, problem) in zip(chunk, prepared):
+                yield row, next(answers) if post is not None else None, problem
+            bar.add(len(chunk))
 
 
-def _write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+def _cells(answer: Prediction | None, class_names: Sequence[str], problem: str) -> Row:
+    probabilities = {f"probability_{name}": answer.probabilities[name] if answer else None for name in class_names}
+    return {"predicted": answer.predicted if answer else None, **probabilities, "problem": problem}
 
 
-def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+class Writer(Protocol):
+    """Writes rows to a file, one after the other."""
 
-    pq.write_table(pa.Table.from_pylist(rows), path)
+    def write(self, row: Row) -> None:
+        """One row."""
+
+    def close(self) -> None:
+        """The last one was written."""
 
 
-_WRITERS = {
-    ".csv": _write_csv,
-    ".tsv": lambda rows, path: _write_csv(rows, path, "\t"),
-    ".jsonl": _write_jsonl,
-    ".parquet": _write_parquet,
+class _CsvWriter:
+    def __init__(self, path: Path, columns: list[str], delimiter: str = ","):
+        self.file = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115  # closed in `close`
+        self.writer = csv.DictWriter(self.file, columns, delimiter=delimiter)
+        self.writer.writeheader()
+
+    def write(self, row: Row) -> None:
+        self.writer.writerow(row)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class _JsonlWriter:
+    def __init__(self, path: Path, columns: list[str]):
+        self.file = open(path, "w", encoding="utf-8")  # noqa: SIM115  # closed in `close`
+
+    def write(self, row: Row) -> None:
+        self.file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class _ParquetWriter:
+    """Types are those of the first chunk; columns that are empty there are texts."""
+
+    def __init__(self, path: Path, columns: list[str]):
+        self.path = path
+        self.writer: Any = None
+        self.waiting: list[Row] = []
+
+    def write(self, row: Row) -> None:
+        self.waiting.append(row)
+        if len(self.waiting) >= CHUNK:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        if self.writer is not None:
+            self.writer.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not self.waiting:
+            return
+        if self.writer is None:
+            schema = pa.Table.from_pylist(self.waiting).schema
+            fields = [f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in schema]
+            fields = [f.with_type(pa.float64()) if f.name.startswith("probability_") else f for f in fields]
+            self.writer = pq.ParquetWriter(self.path, pa.schema(fields))
+        self.writer.write_table(pa.Table.from_pylist(self.waiting, schema=self.writer.schema))
+        self.waiting = []
+
+
+WRITERS: dict[str, Callable[[Path, list[str]], Writer]] = {
+    ".csv": _CsvWriter,
+    ".tsv": lambda path, columns: _CsvWriter(path, columns, "\t"),
+    ".jsonl": _JsonlWriter,
+    ".parquet": _ParquetWriter,
 }

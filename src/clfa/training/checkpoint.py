@@ -10,11 +10,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from clfa.data.atomic import replacing
+
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """Parameters that are trained and all buffers; frozen encoders are left out, they do not change."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return {name: value.detach().contiguous() for name, value in model.state_dict().items() if name not in frozen}
+
+
+def save_best(folder: Path, model: nn.Module) -> None:
+    """Replace `folder/best.safetensors` by the current weights."""
+    with replacing(folder / "best.safetensors") as partial:
+        save_file(trained_state(model), partial)
+
+
+def load_best(folder: Path, model: nn.Module) -> None:
+    """Restore what `save_best` wrote; frozen encoders are as they were."""
+    model.load_state_dict(load_file(folder / "best.safetensors"), strict=False)
 
 
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:

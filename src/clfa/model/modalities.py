@@ -1,0 +1,208 @@
+"""What a kind of modality is: how its values are cleaned, checked, left blank, prepared for an encoder, and linked.
+
+Nobody else branches on a kind: `KINDS[modality.kind]` is asked. A new kind is a class here and, where Hugging Face does not
+have its encoders, a case in `clfa.model.encoders`.
+"""
+
+import io
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from clfa.config import ModalityConfig
+from clfa.data.columns import as_cell
+from clfa.data.images import open_image, to_rgb
+from clfa.data.records import normalise_text
+from clfa.errors import UserError
+from clfa.fusion import grid_edges, window_edges
+from clfa.model.knowledge import hashtags
+
+
+class Kind(ABC):
+    """One kind of modality. A value of it is what a cell of a dataset directory holds: a text, or bytes."""
+
+    name: str
+    """Key in `KINDS`, and in the keys of caches."""
+    tower: str
+    """Where a dual encoder's configuration keeps the encoder of this kind."""
+    needs: str
+    """Files that an encoder's folder must hold beside config and weights."""
+
+    @abstractmethod
+    def clean(self, value: Any, text_cleaning: str) -> Any:
+        """A user's value as a dataset directory holds it; `None` where there is none.
+
+        Raises:
+            UserError: the value cannot be read.
+        """
+
+    def read(self, cell: Any, modality: ModalityConfig) -> str | bytes | None:
+        """The value of a stored cell for one modality; `None` where the post has none."""
+        return cell
+
+    def decode(self, value: Any) -> Any:
+        """What a preparer takes."""
+        return value
+
+    @property
+    @abstractmethod
+    def blank(self) -> Any:
+        """Decoded stand-in for a missing value, so that shapes hold; its mask says that it is not there."""
+
+    @property
+    @abstractmethod
+    def silent(self) -> Any:
+        """A cell that says nothing: an empty text, a grey image."""
+
+    @abstractmethod
+    def load_preparer(self, folder: str | Path) -> Any:
+        """Tokenizer or image processor of a folder."""
+
+    @abstractmethod
+    def prepare(self, preparer: Any, values: list, max_length: int) -> dict[str, Tensor]:
+        """Decoded values -> the inputs of an encoder, in Hugging Face names."""
+
+    @abstractmethod
+    def width(self, backbone: Any, preparer: Any) -> int:
+        """H, the size of a token state."""
+
+    def mask(
+        self, states: Float[Tensor, "batch tokens width"], inputs: dict[str, Tensor]
+    ) -> Bool[Tensor, "batch tokens"]:
+        """Which tokens are there."""
+        return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+
+    @abstractmethod
+    def edges(self, mask: Bool[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens tokens"]:
+        """The graph of the tokens where none is given."""
+
+
+class TextKind(Kind):
+    """Texts, read by a tokenizer."""
+
+    name, tower, needs = "text", "text_config", "tokenizer files"
+    blank = ""  # type: ignore[assignment]
+    silent = ""  # type: ignore[assignment]
+
+    def clean(self, value: Any, text_cleaning: str) -> str | None:
+        """The text, normalised unless the training set was `raw`; bytes are refused."""
+        cell = as_cell(value)
+        if isinstance(cell, bytes):
+            raise UserError(f"a text was expected, found {len(cell):,} bytes")
+        return None if cell is None else normalise_text(cell) if text_cleaning == "normalised" else str(value)
+
+    def read(self, cell: Any, modality: ModalityConfig) -> str | None:
+        """The text, or the part of it that the modality reads."""
+        return hashtags(cell) if modality.part == "hashtags" and cell is not None else cell
+
+    def load_preparer(self, folder: str | Path) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder)
+
+    def prepare(self, preparer: Any, values: list, max_length: int) -> dict[str, Tensor]:
+        """`input_ids`, `attention_mask` (B, L), padded to the longest text."""
+        encoded = preparer(values, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
+        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+
+    def width(self, backbone: Any, preparer: Any) -> int:
+        return backbone.config.hidden_size
+
+    def mask(self, states: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """The tokenizer's mask."""
+        return inputs["attention_mask"].bool()
+
+    def edges(self, mask: Tensor) -> Tensor:
+        """Neighbouring words."""
+        return window_edges(mask)
+
+
+class ImageKind(Kind):
+    """Images, read by an image processor. A cell is `{"bytes": …, "path": None}`, as the library `datasets` stores it."""
+
+    name, tower, needs = "image", "vision_config", "preprocessor_config.json"
+
+    def clean(self, value: Any, text_cleaning: str) -> dict[str, Any] | None:
+        """Checked bytes of a path, of bytes, of a PIL image or of a cell."""
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if value is None or (isinstance(value, str) and value == ""):
+            return None
+        if isinstance(value, Image.Image):
+            return {"bytes": _stored(to_rgb(ImageOps.exif_transpose(value))), "path": None}
+        data, name = bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else None, "image"
+        if data is None:
+            path = Path(value)
+            if not path.is_file():
+                raise UserError(f"no such file: {path}")
+            data, name = path.read_bytes(), path.name
+        open_image(data, name)
+        return {"bytes": data, "path": None}
+
+    def read(self, cell: Any, modality: ModalityConfig) -> bytes | None:
+        return cell["bytes"] if isinstance(cell, dict) else cell
+
+    def decode(self, value: bytes) -> Image.Image:
+        """The RGB image."""
+        return open_image(value)
+
+    @property
+    def blank(self) -> Image.Image:
+        return Image.new("RGB", (32, 32))
+
+    @property
+    def silent(self) -> dict[str, Any]:
+        return {"bytes": _stored(Image.new("RGB", (224, 224), (127, 127, 127))), "path": None}
+
+    def load_preparer(self, folder: str | Path) -> Any:
+        """The PIL backend is asked for: torchvision is never needed."""
+        from transformers import AutoImageProcessor
+
+        return AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+    def prepare(self, preparer: Any, values: list, max_length: int) -> dict[str, Tensor]:
+        """`pixel_values` (B, 3, h, w)."""
+        return {"pixel_values": preparer(images=values, return_tensors="pt").pixel_values}
+
+    @torch.no_grad()
+    def width(self, backbone: Any, preparer: Any) -> int:
+        """Feature-map encoders do not name it alike in their configs, so one image is sent through."""
+        training = backbone.training
+        states = backbone.eval()(**self.prepare(preparer, [self.blank], 0)).last_hidden_state
+        backbone.train(training)
+        return states.shape[1] if states.ndim == 4 else states.shape[-1]
+
+    def edges(self, mask: Tensor) -> Tensor:
+        """The grid of the patches."""
+        return grid_edges(mask)
+
+
+def _stored(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (TextKind(), ImageKind())}
+
+
+def kind_of(modality: ModalityConfig) -> Kind:
+    """The kind of a modality.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    if modality.kind not in KINDS:
+        raise UserError(f"unknown kind {modality.kind!r} of a modality; allowed: {', '.join(KINDS)}")
+    return KINDS[modality.kind]
+
+
+def value_of(row: Any, name: str, modality: ModalityConfig) -> str | bytes | None:
+    """The text or the undecoded bytes of a row for one modality; `None` where the post has none."""
+    column = modality.column or name
+    return kind_of(modality).read(row.get(column), modality)

@@ -1,0 +1,231 @@
+"""A trained model in use: the one set-up of model, preparers, caches and device.
+
+Validation in training, evaluation, probes, prediction and services all go through it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from clfa.config import ModelConfig
+from clfa.data.cache import Cache
+from clfa.data.progress import progress
+from clfa.data.rows import Rows, fill_split
+from clfa.errors import UserError
+from clfa.fusion import Tokens
+from clfa.model.batch import Collator
+from clfa.model.classifier import Classifier, Output
+from clfa.model.encoders import Encoder
+from clfa.model.modalities import kind_of
+
+ABSENT = -1
+WINDOW = 2_048  # rows that are sorted by length together
+
+Post = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class States:
+    """Projected tokens of each modality for N posts, to be put together anew."""
+
+    states: dict[str, Float[Tensor, "posts tokens dim"]]
+    """Modality -> projected states."""
+    masks: dict[str, Tensor]
+    """Modality -> (N, L), which are there."""
+    edges: dict[str, Tensor]
+    """Modality -> (N, L, L) graphs of words, where it has them."""
+
+    def joined(self, other: "States") -> "States":
+        """The posts of both, one after the other."""
+        return _stacked(
+            {part: {n: [v, getattr(other, part)[n]] for n, v in found.items()} for part, found in vars(self).items()}
+        )
+
+
+class Pipeline:
+    """A classifier with all that it needs to be used.
+
+    Args:
+        model: the classifier; it is brought to `device` and into evaluation mode when it is used.
+        batch_size: posts per forward pass.
+        device: a GPU if there is one.
+        caches: modality -> states of its frozen encoder; see `cache`.
+    """
+
+    def __init__(
+        self,
+        model: Classifier,
+        batch_size: int = 64,
+        device: str | torch.device | None = None,
+        caches: dict[str, Cache] | None = None,
+    ):
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(self.device)
+        self.config: ModelConfig = model.config
+        self.class_names, self.text_cleaning, self.batch_size = model.class_names, model.text_cleaning, batch_size
+        self.preparers = {name: model.encoders[model.config.owner(name)].preparer for name in model.config.modalities}
+        self.caches: dict[str, Cache] = caches or {}
+        self.collate = Collator(self.config, self.preparers, self.caches)
+
+    @classmethod
+    def load(cls, folder: str | Path, batch_size: int = 64) -> "Pipeline":
+        """The model of a run directory, or of any folder written by `Classifier.save_pretrained`.
+
+        Raises:
+            UserError: the folder holds no trained model.
+        """
+        return cls(Classifier.from_pretrained(folder), batch_size)
+
+    def cache(self, dataset: Path, splits: Sequence[str]) -> dict[str, Cache]:
+        """Compute the states of frozen encoders for these splits where they are missing, and read them from now on.
+
+        Files: `DATASET/states/<key>/`, key = 16 hex digits of the encoder's weights and settings. No other split is opened.
+
+        Args:
+            dataset: dataset directory.
+            splits: which files to read.
+
+        Returns:
+            Modality -> cache, for the modalities with a frozen encoder and a value in these splits.
+        """
+        for name, modality in self.config.modalities.items():
+            encoder: Encoder = self.model.encoders[self.config.owner(name)]
+            if not self.config.modalities[self.config.owner(name)].frozen:
+                continue
+            column, kind = self.config.column(name), kind_of(modality)
+            # the hashtags of a text are contents of their own; anything else that an encoder reads is shared
+            settings = [str(modality.max_length), *([modality.part] if modality.part != "all" else [])]
+            folder = dataset / "states" / encoder.fingerprint(*settings)
+            part = None if modality.part == "all" else partial(kind.read, modality=modality)
+            encode = partial(encoder.encode, max_length=modality.max_length)
+            for split in splits:
+                what = f"encoding {name} of {split}"
+                fill_split(folder, dataset, split, column, modality.kind, encode, what, read=part)
+            found = Cache(folder)
+            if len(found):  # without any, the modality is masked
+                self.caches[name] = found
+        return self.caches
+
+    def prepare(self, post: Post) -> dict[str, Any]:
+        """A user's post as a row: texts cleaned as in training, images as checked bytes; other columns as they are.
+
+        Raises:
+            UserError: a value cannot be read, such as an image that is missing on disk.
+        """
+        row = {"text": "", **post}
+        row.pop("label", None)
+        for name, modality in self.config.modalities.items():
+            column = self.config.column(name)
+            row[column] = kind_of(modality).clean(row.get(column), self.text_cleaning)
+        return row | {"text": row["text"] or ""}
+
+    def logits(self, rows: Sequence[Post], what: str = "predicting") -> Float[Tensor, "rows classes"]:
+        """Logits of all rows in their order, in fp32 and evaluation mode; posts of similar length share a batch.
+
+        Args:
+            rows: `Rows`, or a list of rows or dictionaries with the columns that the modalities read.
+            what: the work, for the progress.
+        """
+        logits = torch.empty(len(rows), len(self.class_names))
+        with progress(what, len(rows)) as bar:
+            for places in self._batches(rows):
+                logits[places] = self.output([rows[place] for place in places]).logits.float().cpu()
+                bar.add(len(places))
+        return logits
+
+    def probabilities(self, rows: Sequence[Post], what: str = "predicting") -> NDArray[np.float64]:
+        """(N, C) probabilities of all rows in their order."""
+        return self.logits(rows, what).double().softmax(1).numpy()
+
+    @torch.no_grad()
+    def output(self, rows: Sequence[Post]) -> Output:
+        """Everything that the model computes for one batch of rows."""
+        return self.model.eval()(self.collate(rows).to(self.device))
+
+    @torch.no_grad()
+    def states(self, rows: Sequence[Post]) -> States:
+        """Encode and project all posts once, to put them together anew.
+
+        Raises:
+            UserError: the model has polarity biases, which belong to pairs of texts.
+        """
+        biased = [name for name, modality in self.config.modalities.items() if modality.polarity]
+        if biased:
+            raise UserError(
+                f"the modality {biased[0]!r} has a polarity bias between two texts: such a run cannot be probed"
+            )
+        self.model.eval()
+        blocks: dict[str, dict[str, list[Tensor]]] = {"states": {}, "masks": {}, "edges": {}}
+        with progress("encoding posts", len(rows)) as bar:
+            for start in range(0, len(rows), self.batch_size):
+                chunk = [rows[number] for number in range(start, min(len(rows), start + self.batch_size))]
+                for name, found in self.model.project(self.collate(chunk).to(self.device)).items():
+                    blocks["states"].setdefault(name, []).append(found.states.float().cpu())
+                    blocks["masks"].setdefault(name, []).append(found.mask.cpu())
+                    if found.edges is not None:
+                        blocks["edges"].setdefault(name, []).append(found.edges.cpu())
+                bar.add(len(chunk))
+        return _stacked(blocks)
+
+    @torch.no_grad()
+    def recombine(
+        self, parts: States, texts: NDArray, images: NDArray, batch_size: int = 256
+    ) -> Float[NDArray, "posts classes"]:
+        """Logits of M posts made of the texts of some posts and the images of others.
+
+        Args:
+            parts: of N posts.
+            texts: (M,) numbers of the posts whose modalities about the text are taken; `ABSENT` masks them.
+            images: (M,) the same for those about the image.
+            batch_size: posts per pass of the fusion.
+        """
+        self.model.eval()
+        logits = []
+        for start in range(0, len(texts), batch_size):
+            tokens = {}
+            for name in parts.states:
+                side = texts if self.config.side(name) == "text" else images
+                places = torch.from_numpy(side[start : start + batch_size])
+                mask = parts.masks[name][places.clamp(min=0)] & (places != ABSENT)[:, None]
+                length = int(mask.any(dim=0).nonzero().max()) + 1 if mask.any() else 1
+                places = places.clamp(min=0)
+                edges = parts.edges[name][places, :length, :length].to(self.device) if name in parts.edges else None
+                states = parts.states[name][places, :length].to(self.device)
+                tokens[name] = Tokens(states, mask[:, :length].to(self.device), edges)
+            logits.append(self.model.fuse(tokens).logits.double().cpu().numpy())
+        return np.concatenate(logits)
+
+    def _batches(self, rows: Sequence[Post]) -> Iterator[list[int]]:
+        """Places of rows that share a batch: windows of rows, sorted by the length of the text."""
+        texts = rows.texts if isinstance(rows, Rows) else [row.get("text") or "" for row in rows]
+        for start in range(0, len(rows), WINDOW):
+            window = sorted(range(start, min(len(rows), start + WINDOW)), key=lambda place: len(texts[place]))
+            for first in range(0, len(window), self.batch_size):
+                yield window[first : first + self.batch_size]
+
+
+def _stacked(blocks: Mapping[str, Mapping[str, list[Tensor]]]) -> States:
+    """States from blocks of each part and modality."""
+    return States(
+        **{part: {n: _stack(b, square=part == "edges") for n, b in found.items()} for part, found in blocks.items()}
+    )
+
+
+def _stack(blocks: list[Tensor], square: bool = False) -> Tensor:
+    """Blocks (B, L, …), padded to the longest L; graphs (`square`) in both of their lengths."""
+    longest = max(block.shape[1] for block in blocks)
+
+    def padded(block: Tensor) -> Tensor:
+        missing = [0, longest - block.shape[1]]
+        return pad(block, missing * 2 if square else [0, 0] * (block.ndim - 2) + missing)
+
+    return torch.cat([padded(block) for block in blocks])

@@ -1,0 +1,147 @@
+"""What a run is trained with: posts, a new model with its caches, batches, optimizer."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from clfa.config import ModelConfig, RunConfig
+from clfa.data.cache import Cache
+from clfa.data.records import load_manifest
+from clfa.data.rows import Rows
+from clfa.data.splits import load_rows, source_splits
+from clfa.errors import UserError
+from clfa.metrics import metric_names
+from clfa.model.batch import Collator
+from clfa.model.classifier import Classifier, build_classifier
+from clfa.model.knowledge import with_graphs
+from clfa.model.pipeline import Pipeline
+from clfa.model.teacher import embed_dataset
+from clfa.model.word_vectors import training_texts
+from clfa.training.optimizer import parameter_groups
+from clfa.training.sampler import LengthBuckets
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run is trained with."""
+
+    pipeline: Pipeline
+    """The model in use: validation goes through it."""
+    rows: Rows
+    """Training posts."""
+    validation: Rows
+    """Posts that choose the epoch."""
+    batches: DataLoader
+    """Batches of an epoch."""
+    sampler: LengthBuckets
+    """Their order."""
+    optimizer: torch.optim.Optimizer
+    """AdamW."""
+    class_weights: Tensor
+    """(C,), of the classification loss."""
+
+    @property
+    def model(self) -> Classifier:
+        """The classifier."""
+        return self.pipeline.model
+
+
+def set_up(config: RunConfig) -> Setup:
+    """Posts, a new model with its caches, and what optimises it.
+
+    Raises:
+        UserError: data, teacher and configuration do not fit each other.
+    """
+    dataset, settings = Path(config.data.path), config.train
+    manifest = load_manifest(dataset)
+    class_names = manifest["labels"]
+    allowed = metric_names(len(class_names))
+    if settings.monitor not in allowed:
+        raise UserError(f"train.monitor = {settings.monitor!r}: allowed are {', '.join(allowed)}")
+    rows, validation = load_rows(config.data, "train", config.seed), load_rows(config.data, "validation")
+    splits = source_splits(config.data, ["train", "validation"])
+    _check_modalities(config, rows)
+    model_config = with_graphs(config.model, rows)
+    _log_graphs(model_config, rows)
+    texts = {name: training_texts(rows, config.model, name) for name, m in config.model.modalities.items() if m.words}
+    model = build_classifier(model_config, class_names, manifest["text"], texts)
+    pipeline = Pipeline(model, settings.batch_size * 4)
+    pipeline.cache(dataset, splits)
+    teacher = _teacher_embeds(config, splits)
+    sampler = LengthBuckets([len(text) for text in rows.texts], settings.batch_size, config.seed)
+    batches: DataLoader = DataLoader(
+        rows,  # type: ignore[arg-type]  # rows are a map-style data set
+        batch_sampler=sampler,
+        collate_fn=Collator(model_config, pipeline.preparers, pipeline.caches, teacher),
+        num_workers=settings.workers,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings), betas=(0.9, 0.999))
+    weights = _class_weights(rows.labels, len(class_names), config).to(pipeline.device)
+    return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights)
+
+
+def _check_modalities(config: RunConfig, rows: Rows) -> None:
+    for name in config.model.modalities:
+        column = config.model.column(name)
+        if not rows.has(column):
+            raise UserError(
+                f"no training post of {config.data.path} has a {column!r}: import it with the data set, name another "
+                f"column with model.modalities.{name}.column, or take the modality {name!r} out"
+            )
+
+
+def _log_graphs(config: ModelConfig, rows: Rows) -> None:
+    for name, modality in config.modalities.items():
+        if modality.graph:
+            without = sum(not cell for cell in rows["dependencies"]) if modality.graph == "dependencies" else 0
+            more = f"; {without:,} of {len(rows):,} training posts have none: neighbouring words" if without else ""
+            log.info("word graph of %s: %s%s", name, modality.graph, more)
+
+
+def _teacher_embeds(config: RunConfig, splits: list[str]) -> dict[str, Cache]:
+    """Modality -> cached teacher embeddings, for the aligned modalities; empty where nothing is aligned."""
+    modalities, target = config.model.modalities, config.loss.alignment_target
+    aligned = {name: m for name, m in modalities.items() if m.align}
+    if config.loss.alignment_weight <= 0 or not aligned:
+        return {}
+    if target != "teacher":
+        if target not in modalities or not any(
+            config.model.side(name) == "image" for name in aligned if name != target
+        ):
+            raise UserError(
+                f"loss.alignment_target = {target!r} needs an aligned modality about the image, and {target}; "
+                f"there are {', '.join(modalities)}"
+            )
+        return {}
+    if not config.teacher:
+        raise UserError(
+            "loss.alignment_weight is above 0 but there is no teacher: give `teacher`, or set the weight to 0"
+        )
+    partial = [name for name, m in aligned.items() if m.part != "all"]
+    if partial:
+        raise UserError(
+            f"the modality {partial[0]!r} is a part of a text: set model.modalities.{partial[0]}.align to false"
+        )
+    columns = {config.model.column(name): m.kind for name, m in aligned.items()}
+    cache, _ = embed_dataset(Path(config.data.path), config.teacher, splits, columns)
+    if cache.width != config.model.dim:
+        raise UserError(
+            f"the teacher {config.teacher!r} has {cache.width} dimensions, model.dim is {config.model.dim}: "
+            f"set model.dim to {cache.width}"
+        )
+    return dict.fromkeys(aligned, cache)
+
+
+def _class_weights(labels: np.ndarray, classes: int, config: RunConfig) -> Tensor:
+    if config.loss.class_weights == "none":
+        return torch.ones(classes)
+    counts = np.bincount(labels, minlength=classes).clip(min=1)
+    return torch.tensor(counts.sum() / (classes * counts), dtype=torch.float32)
