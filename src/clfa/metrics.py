@@ -49,7 +49,9 @@ SHOWN = ("accuracy", "macro_f1", "weighted_f1", "binary_f1")
 def metric_names(classes: int) -> list[str]:
     """The metrics that predictions in this many classes have, calibration errors aside."""
     return [
-        name for name in METRICS if name not in ("ece", "adaptive_ece") and (classes == 2 or not name.startswith("binary"))
+        name
+        for name in METRICS
+        if name not in ("ece", "adaptive_ece") and (classes == 2 or not name.startswith("binary"))
     ]
 
 

@@ -1,122 +1,95 @@
 """What the model sees: alignment between words and image patches, and the posts it gets most wrong."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from numpy.typing import NDArray
-from PIL import Image
 
 from clfa.data.columns import as_text, knowledge_columns
 from clfa.data.images import open_image
-from clfa.data.records import load_manifest, load_split
-from clfa.data.tables import read_posts, safe_image
+from clfa.data.records import load_manifest
+from clfa.data.rows import Rows, load_split
+from clfa.data.tables import open_posts, safe_image
 from clfa.errors import UserError
-from clfa.model.batch import input_name
-from clfa.serving.predictor import Predictor
+from clfa.evidence.results import Example, Heatmap, Illustrations
+from clfa.model.pipeline import Pipeline
+from clfa.runs import Predictions
+
+ERRORS = 12
+TRIED = 200
+"""Rightly predicted posts that are looked through for one that makes a good heatmap."""
 
 
-@dataclass(frozen=True)
-class Heatmap:
-    """Alignment of each word with each image patch (the paper's Figure 4)."""
+def illustrate(pipeline: Pipeline, rows: Rows, found: Predictions) -> Illustrations:
+    """The errors that the model was most sure of, and the heatmap of a post that it got right.
 
-    words: list[str]
-    """Words, sub-word tokens merged."""
-    similarity: Float[NDArray, "words rows columns"]
-    """Cosine between the mapped token (mean over its sub-words) and the mapped patch, in [-1, 1]."""
-    image: Image.Image
-    """The picture."""
-    predicted: str
-    """The class that the model predicts."""
-    probability: float
-    """Its probability."""
+    The heatmap is of the first such post with an image and 3 to 16 words; runs without a text or an image have none.
+    """
+    examples = [
+        Example(
+            id=row["id"],
+            text=row["text"] or "",
+            image=open_image(row["image"]["bytes"]) if row["image"] else None,
+            label=found.class_names[found.labels[number]],
+            predicted=found.class_names[found.predicted[number]],
+            probability=float(found.probabilities[number].max()),
+        )
+        for number in worst_errors(found.labels, found.probabilities)
+        for row in [rows[number]]
+    ]
+    for number in np.flatnonzero(found.labels == found.predicted)[:TRIED]:
+        row = rows[int(number)]
+        if 3 <= len((row["text"] or "").split()) <= 16 and row["image"]:
+            try:
+                return Illustrations(examples, alignment_heatmap(pipeline, row), row["id"])
+            except UserError:  # a run with one modality has no heatmap
+                break
+    return Illustrations(examples)
 
 
-def alignment_heatmap(predictor: Predictor, post: dict[str, Any]) -> Heatmap:
+def alignment_heatmap(pipeline: Pipeline, post: Mapping[str, Any]) -> Heatmap:
     """Cosine similarities F'_t . F'_i between the words and the patches of one post.
 
     Args:
-        predictor: a run with a text and an image modality.
-        post: `text` and `image` as in `Predictor.__call__`.
+        pipeline: of a run with a text and an image modality.
+        post: a user's post, or a row of a dataset directory.
 
     Raises:
         UserError: the run or the post lacks text or image.
     """
-    modalities = predictor.model.config.modalities
-    text = next((name for name, m in modalities.items() if m.kind == "text"), None)
-    image = next((name for name, m in modalities.items() if m.kind == "image"), None)
+    modalities = pipeline.config.modalities
+    text, image = (
+        next((name for name, modality in modalities.items() if modality.kind == kind), None)
+        for kind in ("text", "image")
+    )
     if text is None or image is None:
         raise UserError(f"the run uses {', '.join(modalities)} only: a heatmap needs a text and an image modality")
-    row = predictor.prepare(post)
-    if row["image"] is None or not row["text"]:
+    row = pipeline.prepare(post)
+    cells = [row[pipeline.config.column(name)] for name in (text, image)]
+    if not all(cells):
         raise UserError("the post needs both a text and an image for a heatmap")
-    batch = predictor.collator([row])
-    device = next(predictor.model.parameters()).device
-    with torch.no_grad():
-        output = predictor.model({name: value.to(device) for name, value in batch.items()})
+    output = pipeline.output([row])
     tokens, patches = (F.normalize(output.states[name][0].float(), dim=-1).cpu() for name in (text, image))
     probabilities = output.logits[0].float().softmax(0)
-    words, groups = _words(predictor.collator.preparers[text], batch[input_name(text, "input_ids")][0])
+    preparer, length = pipeline.preparers[text], modalities[text].max_length
+    words, groups = _words(preparer, preparer(cells[0], truncation=True, max_length=length)["input_ids"])
     if not words:
-        raise UserError(f"the tokenizer finds no word in {row['text']!r}")
+        raise UserError(f"the tokenizer finds no word in {cells[0]!r}")
     similarity = torch.stack([(tokens[group] @ patches.T).mean(0) for group in groups]).numpy()
     return Heatmap(
         words=words,
         similarity=_grid(similarity),
-        image=open_image(row["image"]["bytes"]),
-        predicted=predictor.labels[int(probabilities.argmax())],
+        image=open_image(cells[1]["bytes"]),
+        predicted=pipeline.class_names[int(probabilities.argmax())],
         probability=float(probabilities.max()),
     )
 
 
-def draw_heatmap(heatmap: Heatmap, path: Path | None = None):
-    """The picture, and for each word its alignment laid over it; darker = more similar. Saved as PNG if `path` is given.
-
-    Returns:
-        The matplotlib figure.
-    """
-    from clfa.report.page import pyplot
-
-    count = len(heatmap.words) + 1
-    columns = min(6, count)
-    rows = -(-count // columns)
-    figure, axes = pyplot.subplots(
-        rows, columns, figsize=(2.1 * columns, 2.4 * rows + 0.9), squeeze=False, layout="constrained"
-    )
-    low, high = heatmap.similarity.min(), heatmap.similarity.max()
-    picture = np.asarray(heatmap.image)
-    grey = np.asarray(heatmap.image.convert("L").convert("RGB")) // 2 + 127
-    drawn: Any = None
-    for place, axis in enumerate(axes.flat):
-        axis.set_axis_off()
-        if place == 0:
-            axis.imshow(picture)
-            axis.set_title("the picture", fontsize=10, style="italic")
-        elif place < count:
-            axis.imshow(grey)
-            drawn = axis.imshow(
-                heatmap.similarity[place - 1],
-                cmap="Blues",
-                alpha=0.65,
-                vmin=low,
-                vmax=high,
-                interpolation="nearest",
-                extent=(-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5),
-            )
-            axis.set_title(heatmap.words[place - 1], fontsize=11)
-    figure.colorbar(drawn, ax=axes, shrink=0.7, label="cosine of word and patch", location="right")
-    figure.suptitle(f"predicted: {heatmap.predicted} ({heatmap.probability:.0%})", fontsize=11)
-    if path:
-        figure.savefig(path, dpi=130)
-        pyplot.close(figure)
-    return figure
-
-
-def find_post(source: Path, id: str, columns: dict[str, str]) -> dict[str, Any]:
+def find_post(source: Path, id: str, columns: dict[str, str]) -> Mapping[str, Any]:
     """The post with this id, from a dataset directory or a file of posts.
 
     Args:
@@ -130,33 +103,33 @@ def find_post(source: Path, id: str, columns: dict[str, str]) -> dict[str, Any]:
     if (source / "dataset.json").is_file():
         for split in load_manifest(source)["splits"]:
             rows = load_split(source, split)
-            ids = list(rows["id"])
+            ids = rows["id"]
             if id in ids:
                 return rows[ids.index(id)]
     else:
-        for number, row in enumerate(read_posts(source, columns), 1):
+        for number, row in enumerate(open_posts(source, columns, tuple(columns)).rows(None), 1):
             if str(row.get(columns["id"])) == id:
                 where = f"{source.name}, row {number}"
                 image = safe_image(row.get(columns["image"]), source.parent, where)
-                post = {"text": row[columns["text"]], "image": image, "knowledge": row.get("knowledge")}
+                post = {**row, "text": row[columns["text"]], "image": image}
                 return post | knowledge_columns(row, where, as_text(post["text"]))
     raise UserError(f"{source} holds no post with the id {id!r}")
 
 
-def worst_errors(truth: NDArray, probabilities: NDArray, count: int = 12) -> list[int]:
+def worst_errors(labels: NDArray, probabilities: NDArray, count: int = ERRORS) -> list[int]:
     """Row numbers of the wrong predictions that the model was most sure of, worst first."""
     predicted = probabilities.argmax(1)
-    wrong = np.flatnonzero(predicted != truth)
+    wrong = np.flatnonzero(predicted != labels)
     order = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
     return wrong[order][:count].tolist()
 
 
-def _words(tokenizer, ids: torch.Tensor) -> tuple[list[str], list[list[int]]]:
+def _words(tokenizer: Any, ids: list[int]) -> tuple[list[str], list[list[int]]]:
     """Sub-word tokens of one text merged to words by the tokenizer's own offsets; special tokens are left out."""
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     words: list[str] = []
     groups: list[list[int]] = []
-    for place, (number, token) in enumerate(zip(ids.tolist(), tokenizer.convert_ids_to_tokens(ids.tolist()))):
+    for place, (number, token) in enumerate(zip(ids, tokenizer.convert_ids_to_tokens(ids))):
         if number in special:
             continue
         if token.startswith("##") and words:  # WordPiece continuation
@@ -171,7 +144,7 @@ def _words(tokenizer, ids: torch.Tensor) -> tuple[list[str], list[list[int]]]:
     return words, groups
 
 
-def _marks_word_starts(tokenizer) -> bool:
+def _marks_word_starts(tokenizer: Any) -> bool:
     """Byte-level BPE and SentencePiece mark where a word starts; WordPiece marks where it goes on."""
     return any(token.startswith(("Ġ", "▁")) for token in tokenizer.get_vocab())
 

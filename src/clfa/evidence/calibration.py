@@ -3,17 +3,18 @@
 All errors are means over posts of something, or over bins of means, so a bootstrap draws weights of posts.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
+
+from clfa.evidence.results import Bin, CalibrationErrors
+from clfa.metrics import Score
 
 BINS = 15
 Array = NDArray[np.float64]
 
 
-def reliability(probabilities: Array, labels: NDArray) -> list[tuple[float, float, int]]:
-    """Mean confidence, accuracy and count of each non-empty one of 15 equal-width bins of the largest probability.
+def reliability(probabilities: Array, labels: NDArray) -> list[Bin]:
+    """Mean confidence, accuracy and number of posts of each non-empty one of 15 equal-width bins of the largest probability.
 
     Args:
         probabilities: (N, C).
@@ -22,14 +23,21 @@ def reliability(probabilities: Array, labels: NDArray) -> list[tuple[float, floa
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     places = _equal_width(confidence)
     return [
-        (float(confidence[places == place].mean()), float(right[places == place].mean()), int((places == place).sum()))
+        Bin(
+            float(confidence[places == place].mean()),
+            float(right[places == place].mean()),
+            int((places == place).sum()),
+        )
         for place in np.unique(places)
     ]
 
 
-def calibration(
-    probabilities: Array, labels: NDArray, resamples: int = 2_000, seed: int = 0
-) -> dict[str, dict[str, Any]]:
+def expected_error(bins: list[Bin]) -> float:
+    """The ECE: sum over bins of their share of posts times |accuracy - confidence|."""
+    return sum(each.posts * abs(each.accuracy - each.confidence) for each in bins) / sum(each.posts for each in bins)
+
+
+def calibration(probabilities: Array, labels: NDArray, resamples: int = 2_000, seed: int = 0) -> CalibrationErrors:
     """Calibration errors with 95 % basic bootstrap intervals over posts, cut at 0.
 
     Binned errors are too large on few posts, in the sample and once more in each draw; the basic interval reflects the draws
@@ -46,9 +54,6 @@ def calibration(
         labels: (N,) class numbers.
         resamples: number of draws.
         seed: of the draws.
-
-    Returns:
-        name -> `{"value", "ci95"}`, binned errors also `"if_calibrated"`.
     """
     count = len(labels)
     confidence = probabilities.max(1)
@@ -70,16 +75,13 @@ def calibration(
             draws[name].append(np.abs(np.bincount(places, weights * gap, minlength=BINS)).sum() / count)
         for name, values in terms.items():
             draws[name].append(float(weights @ values) / count)
-    result: dict[str, dict[str, Any]] = {}
+    chance = _chance_errors(probabilities, bins, generator)
+    scores: dict[str, Score] = {}
     for name, found in draws.items():
-        low, high = np.quantile(found[1:], [0.025, 0.975])
-        bounds = [max(0.0, 2 * found[0] - float(high)), max(0.0, 2 * found[0] - float(low))]
-        result[name] = {"value": float(found[0]), "ci95": bounds}
-    for name, chance in _chance_errors(probabilities, bins, generator).items():
-        result[name]["if_calibrated"] = chance
-        if result[name]["value"] <= chance:
-            result[name]["ci95"][0] = 0.0
-    return result
+        value = float(found[0])
+        low, high = (max(0.0, 2 * value - float(bound)) for bound in np.quantile(found[1:], [0.975, 0.025]))
+        scores[name] = Score(value, 0.0 if value <= chance.get(name, -1.0) else low, high)
+    return CalibrationErrors(scores, chance)
 
 
 def _chance_errors(

@@ -1,158 +1,121 @@
 """Systems on the same posts: paired intervals, tests, what could have been seen at all, a verdict in words."""
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clfa.config import RunConfig, load_config, read_yaml
 from clfa.errors import UserError
-from clfa.evidence.evaluate import read_table
+from clfa.evidence.power import detectable_accuracy, detectable_difference
+from clfa.evidence.results import Comparison, Difference, Dominance, Gap, McNemar, SystemScores
 from clfa.evidence.significance import (
+    LEVEL,
     almost_stochastic_order,
     bootstrap_p,
-    detectable_accuracy,
-    detectable_difference,
     holm,
+    is_claim,
     paired_bootstrap,
     system_difference,
+    verdict,
 )
-from clfa.metrics import confusion, mcnemar, over_runs, scores
-from clfa.report.compare_page import write_comparison
-from clfa.report.formats import difference_cell
+from clfa.metrics import SHOWN, Score, by_run, mcnemar, metric_names, over_runs
+from clfa.runs import Run, System, pool_runs
 
-LEVEL, TAU, ENOUGH_RUNS = 0.05, 0.2, 5
-
-
-@dataclass(frozen=True)
-class System:
-    """The runs of one system on one split, posts in the order of their ids."""
-
-    name: str
-    ids: list[str]
-    labels: list[str]
-    truth: NDArray
-    predictions: NDArray
-    """(runs, N) class numbers; a run is a seed, its folds one after the other."""
-    seeds: list[int]
-    """Seed of each run."""
+TAU = 0.2
+"""ASO's usual demand (Ulmer et al. 2022)."""
 
 
-def compare_runs(paths: list[Path], split: str, metric: str, out: Path) -> dict[str, Any]:
-    """Compare systems with the first of them; write `comparison.{json,md,csv,tex,html}` to `out`.
+def compare(paths: list[Path], split: str = "test", metric: str = "macro_f1") -> Comparison:
+    """Compare systems with the first of them.
 
-    A difference is claimed if its interval excludes 0, its p is at most 0.05 after Holm's correction over all
-    comparisons, and it is at least the minimum detectable effect (80 % power); the verdict is “cannot tell” otherwise.
     Where both systems have several runs, interval and p are over runs and posts (`system_difference`); otherwise they are
     over posts and speak of these runs: BCa, and the p of the bootstrap, of McNemar's exact test for the accuracy of one run
-    each. Below five runs a side the verdict speaks of the runs, not of the systems.
+    each. What is claimed is decided by `clfa.evidence.significance.is_claim`; below five runs a side the verdict speaks of
+    the runs, not of the systems.
 
     Args:
         paths: run directories, or folders of run directories of one system (seeds, folds).
         split: split that all were evaluated on.
-        metric: metric of the verdicts, see `clfa.metrics.scores`.
-        out: folder to write.
-
-    Returns:
-        `{"split", "metric", "posts", "base", "systems": [{"system", "runs", <metric>: {"mean", "sd", "ci95", "values"}}],
-        "comparisons": [{"system", "minus", "metrics": {<metric>: {"value", "ci95"}}, "difference", "ci95", "ci95_posts",
-        "detectable", "p", "p_holm", "mcnemar", "aso", "verdict", "told"}]}`.
+        metric: metric of the verdicts, one of `clfa.metrics.scores`.
 
     Raises:
-        UserError: fewer than two systems, no predictions, or other test rows.
+        UserError: fewer than two systems, no predictions, other posts or labels, or no such metric.
     """
     if len(paths) < 2:
         raise UserError("give two or more runs to compare")
     systems = [load_system(path, split) for path in paths]
-    names = _short_names(paths)
-    systems = [replace(system, name=name) for name, system in zip(names, systems)]
+    systems = [replace(system, name=name) for name, system in zip(_short_names(paths), systems)]
     base, *others = systems
     for other in others:
         _refuse_other_posts(base, other, split)
-    allowed = sorted(scores(np.eye(len(base.labels))))
+    allowed = [name for name in metric_names(len(base.class_names)) if name not in ("auroc", "brier", "nll")]
     if metric not in allowed:
-        raise UserError(f"metric {metric!r}: allowed are {', '.join(allowed)}")
-    result: dict[str, Any] = {
-        "split": split,
-        "metric": metric,
-        "posts": len(base.ids),
-        "base": base.name,
-        "systems": [
-            {"system": system.name, "runs": len(system.predictions)}
-            | over_runs(system.truth, system.predictions, len(system.labels))
-            for system in systems
-        ],
-        "comparisons": [_compare(base, other, metric) for other in others],
-    }
-    adjusted = holm([found["p"] for found in result["comparisons"]])
-    for found, p in zip(result["comparisons"], adjusted):
-        found["p_holm"] = p
-    _aso(base, others, metric, result["comparisons"])
-    for found in result["comparisons"]:
-        found["told"], found["verdict"] = _verdict(found, metric)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "comparison.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_comparison(result, out)
-    return result
+        raise UserError(f"metric {metric!r}: allowed are {', '.join(sorted(allowed))}")
+    scores = [system_scores(system) for system in systems]
+    return Comparison(split, metric, len(base.ids), base.name, scores, differences(base, others, metric))
+
+
+def system_scores(system: System) -> SystemScores:
+    """Every metric of a system over its runs."""
+    of = (system.labels, system.predictions, len(system.class_names))
+    values = {name: found.tolist() for name, found in by_run(*of).items()}
+    return SystemScores(system.name, system.seeds, over_runs(*of), values)
+
+
+def differences(base: System, others: list[System], metric: str) -> list[Difference]:
+    """Each of the others minus the base, in all metrics of tables; tests are corrected over the others (Holm).
+
+    Args:
+        base: the system compared with.
+        others: systems on the same posts in the same order.
+        metric: of the verdicts and of ASO.
+    """
+    names = [name for name in (*SHOWN, metric) if name in metric_names(len(base.class_names))]
+    gaps = {name: _corrected([_gap(base, other, name) for other in others]) for name in dict.fromkeys(names)}
+    dominance = _dominance(base, others, metric)
+    return [
+        _difference(base, other, metric, {name: found[place] for name, found in gaps.items()}, dominance.get(place))
+        for place, other in enumerate(others)
+    ]
 
 
 def load_system(path: Path, split: str) -> System:
-    """The runs of a run directory, or of a folder of run directories.
+    """The runs of a run directory, or of a folder of run directories, posts in the order of their ids.
 
     Raises:
-        UserError: no runs, no predictions, seeds on different posts, missing folds.
+        UserError: no runs, no predictions, several systems, a seed twice, seeds on different posts, missing folds.
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder: give a run directory, or a folder of run directories of one system")
-    runs = [path] if (path / "metrics.json").is_file() else sorted(file.parent for file in path.glob("*/metrics.json"))
+    single = Run(path)
+    runs = [single] if single.is_finished else [run for run in map(Run, sorted(path.iterdir())) if run.is_finished]
     if not runs:
         raise UserError(f"{path} holds no finished run: train one with `clfa train` or `clfa sweep`")
     _refuse_several_systems(path, runs)
-    labels: list[str] = json.loads((runs[0] / "model.json").read_text(encoding="utf-8"))["labels"]
-    by_seed: dict[int, dict[int, Path]] = {}
-    folds = 1
-    for run in runs:
-        config = read_yaml(run / "config.yaml")
-        data = config["data"]
-        folds = max(folds, data.get("folds", 0))
-        by_seed.setdefault(config["seed"], {})[data.get("fold", 0) if data.get("folds") else 0] = run
-    tables = []
-    for seed, of_fold in by_seed.items():
-        if len(of_fold) < folds and len(runs) > 1:
-            raise UserError(f"{path}: seed {seed} has {len(of_fold)} of {folds} folds; run the sweep to its end")
-        parts = [read_table(of_fold[fold] / "predictions" / f"{split}.parquet") for fold in sorted(of_fold)]
-        ids = np.concatenate([np.array(part[0]) for part in parts])
-        truth, predicted = (np.concatenate([part[place] for part in parts]) for place in (1, 2))
-        order = np.argsort(ids, kind="stable")
-        tables.append((ids[order].tolist(), truth[order], predicted[order]))
-    if any(table[0] != tables[0][0] for table in tables):
-        raise UserError(f"{path}: its runs were evaluated on different posts")
-    predictions = np.stack([table[2] for table in tables])
-    return System(path.name, tables[0][0], labels, tables[0][1], predictions, list(by_seed))
+    found = pool_runs(path.name, runs, split)
+    order = np.argsort(np.array(found.ids), kind="stable")
+    ids = [found.ids[number] for number in order]
+    return replace(found, ids=ids, labels=found.labels[order], predictions=found.predictions[:, order])
 
 
-def _refuse_several_systems(path: Path, runs: list[Path]) -> None:
+def _refuse_several_systems(path: Path, runs: list[Run]) -> None:
     """Runs of one system differ in seed, fold and output, and in nothing else; none counts twice."""
-    seen: dict[tuple, Path] = {}
-    first: dict[str, Any] | None = None
+    seen: dict[tuple[int, int], str] = {}
+    first: dict[str, object] | None = None
     for run in runs:
-        config = asdict(load_config(RunConfig, run / "config.yaml"))  # with the defaults of fields that came later
-        place = (config.pop("seed"), config["data"].pop("fold", 0))
-        config.pop("output", None)
-        if first is None:
-            first = config
+        config = asdict(run.config())  # with the defaults of fields that came later
+        place = (config.pop("seed"), config["data"].pop("fold"))
+        del config["output"]
+        first = first or config
         if config != first:
-            changed = sorted(key for key in config.keys() | first.keys() if config.get(key) != first.get(key))
+            changed = sorted(key for key in config if config[key] != first[key])
             raise UserError(
-                f"{path} holds runs of several systems ({run.name} and {runs[0].name} differ in {', '.join(changed)}): "
-                "give each system, or each run, on its own"
+                f"{path} holds runs of several systems ({run.path.name} and {runs[0].path.name} differ in "
+                f"{', '.join(changed)}): give each system, or each run, on its own"
             )
         if place in seen:
-            raise UserError(f"{path}: {run.name} and {seen[place].name} have the same seed and fold; give one of them")
-        seen[place] = run
+            raise UserError(f"{path}: {run.path.name} and {seen[place]} have the same seed and fold; give one of them")
+        seen[place] = run.path.name
 
 
 def _short_names(paths: list[Path]) -> list[str]:
@@ -166,103 +129,68 @@ def _short_names(paths: list[Path]) -> list[str]:
 
 
 def _refuse_other_posts(base: System, other: System, split: str) -> None:
-    if base.labels != other.labels:
-        raise UserError(f"{base.name} has the labels {base.labels}, {other.name} {other.labels}: nothing to compare")
+    if base.class_names != other.class_names:
+        raise UserError(
+            f"{base.name} has the labels {base.class_names}, {other.name} {other.class_names}: nothing to compare"
+        )
     if base.ids != other.ids:
         shared = len(set(base.ids) & set(other.ids))
         raise UserError(
             f"{base.name} and {other.name} were evaluated on different posts of {split}: {len(base.ids):,} and "
             f"{len(other.ids):,}, {shared:,} in common. Evaluate both on the same data set and split"
         )
-    if (base.truth != other.truth).any():
-        count = int((base.truth != other.truth).sum())
+    if (base.labels != other.labels).any():
+        count = int((base.labels != other.labels).sum())
         raise UserError(f"{base.name} and {other.name} have different labels for {count:,} of the same posts")
 
 
-def _compare(base: System, other: System, metric: str) -> dict[str, Any]:
-    classes = len(base.labels)
-    pair = (base.truth, base.predictions, other.predictions, classes)
-    found = paired_bootstrap(*pair, metric)
-    bounds, p, detectable = found.ci95, bootstrap_p(found.draws), detectable_difference(found.draws)
-    several = min(len(base.predictions), len(other.predictions)) > 1
-    if several:
-        values = [
-            scores(np.stack([confusion(base.truth, run, classes) for run in system.predictions]))[metric]
-            for system in (base, other)
-        ]
-        _, bounds, p, detectable = system_difference(found, values[0], values[1], base.seeds == other.seeds)
-    row: dict[str, Any] = {
-        "system": other.name,
-        "minus": base.name,
-        "difference": found.value,
-        "ci95": list(bounds),
-        "ci95_over": "runs and posts" if several else "posts",
-        "ci95_posts": list(found.ci95),
-        "detectable": detectable,
-        "runs": min(len(base.predictions), len(other.predictions)),
-        "same_answers": bool(np.array_equal(base.predictions, other.predictions)),
-        "p": p,
-        "metrics": {
-            name: {"value": each.value, "ci95": list(each.ci95)}
-            for name in ("accuracy", "macro_f1", "weighted_f1", *(["binary_f1"] if classes == 2 else []))
-            for each in [found if name == metric else paired_bootstrap(*pair, name)]
-        },
-        "mcnemar": None,
-    }
-    if len(base.predictions) == len(other.predictions) == 1:
-        only_base, only_other, p = mcnemar(base.truth, base.predictions[0], other.predictions[0])
-        discordant = (only_base + only_other) / len(base.truth)
-        row["mcnemar"] = {
-            "only_system_right": only_other,
-            "only_base_right": only_base,
-            "p": p,
-            "detectable_accuracy": detectable_accuracy(len(base.truth), discordant),
-        }
-        if metric == "accuracy":
-            row["p"] = p
-    return row
+def _gap(base: System, other: System, metric: str) -> Gap:
+    """The difference of one metric, not corrected yet."""
+    classes, runs = len(base.class_names), min(len(base.predictions), len(other.predictions))
+    paired = paired_bootstrap(base.labels, base.predictions, other.predictions, classes, metric)
+    bounds, p, detectable = paired.ci95, bootstrap_p(paired.draws), detectable_difference(paired.draws)
+    if runs > 1:
+        values = [by_run(base.labels, system.predictions, classes)[metric] for system in (base, other)]
+        _, bounds, p, detectable = system_difference(paired, values[0], values[1], base.seeds == other.seeds)
+    elif metric == "accuracy" and len(base.predictions) == len(other.predictions):
+        p = mcnemar(base.labels, base.predictions[0], other.predictions[0])[2]
+    score = Score(paired.value, *bounds, n=runs)
+    over = "runs and posts" if runs > 1 else "posts"
+    return Gap(score, over, list(paired.ci95), p, p, detectable, is_claim(score, p))
 
 
-def _aso(base: System, others: list[System], metric: str, rows: list[dict[str, Any]]) -> None:
-    """ε_min of each system over the first, at Holm's levels: the smallest at 0.05 / k, the next at 0.05 / (k - 1) …"""
-    classes = len(base.labels)
-    values = [
-        scores(np.stack([confusion(system.truth, found, classes) for found in system.predictions]))[metric]
-        for system in (base, *others)
+def _corrected(gaps: list[Gap]) -> list[Gap]:
+    """The same with Holm's correction over all of them."""
+    return [
+        replace(gap, p_holm=p, is_claim=is_claim(gap.difference, p))
+        for gap, p in zip(gaps, holm([gap.p for gap in gaps]))
     ]
+
+
+def _difference(base: System, other: System, metric: str, gaps: dict[str, Gap], aso: Dominance | None) -> Difference:
+    runs, test = min(len(base.predictions), len(other.predictions)), None
+    if len(base.predictions) == len(other.predictions) == 1:
+        only_base, only_other, p = mcnemar(base.labels, base.predictions[0], other.predictions[0])
+        posts = len(base.labels)
+        test = McNemar(only_other, only_base, p, detectable_accuracy(posts, (only_base + only_other) / posts))
+    same = np.array_equal(base.predictions, other.predictions)
+    words = verdict(other.name, base.name, metric, gaps[metric], runs, same)
+    return Difference(other.name, base.name, runs, gaps, test, aso, gaps[metric].is_claim, words)
+
+
+def _dominance(base: System, others: list[System], metric: str) -> dict[int, Dominance]:
+    """ε_min of each system over the base, at Holm's levels: the smallest at 0.05 / k, the next at 0.05 / (k - 1) …
+
+    By the place of the system; only of those that have several runs, as the base must have.
+    """
+    classes = len(base.class_names)
+    values = [by_run(system.labels, system.predictions, classes)[metric] for system in (base, *others)]
     enough = [place for place in range(len(others)) if min(len(values[0]), len(values[place + 1])) > 1]
     plain = {place: almost_stochastic_order(values[place + 1], values[0]) for place in enough}
-    open_still = True
+    found: dict[int, Dominance] = {}
+    still_open = True
     for rank, place in enumerate(sorted(enough, key=lambda number: plain[number])):
         epsilon = almost_stochastic_order(values[place + 1], values[0], LEVEL / (len(enough) - rank))
-        open_still = open_still and epsilon <= TAU
-        rows[place]["aso"] = {"epsilon_min": epsilon, "tau": TAU, "dominates": open_still}
-    for row in rows:
-        row.setdefault("aso", None)
-
-
-def _verdict(found: dict[str, Any], metric: str) -> tuple[bool, str]:
-    low, high = found["ci95"]
-    name = metric.replace("_", " ").replace("f1", "F1")
-    size = difference_cell({"mean": found["difference"], "ci95": found["ci95"]})
-    told = (low > 0 or high < 0) and found["p_holm"] <= LEVEL and abs(found["difference"]) >= found["detectable"]
-    if found["same_answers"]:
-        return False, f"{found['system']} and {found['minus']} give the same answers on all posts."
-    if told:
-        word = "better" if found["difference"] > 0 else "worse"
-        if found["runs"] >= ENOUGH_RUNS:
-            return True, f"{found['system']} is {word} than {found['minus']}: {size} points of {name}."
-        return True, (
-            f"in these runs {found['system']} is {word} than {found['minus']}: {size} points of {name}; a claim about the "
-            f"systems needs {ENOUGH_RUNS} runs of each, there are {found['runs']}."
-        )
-    power = f"{100 * found['detectable']:.1f} points, the smallest true difference found with 80 % power"
-    if low > 0 or high < 0:
-        return False, (
-            f"cannot tell {found['system']} from {found['minus']}: {size} points of {name}. The interval excludes 0 "
-            f"(p = {found['p']:.3f}, {found['p_holm']:.3f} after Holm), but it is below {power}."
-        )
-    return (
-        False,
-        f"cannot tell {found['system']} from {found['minus']}: {size} points of {name}; the test could see {power}.",
-    )
+        still_open = still_open and epsilon <= TAU
+        found[place] = Dominance(epsilon, TAU, still_open)
+    return found

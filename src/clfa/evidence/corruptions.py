@@ -1,7 +1,7 @@
-"""What happens to pictures and texts in the wild, in five severities each, seeded.
+"""What happens to images and texts in the wild, in five severities each, seeded; what a model loses by it.
 
-The pictures follow Hendrycks and Dietterich (2019) in kind, not in their exact strengths; sizes are relative to the shorter
-side, so that a small picture is not blurred away.
+The images follow Hendrycks and Dietterich (2019) in kind, not in their exact strengths; sizes are relative to the shorter
+side, so that a small image is not blurred away.
 """
 
 import io
@@ -16,7 +16,7 @@ Generator = np.random.Generator
 
 
 def corrupt_image(image: Image.Image, name: str, severity: int, generator: Generator) -> Image.Image:
-    """An RGB picture with one of `IMAGE_CORRUPTIONS` applied, severity 1 … 5."""
+    """An RGB image with one of `IMAGE_CORRUPTIONS` applied, severity 1 … 5."""
     return IMAGE_CORRUPTIONS[name](image, severity, generator)
 
 
@@ -27,12 +27,12 @@ def corrupt_text(text: str, name: str, severity: int, generator: Generator) -> s
 
 def _noise(image: Image.Image, severity: int, generator: Generator) -> Image.Image:
     pixels = np.asarray(image, dtype=np.float32)
-    return _picture(pixels + generator.normal(0, 12 * severity, pixels.shape))
+    return _image(pixels + generator.normal(0, 12 * severity, pixels.shape))
 
 
 def _shot_noise(image: Image.Image, severity: int, generator: Generator) -> Image.Image:
     photons = 100 / severity**1.5
-    return _picture(generator.poisson(np.asarray(image, dtype=np.float32) / 255 * photons) / photons * 255)
+    return _image(generator.poisson(np.asarray(image, dtype=np.float32) / 255 * photons) / photons * 255)
 
 
 def _impulse_noise(image: Image.Image, severity: int, generator: Generator) -> Image.Image:
@@ -52,7 +52,7 @@ def _motion_blur(image: Image.Image, severity: int, generator: Generator) -> Ima
     pixels = np.asarray(image, dtype=np.float32)
     padded = np.pad(pixels, ((0, 0), (length - 1, 0), (0, 0)), mode="edge")
     sums = np.pad(np.cumsum(padded, axis=1, dtype=np.float64), ((0, 0), (1, 0), (0, 0)))
-    return _picture((sums[:, length:] - sums[:, :-length]) / length)
+    return _image((sums[:, length:] - sums[:, :-length]) / length)
 
 
 def _pixelate(image: Image.Image, severity: int, generator: Generator) -> Image.Image:
@@ -185,5 +185,5 @@ TEXT_CORRUPTIONS: dict[str, Callable[[str, float, Generator], str]] = {
 }
 
 
-def _picture(pixels: np.ndarray) -> Image.Image:
+def _image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))

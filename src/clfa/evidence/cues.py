@@ -1,4 +1,4 @@
-"""Cues: a word or a matter of form that gives the label away, found by counting.
+"""Cues: a word or a formatting feature that gives the label away, found by counting.
 
 z = (P(label | cue) - P(label)) / sqrt(P(label) (1 - P(label)) / n), n posts with the cue (Gardner et al. 2021, section 3).
 """
@@ -39,7 +39,7 @@ FORMAT_CUES: dict[str, Callable[[str], bool]] = {
 
 
 @dataclass(frozen=True)
-class Cue:
+class CueRule:
     """A feature of texts and the label that it predicts on train."""
 
     cue: str
@@ -72,7 +72,7 @@ class Cue:
         return np.where(self.present(texts), self.label, self.otherwise)
 
 
-def find_cues(texts: Sequence[str], labels: NDArray, classes: int) -> list[Cue]:
+def find_cues(texts: Sequence[str], labels: NDArray, classes: int) -> list[CueRule]:
     """All cues of the train split that are significant after Bonferroni's correction, largest z first.
 
     Tested is each lower-cased white-space token and each of `FORMAT_CUES` in at least 5 posts, for each class; a feature
@@ -103,7 +103,7 @@ def find_cues(texts: Sequence[str], labels: NDArray, classes: int) -> list[Cue]:
             continue
         seen.add(posts)
         found.append(
-            Cue(
+            CueRule(
                 cue=names[row],
                 kind=kinds[row],
                 label=int(label),

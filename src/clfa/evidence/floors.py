@@ -1,16 +1,32 @@
 """What a model must beat: predictions that need no understanding of the post, or only one half of it."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clfa.data.cache import Cache
+from clfa.data.rows import Rows, fill_split, load_split
 from clfa.evidence.cues import count_format
+from clfa.evidence.results import Scores
+from clfa.metrics import measure
 
 
-def floor_predictions(train: Any, rows: Any, classes: int) -> dict[str, NDArray]:
-    """Predictions of the floors that look at no picture.
+def floor_scores(train: Rows, rows: Rows, classes: int, more: dict[str, NDArray] | None = None) -> dict[str, Scores]:
+    """Floor -> its scores on these rows.
+
+    Args:
+        train: rows to fit on.
+        rows: rows to predict.
+        classes: number of classes.
+        more: predictions of further floors.
+    """
+    found = floor_predictions(train, rows, classes) | (more or {})
+    return {name: measure(rows.labels, predicted, classes) for name, predicted in found.items()}
+
+
+def floor_predictions(train: Rows, rows: Rows, classes: int) -> dict[str, NDArray]:
+    """Predictions of the floors that look at no image.
 
     `majority`: the most frequent class of train. `format_only`: boosted trees on counts of characters, capitals, marks
     and word lengths (`clfa.evidence.cues.count_format`), classes weighted alike; not one word is read.
@@ -30,11 +46,11 @@ def floor_predictions(train: Any, rows: Any, classes: int) -> dict[str, NDArray]
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    labels = np.array(train["label"])
+    labels = train.labels
     majority = np.full(len(rows), np.bincount(labels, minlength=classes).argmax())
     if len(set(labels.tolist())) < 2:
         return {"majority": majority}
-    texts, wanted = ([text or "" for text in side["text"]] for side in (train, rows))
+    texts, wanted = train.texts, rows.texts
     trees = HistGradientBoostingClassifier(class_weight="balanced", max_leaf_nodes=8, max_iter=300, random_state=0)
     words = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+"),
@@ -75,62 +91,48 @@ def frozen_floor_predictions(
     Returns:
         name -> (N,) class numbers; only what was asked for.
     """
-    from clfa.data.records import load_split
-
     sides = [load_split(dataset, name) for name in ("train", split)]
-    labels = np.array(sides[0]["label"])
-    if len(set(labels.tolist())) < 2:
+    if len(set(sides[0].labels.tolist())) < 2:
         return {}
     features: dict[str, list[NDArray]] = {}
     for name, encoder, kind in (("text_only", text_encoder, "text"), ("image_only", image_encoder, "image")):
         if encoder:
-            features[name] = _encoder_features(dataset, ["train", split], sides, encoder, kind)
+            features[name] = _encoder_features(dataset, sides, encoder, kind)
     if teacher:
         from clfa.model.teacher import embed_dataset
 
         cache, _ = embed_dataset(dataset, teacher, ["train", split])
-        parts = [[_lookup(cache, rows, column) for column in ("text", "image")] for rows in sides]
-        features["teacher_probe"] = [np.concatenate(part, axis=1) for part in parts]
+        joined = [[_lookup(cache, rows, column, cache.width) for column in ("text", "image")] for rows in sides]
+        features["teacher_probe"] = [np.concatenate(both, axis=1) for both in joined]
+    labels = sides[0].labels
     probabilities = {name: _probe(train, labels, wanted, classes) for name, (train, wanted) in features.items()}
     if "text_only" in probabilities and "image_only" in probabilities:
         probabilities["late_fusion"] = (probabilities["text_only"] + probabilities["image_only"]) / 2
     return {name: found.argmax(1) for name, found in probabilities.items()}
 
 
-def _encoder_features(dataset: Path, splits: list[str], sides: list[Any], name: str, kind: str) -> list[NDArray]:
-    from clfa.config import ModalityConfig
-    from clfa.data.cache import Cache, fill
-    from clfa.model.batch import column_values
-    from clfa.model.encoders import fingerprint, load_encoder, settings_of
-    from clfa.model.frozen import encode_frozen
+def _encoder_features(dataset: Path, sides: list[Rows], name: str, kind: str) -> list[NDArray]:
+    """(N, H) means over the tokens of a frozen encoder, for the rows of each side."""
+    from clfa.model.encoders import load_encoder
 
     encoder = load_encoder(name, kind)
-    folder = dataset / "features" / fingerprint(encoder.backbone, settings_of(encoder.preparer))
-    modality = ModalityConfig("text" if kind == "text" else "image", name)
+    folder = dataset / "features" / encoder.fingerprint()
 
     def pooled(batch: list) -> list:
-        return [states.mean(dim=0, keepdim=True) for states in encode_frozen(encoder, modality, batch)]
+        return [states.mean(dim=0, keepdim=True) for states in encoder.encode(batch)]
 
-    found = []
-    for split, rows in zip(splits, sides):
-        values = [value for value in column_values(rows, kind) if value is not None]
-        path = folder / f"{split}.safetensors"
-        if values:
-            fill(path, values, pooled)
-        found.append(_lookup(Cache([path] if path.is_file() else []), rows, kind, encoder.width))
-    return found
+    for split in (rows.splits[0] for rows in sides):
+        fill_split(folder, dataset, split, kind, kind, pooled, f"{kind} features of {split}")
+    return [_lookup(Cache(folder), rows, kind, encoder.width) for rows in sides]
 
 
-def _lookup(cache: Any, rows: Any, column: str, width: int | None = None) -> NDArray:
+def _lookup(cache: Cache, rows: Rows, column: str, width: int) -> NDArray:
     """(N, D) features of one column, NaN where a post has none."""
-    from clfa.data.cache import content_key
-    from clfa.model.batch import column_values
-
-    values = column_values(rows, column) or [None] * len(rows)
-    result = np.full((len(rows), width or cache.files[0].shape[1]), np.nan, dtype=np.float32)
-    for number, value in enumerate(values):
-        if value is not None:
-            result[number] = cache[content_key(value)][0].numpy()
+    result = np.full((len(rows), width), np.nan, dtype=np.float32)
+    if column in rows.column_names:
+        for number, entry in enumerate(cache.find(rows.keys(column, column))):
+            if entry >= 0:
+                result[number] = cache.read(int(entry))[0].numpy()
     return result
 
 

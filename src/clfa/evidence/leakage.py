@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clfa.data.cache import Cache, content_key, fill
+from clfa.data.cache import Cache
 from clfa.data.images import open_image
-from clfa.data.records import load_split
-from clfa.model.batch import column_values
+from clfa.data.rows import Rows, fill_split
 
 NEAR = 0.8  # Jaccard similarity of the token sets
 NEAR_TOKENS = 5  # shorter texts are near to too many others
@@ -40,12 +39,6 @@ class Traces:
     labels: NDArray
     """Class numbers."""
 
-    def select(self, numbers: Iterable[int]) -> "Traces":
-        """Some of the posts."""
-        picked = list(numbers)
-        columns = (self.ids, self.texts, self.normal, self.image_keys, self.image_hashes)
-        return Traces(*([column[n] for n in picked] for column in columns), labels=self.labels[picked])  # type: ignore
-
 
 def normal_form(text: str) -> str:
     """NFKC, lower case, without links (shortened ones differ between copies of a post), punctuation and symbols
@@ -53,30 +46,30 @@ def normal_form(text: str) -> str:
     return " ".join(_STRIP.sub("", _LINK.sub("", unicodedata.normalize("NFKC", text).lower())).split())
 
 
-def traces(rows: Any, images: Mapping[bytes, int]) -> Traces:
+def traces(rows: Rows, hashes: Cache | None = None) -> Traces:
     """Traces of rows of a dataset directory.
 
     Args:
-        rows: a `datasets.Dataset` with the columns of `Record`.
-        images: perceptual hashes by content key, see `image_hashes`.
+        rows: the posts.
+        hashes: perceptual hashes of their images, see `image_hashes`; without them images are compared by bytes alone.
     """
-    texts = [text or "" for text in rows["text"]]
-    pictures = column_values(rows, "image") or [None] * len(texts)
-    keys = [None if picture is None else content_key(picture) for picture in pictures]
+    texts = rows.texts
+    keys = rows.keys("image", "image") if "image" in rows.column_names else np.zeros(len(rows), dtype="S16")
+    entries = np.full(len(rows), -1) if hashes is None else hashes.find(keys)
     return Traces(
         ids=list(rows["id"]),
         texts=[text if text.strip() else None for text in texts],
         normal=[normal_form(text) or None for text in texts],
-        image_keys=keys,
-        image_hashes=[None if key is None else images[key] for key in keys],
-        labels=np.array(rows["label"]),
+        image_keys=[key or None for key in keys.tolist()],
+        image_hashes=[None if hashes is None or entry < 0 else _hash_at(hashes, int(entry)) for entry in entries],
+        labels=rows.labels,
     )
 
 
-def image_hashes(dataset: Path, splits: Iterable[str]) -> dict[bytes, int]:
-    """Content key -> perceptual hash (pHash of the ImageHash library) of all images of these splits.
+def image_hashes(dataset: Path, splits: Iterable[str]) -> Cache:
+    """Perceptual hashes (pHash of the ImageHash library) of all images of these splits, by content.
 
-    Hashes are computed once and kept in `DATASET/hashes/<split>.safetensors`.
+    They are computed once and kept in `DATASET/hashes`: 8 bytes an image, each as a number.
     """
     import torch
     from imagehash import phash
@@ -85,15 +78,9 @@ def image_hashes(dataset: Path, splits: Iterable[str]) -> dict[bytes, int]:
         bits = [np.packbits(phash(open_image(data)).hash) for data in batch]
         return [torch.from_numpy(found).float()[None] for found in bits]
 
-    found: dict[bytes, int] = {}
     for split in splits:
-        pictures = [value for value in column_values(load_split(dataset, split), "image") if value is not None]
-        if pictures:
-            path = dataset / "hashes" / f"{split}.safetensors"
-            fill(path, pictures, compute)
-            cache = Cache([path])
-            found |= {key: int.from_bytes(bytes(cache[key][0].byte().tolist()), "big") for key in cache.index}
-    return found
+        fill_split(dataset / "hashes", dataset, split, "image", "image", compute, f"hashing images of {split}")
+    return Cache(dataset / "hashes")
 
 
 def matches(kind: str, posts: Traces, others: Traces | None = None) -> NDArray[np.int64]:
@@ -130,6 +117,10 @@ def conflicts(posts: Traces) -> dict[str, list[list[str]]]:
                 ids.setdefault(value, []).append(id)
         result[kind] = [ids[value] for value, found in labels.items() if len(found) > 1]
     return result
+
+
+def _hash_at(hashes: Cache, entry: int) -> int:
+    return int.from_bytes(bytes(hashes.read(entry)[0].byte().tolist()), "big")
 
 
 def _equal(column: str) -> Callable[[Traces, Traces | None], NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""Is a difference between systems more than luck? Paired bootstrap (BCa), McNemar's power, ASO, Holm.
+"""Is a difference between systems more than luck? The one rule, and its statistics: paired bootstrap (BCa), Holm, ASO.
 
 Several runs of a system (seeds) are rows of one array; a metric of a system is then the mean over its runs.
 """
@@ -8,12 +8,104 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clfa.metrics import confusion, scores
+from clfa.evidence.results import Gap
+from clfa.metrics import METRICS, Score, by_run, scores
 
 Array = NDArray[np.float64]
+LEVEL = 0.05
+ENOUGH_RUNS = 5
+"""Runs of each side from which on a verdict speaks of systems, not of runs."""
+PUBLISHED_METRICS = ("accuracy", "macro_f1", "binary_f1")
+PUBLISHED_RUNS = 3
+WIDE = 0.06
+"""An interval over 6 points wide holds too much to say "reproduced"."""
 
 
-class Difference(NamedTuple):
+def is_claim(difference: Score, p_holm: float) -> bool:
+    """The one rule: a difference is claimed if its 95 % interval excludes 0 and its p (Holm) is at most 0.05.
+
+    Args:
+        difference: with its interval.
+        p_holm: two-sided p, corrected for all comparisons made.
+    """
+    excludes_zero = difference.low is not None and difference.high is not None and difference.low * difference.high > 0
+    return excludes_zero and p_holm <= LEVEL
+
+
+def verdict(system: str, minus: str, metric: str, gap: Gap, runs: int, same_answers: bool = False) -> str:
+    """The sentence about a difference.
+
+    Args:
+        system: name of the one.
+        minus: name of the other.
+        metric: of the gap.
+        gap: the difference.
+        runs: fewest runs of the two.
+        same_answers: whether both predict the same for every post.
+    """
+    if same_answers:
+        return f"{system} and {minus} give the same answers on all posts."
+    described = METRICS[metric]
+    size = f"{gap.difference.text(described.unit, signed=True)} points of {described.title}"
+    if not gap.is_claim:
+        return (
+            f"cannot tell {system} from {minus}: {size}; the test could see {100 * gap.detectable:.1f} points, the "
+            "smallest true difference found with 80 % power."
+        )
+    word = "better" if gap.difference.value > 0 else "worse"
+    if runs >= ENOUGH_RUNS:
+        return f"{system} is {word} than {minus}: {size}."
+    return (
+        f"in these runs {system} is {word} than {minus}: {size}; a claim about the systems needs {ENOUGH_RUNS} runs of "
+        f"each, there are {runs}."
+    )
+
+
+def published_verdict(
+    ours: dict[str, Score], published: dict[str, float], runs: int, stand_ins: list[str]
+) -> tuple[str, str]:
+    """The verdict about a published figure, which has no interval of its own, and why.
+
+    Accuracy, which every row of the tables has, decides about "lower" and "higher", so that one test is made for a row.
+    The interval holds the choice of posts although the published figure is of the same posts: "reproduced" is generous,
+    "lower" and "higher" are careful.
+
+    Args:
+        ours: metric -> score with the interval of one run.
+        published: metric -> figure, in fractions.
+        runs: number of our runs.
+        stand_ins: what differs from the published system.
+
+    Returns:
+        "lower", "higher": our whole interval lies below or above the published accuracy. "reproduced": published
+        accuracy, macro F1 and binary F1, where there are any, lie in our intervals, none of them wider than 6 points.
+        "cannot tell" otherwise, with fewer than three runs, with stand-ins, or without a published figure.
+    """
+    shared = [name for name in PUBLISHED_METRICS if name in published and name in ours]
+    if "accuracy" not in shared:
+        return "cannot tell", "no published figure"
+    if stand_ins:
+        return "cannot tell", "not the published system: " + "; ".join(stand_ins)
+    if runs < PUBLISHED_RUNS:
+        return "cannot tell", f"{runs} of at least {PUBLISHED_RUNS} runs"
+    bounds = {name: (ours[name].low or 0.0, ours[name].high or 0.0) for name in shared}
+    low, high = bounds["accuracy"]
+    if not low <= published["accuracy"] <= high:
+        return ("lower" if high < published["accuracy"] else "higher"), "in accuracy"
+    outside = [name for name in shared if not bounds[name][0] <= published[name] <= bounds[name][1]]
+    if outside:
+        return "cannot tell", f"accuracy agrees, {_titles(outside)} does not"
+    wide = [name for name in shared if bounds[name][1] - bounds[name][0] > WIDE + 1e-9]
+    if wide:
+        return "cannot tell", f"inside, but the interval of {_titles(wide)} is over 6 points wide"
+    return "reproduced", f"published {_titles(shared)} inside the 95 % interval of one run"
+
+
+def _titles(names: list[str]) -> str:
+    return ", ".join(METRICS[name].title for name in names)
+
+
+class Paired(NamedTuple):
     """Second system minus first."""
 
     value: float
@@ -33,7 +125,7 @@ def paired_bootstrap(
     resamples: int = 10_000,
     seed: int = 0,
     level: float = 0.95,
-) -> Difference:
+) -> Paired:
     """Difference of a metric on the same posts with a bias-corrected and accelerated interval (BCa, Efron 1987).
 
     Posts that got the same answers from all runs are alike: drawing posts is drawing how many there are of each kind from a
@@ -73,7 +165,7 @@ def paired_bootstrap(
     left_out = np.concatenate(
         [difference(counts - block) for block in np.array_split(np.eye(len(counts)), max(1, len(counts) // 500))]
     )
-    return Difference(value, bca_interval(value, draws, left_out, counts, level), draws)
+    return Paired(value, bca_interval(value, draws, left_out, counts, level), draws)
 
 
 class SystemDifference(NamedTuple):
@@ -88,7 +180,7 @@ class SystemDifference(NamedTuple):
     """Smallest true difference that this test finds with 80 % power."""
 
 
-def system_difference(difference: Difference, first: Array, second: Array, paired: bool) -> SystemDifference:
+def system_difference(difference: Paired, first: Array, second: Array, paired: bool) -> SystemDifference:
     """Is one system better than the other, beyond the runs and posts at hand?
 
     The variance of a mean difference has a part from the posts, here that of the bootstrap draws for these runs, and a part
@@ -138,7 +230,7 @@ def run_interval(labels: NDArray, predictions: NDArray, classes: int, metric: st
 
     # against answers that are always right, whose score is 1 in every draw
     found = paired_bootstrap(labels, labels[None], predictions, classes, metric)
-    values = scores(np.stack([confusion(labels, run, classes) for run in predictions]))[metric]
+    values = by_run(labels, predictions, classes)[metric]
     posts, runs = float(found.draws.var(ddof=1)), float(values.var(ddof=1)) * (1 + 1 / len(values))
     if posts + runs == 0:
         return float(values[0]), float(values[0])
@@ -185,44 +277,6 @@ def holm(p_values: list[float]) -> list[float]:
     result = np.empty(len(order))
     result[order] = adjusted
     return result.tolist()
-
-
-def mcnemar_power(posts: int, difference: float, discordant: float, level: float = 0.05) -> float:
-    """Power of the exact McNemar test.
-
-    Args:
-        posts: number of test posts.
-        difference: true difference in accuracy, 0 … discordant.
-        discordant: share of posts that exactly one system has right.
-        level: of the test.
-    """
-    from scipy.stats import binom
-
-    counts = np.arange(posts + 1)
-    weight = binom.pmf(counts, posts, discordant)
-    likely = counts[(weight > 1e-12) & (counts > 0)]
-    # largest k with P(X <= k) <= level / 2 under fairness: rejected is k and below, and the mirror image
-    critical = binom.ppf(level / 2, likely, 0.5)
-    critical -= binom.cdf(critical, likely, 0.5) > level / 2
-    better = (discordant + difference) / (2 * discordant)
-    rejected = binom.cdf(critical, likely, better) + binom.sf(likely - critical - 1, likely, better)
-    return float(weight[likely] @ rejected)
-
-
-def detectable_accuracy(posts: int, discordant: float, power: float = 0.8) -> float | None:
-    """Smallest difference in accuracy that the exact McNemar test finds with this power; `None` if there is none."""
-    from scipy.optimize import brentq
-
-    if discordant <= 0 or mcnemar_power(posts, discordant, discordant) < power:
-        return None
-    return float(brentq(lambda size: mcnemar_power(posts, size, discordant) - power, 1e-9, discordant, xtol=1e-5))
-
-
-def detectable_difference(draws: Array, power: float = 0.8, level: float = 0.05) -> float:
-    """Smallest difference that a two-sided test finds with this power: (z_{1-level/2} + z_power) standard errors."""
-    from scipy.special import ndtri
-
-    return float((ndtri(1 - level / 2) + ndtri(power)) * draws.std(ddof=1))
 
 
 def almost_stochastic_order(

@@ -1,80 +1,305 @@
-"""Self-contained HTML pages: one template, sections as data. Nothing is loaded from anywhere; user text is escaped."""
+"""Results as self-contained HTML pages, tables and model cards. Pages load nothing from anywhere and escape all texts."""
 
-import base64
-import io
+import re
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from PIL import Image
+from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
 
-matplotlib.use("Agg")
-from matplotlib import pyplot  # the backend must be chosen first
+from clfa.data.atomic import read_json, write_text
+from clfa.errors import UserError
+from clfa.evidence.results import (
+    Audit,
+    Comparison,
+    Demo,
+    Evaluation,
+    Probe,
+    Reproduction,
+    Sweep,
+    from_dict,
+    read_result,
+)
+from clfa.metrics import METRICS
+from clfa.report import figures
+from clfa.report.formats import latex, markdown, write_csv
+from clfa.report.tables import (
+    Rows,
+    cell,
+    comparison_rows,
+    comparison_values,
+    difference_rows,
+    footnotes,
+    name_of,
+    reproduction_rows,
+    reproduction_values,
+    shown,
+    system_rows,
+    system_values,
+    titles,
+)
+from clfa.runs import Run
 
-matplotlib.rcParams["text.parse_math"] = False  # a $ in a post or a label is a $
-
-BLUE, ORANGE, GREY = "#2563a8", "#d9822b", "#8a8f98"
-SHOWN = ("accuracy", "macro_f1", "weighted_f1", "binary_f1")
+LANGUAGES = 8
+SWEEP_METRICS = ("accuracy", "macro_f1", "weighted_f1")
 
 
-def render(path: Path, title: str, subtitle: str, sections: list[dict[str, Any]]) -> None:
-    """Write a report.
+def environment(loader: BaseLoader | None = None, autoescape: bool = True) -> Environment:
+    """Templates with the filters that write scores, names and counts.
 
     Args:
-        path: HTML file.
-        title: heading.
-        subtitle: one line under it.
-        sections: `{"title", "text": [lines], "points": [{"number", "text", "advice", "note"}], "table": {"head", "rows",
-            "strong"}, "figures": [{"source", "caption"}], "cards": [{"source", "text", "note"}]}`, each but the title
-            optional; sources are data URIs.
+        loader: where templates are; those of this package by default.
+        autoescape: on for HTML.
     """
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(loader=PackageLoader("clfa", "report/templates"), autoescape=True, trim_blocks=True)
-    page = environment.get_template("report.html.j2").render(title=title, subtitle=subtitle, sections=sections)
-    path.write_text(page, encoding="utf-8")
-
-
-def scores_table(systems: dict[str, dict[str, Any]], strong: list[str]) -> dict[str, Any]:
-    """Table of `{"value", "ci95"}` metrics by system, in percent."""
-    names = [name for name in SHOWN if all(name in found for found in systems.values())]
-    rows = [
-        [system.replace("_", " "), *(percent(found[name]["value"], found[name]["ci95"]) for name in names)]
-        for system, found in systems.items()
-    ]
-    return {
-        "head": ["system", *(name.replace("_", " ").replace("f1", "F1") for name in names)],
-        "rows": rows,
-        "strong": strong,
+    made = Environment(
+        loader=loader or PackageLoader("clfa", "report/templates"),
+        autoescape=autoescape,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    made.filters |= {
+        "score": cell,
+        "name": name_of,
+        "titles": titles,
+        "shown": shown,
+        "title_unit": lambda metric: METRICS[metric].title + (", %" if METRICS[metric].unit == "%" else ""),
+        "percent": lambda fraction: f"{100 * fraction:.1f}",
+        "count": lambda number: f"{number:,.0f}",
+        "share": lambda number, of: f"{100 * number / max(1, sum(of)):.1f}",
+        "image": figures.image_source,
+        "plain": plain,
     }
+    return made
 
 
-def percent(value: float, bounds: Any) -> str:
-    """0.731, (0.71, 0.75) -> "73.1 [71.0, 75.0]"."""
-    return f"{100 * value:.1f} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+def plain(value: Any) -> str:
+    """Text of others for Markdown: nothing in it is markup, and it stays on its line."""
+    text = " ".join(str(value).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]#|~])", r"\\\1", text)
 
 
-def picture_source(image: Image.Image, side: int = 320) -> str:
-    """A picture as a small JPEG data URI."""
-    small = image.copy()
-    small.thumbnail((side, side))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+# ---- one run
 
 
-def figure_source(figure: Any) -> str:
-    """A matplotlib figure as a PNG data URI."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    pyplot.close(figure)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def write_evaluation(run: Run, evaluation: Evaluation) -> Path:
+    """Write `RUN/report-<split>.html`, with what a probe found if there is one, and the model card; the report's path."""
+    probe = read_result(Probe, run.probe_file) if run.probe_file.is_file() else None
+    illustrations = evaluation.illustrations
+    drawn = {
+        "curves": figures.curves(run.log(), run.metrics()["training"]["best_epoch"]),
+        "confusion": figures.confusion(evaluation.confusion, evaluation.class_names),
+        "reliability": figures.reliability(evaluation.reliability),
+        "heatmap": figures.heatmap(illustrations.heatmap) if illustrations and illustrations.heatmap else None,
+    }
+    if probe:
+        drawn["missing"] = figures.missing(probe)
+        for side in ("image", "text") if probe.corruptions else ():
+            drawn[f"{side}_drops"] = figures.drops(getattr(probe.corruptions, side))
+    path = run.report_file(evaluation.split)
+    _write(
+        "run.html.j2",
+        path,
+        title="/".join(run.path.resolve().parts[-2:]),
+        subtitle=f"{run}, split {evaluation.split}",
+        result=evaluation,
+        probe=probe,
+        openings=run.openings(run.config().data.path),
+        figures=_sources(drawn),
+    )
+    write_card(run)
+    return path
 
 
-def plain_axes(width: float = 5.6, height: float = 3.6) -> tuple[Any, Any]:
-    """Figure and axes in the style of the reports."""
-    figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e8e8e8")
-    axes.set_axisbelow(True)
-    return figure, axes
+def write_card(run: Run) -> Path:
+    """Write the model card `RUN/README.md` from what the run, its evaluations, a probe and an audit of its data wrote."""
+    config, data, metrics = run.config(), run.manifest(), run.metrics()
+    dataset = Path(config.data.path)
+    text = (
+        environment(autoescape=False)
+        .get_template("card.md.j2")
+        .render(
+            name="/".join(run.path.resolve().parts[-2:]),
+            config=config,
+            data=data,
+            data_name=(data or {}).get("name", dataset.name),
+            audit=_audit_of(dataset, data),
+            training=metrics["training"],
+            results=evaluations(run),
+            environment=read_json(run.environment_file) or {"clfa": ""},
+            class_names=read_json(run.model_file)["labels"],
+            openings=run.openings(config.data.path),
+            probe=read_result(Probe, run.probe_file) if run.probe_file.is_file() else None,
+            shown_metrics=shown(METRICS),
+        )
+    )
+    write_text(run.card_file, text)
+    return run.card_file
+
+
+def evaluations(run: Run) -> dict[str, Evaluation]:
+    """The stored evaluations of a run.
+
+    Raises:
+        UserError: they were written by a version whose results have another shape.
+    """
+    try:
+        stored = {name: found for name, found in run.metrics().items() if name != "training"}
+        return {name: from_dict(Evaluation, found) for name, found in stored.items()}
+    except (TypeError, AttributeError):
+        raise UserError(f"{run.metrics_file} was written by another version of clfa: evaluate again") from None
+
+
+def _audit_of(dataset: Path, data: dict[str, Any] | None) -> Audit | None:
+    """The audit of a data set, if it is there and of these posts."""
+    if data is None or not (dataset / "audit.json").is_file():
+        return None
+    found = read_result(Audit, dataset / "audit.json")
+    hashes = {name: split.sha256 for name, split in found.splits.items()}
+    return found if all(hashes.get(name) == split["sha256"] for name, split in data["splits"].items()) else None
+
+
+# ---- a data set, systems, the demo
+
+
+def write_audit(audit: Audit, folder: Path) -> None:
+    """Write `audit.html`."""
+    rows = ", ".join(f"{split} {entry.rows:,}" for split, entry in audit.splits.items())
+    filters = "; ".join(audit.filters) or "none"
+    languages = sum((Counter(counts) for counts in audit.languages.values()), Counter[str]())
+    _write(
+        "audit.html.j2",
+        folder / "audit.html",
+        title=f"Audit of {audit.dataset}",
+        subtitle=f"{rows} posts · text as stored: {audit.text_cleaning} · filters: {filters} · clfa {audit.clfa_version}",
+        result=audit,
+        languages=[name for name, _ in languages.most_common(LANGUAGES)],
+        figures=_sources({"cues": figures.cue_chart(audit.cues) if audit.cues else None}),
+    )
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page of tables."""
+
+    title: str
+    lines: list[str] = field(default_factory=list)
+    rows: Rows = field(default_factory=list)
+    figure: str = ""
+    caption: str = ""
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> None:
+    """Write `comparison.md`, `.csv`, `.tex` and `.html`."""
+    systems = system_rows(comparison.systems, shown(comparison.systems[0].metrics), "runs")
+    tests, metric = comparison_rows(comparison), METRICS[comparison.metric].title
+    verdicts = [row.verdict for row in comparison.comparisons]
+    note = (
+        f"{comparison.posts:,} posts of {comparison.split}. Percent: mean ± standard deviation over runs [95 % interval "
+        "over runs and posts]; differences in points, paired. A difference is claimed if its interval excludes 0 and p "
+        "(Holm) is at most 0.05. Detectable: the smallest true difference that a 5 % test finds with 80 % power. ASO: "
+        "ε ≤ 0.2 is dominance."
+    )
+    gaps = {row.system: row.metrics[comparison.metric] for row in comparison.comparisons}
+    drawn = figures.forest(
+        {name: gap.difference for name, gap in gaps.items()},
+        "points; grey: under the minimum detectable effect (80 % power)",
+        detectable=[gap.detectable for gap in gaps.values()],
+    )
+    sections = [
+        Section("Verdict", verdicts, [], figures.source(drawn), f"Differences in {metric} from {comparison.base}."),
+        Section("Systems", [note], systems),
+        Section("Tests", [], tests),
+    ]
+    title, subtitle = f"Comparison with {comparison.base}", f"split {comparison.split}, {metric}"
+    _write("tables.html.j2", folder / "comparison.html", title=title, subtitle=subtitle, sections=sections)
+    text = "\n\n".join([*verdicts, markdown(systems), markdown(tests), note])
+    write_text(folder / "comparison.md", text + "\n")
+    write_text(folder / "comparison.tex", latex(systems) + "\n\n" + latex(tests) + "\n")
+    write_csv(comparison_values(comparison), folder / "comparison.csv")
+
+
+def write_sweep(sweep: Sweep, folder: Path) -> None:
+    """Write `table.md`, `.csv`, `.tex` and `.html`."""
+    rows = system_rows(sweep.systems, SWEEP_METRICS)
+    note = (
+        f"{sweep.rows:,} posts of {sweep.split}. Percent: mean ± standard deviation over seeds [95 % interval over seeds "
+        "and posts]; differences in points, paired."
+    )
+    sections = [Section("Systems", [note], rows)]
+    if sweep.differences:
+        verdicts = [row.verdict for row in sweep.differences]
+        sections.append(Section("Differences", verdicts, difference_rows(sweep.differences, SWEEP_METRICS)))
+    title = folder.resolve().name
+    _write("tables.html.j2", folder / "table.html", title=title, subtitle=f"clfa sweep, {folder}", sections=sections)
+    write_text(folder / "table.md", markdown(rows) + "\n")
+    write_text(folder / "table.tex", latex(rows) + "\n")
+    write_csv(system_values(sweep.systems, SWEEP_METRICS), folder / "table.csv")
+
+
+def write_reproduction(result: Reproduction, folder: Path) -> None:
+    """Write `table.md`, `.csv`, `.tex` and `.html`."""
+    rows, notes, about = reproduction_rows(result), footnotes(result.rows), explanation(result)
+    ran = {row.name + ("*" if row.stand_ins else ""): row for row in result.rows if row.metrics}
+    sections = [Section("Ours and the published figures", [about], rows), Section("Notes", notes)]
+    if ran:
+        best = max(result.floors, key=lambda name: result.floors[name]["accuracy"].value)
+        drawn = figures.forest(
+            {name: row.metrics["accuracy"] for name, row in ran.items()},
+            f"accuracy in percent; dashed: {name_of(best)}",
+            line=result.floors[best]["accuracy"].value,
+            published={name: row.published["accuracy"] for name, row in ran.items() if "accuracy" in row.published},
+            size=(7.2, 0.34),
+        )
+        caption = "Dots: mean of our runs; lines: the true score of one more run (95 %); diamonds: published."
+        sections.insert(1, Section("Accuracy", figure=figures.source(drawn), caption=caption))
+    title = f"{result.table.upper().replace('_', '-')}: published and reproduced"
+    subtitle = f"{result.dataset.test:,} test posts of {result.dataset.name}. Published: {result.source}"
+    _write("tables.html.j2", folder / "table.html", title=title, subtitle=subtitle, sections=sections)
+    write_text(folder / "table.md", "\n\n".join([about, markdown(rows), *notes]) + "\n")
+    write_text(folder / "table.tex", latex(rows) + "\n")
+    write_csv(reproduction_values(result), folder / "table.csv")
+
+
+def explanation(result: Reproduction) -> str:
+    """What the numbers of a reproduced table are, in a paragraph."""
+    tiny = "Random tiny models on generated posts: this shows that every system runs, and nothing else. "
+    about = (
+        "All in percent: mean ± standard deviation over runs, and an interval for the true score of one run (95 %; over "
+        "runs and posts, for a single run over posts alone). The epoch is chosen on validation, test is read once a run. "
+        "Lower, higher: the whole interval of accuracy lies below or above the published accuracy. Reproduced: published "
+        "accuracy, macro F1 and binary F1 lie in our intervals, none over 6 points wide. Cannot tell: neither, or fewer "
+        "than three runs, or stand-ins (*, see the notes). As both sides were tested on nearly the same posts, the "
+        "intervals are rather too wide than too narrow."
+    )
+    return tiny + about if result.tiny else about
+
+
+def write_demo(demo: Demo, folder: Path) -> None:
+    """Write `report.html`: the set, the systems with intervals, accuracy against labels, an alignment heatmap."""
+    posts = demo.illustrations
+    drawn = {
+        "curve": figures.learning_curve(demo.curve, "test accuracy, %", chance=0.5),
+        "heatmap": figures.heatmap(posts.heatmap) if posts and posts.heatmap else None,
+    }
+    gain = next(row.metrics["accuracy"] for row in demo.differences if row.system == "clfa")
+    _write(
+        "demo.html.j2",
+        folder / "report.html",
+        title="clfa demo: congruity",
+        subtitle=f"clfa demo --out {folder}",
+        result=demo,
+        gain=gain,
+        figures=_sources(drawn),
+    )
+
+
+def _write(template: str, path: Path, **values: Any) -> None:
+    write_text(path, environment().get_template(template).render(**values))
+
+
+def _sources(drawn: dict[str, Any]) -> dict[str, str]:
+    """Data URIs of the figures that there are."""
+    return {name: figures.source(figure) if figure else "" for name, figure in drawn.items()}

@@ -5,14 +5,10 @@ several seeds each, all through the same `train_teacher` and `sweep` as any othe
 """
 
 import io
-import json
+import logging
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from clfa.config import (
     CaptionSource,
@@ -27,10 +23,15 @@ from clfa.config import (
     TrainConfig,
 )
 from clfa.data import congruity
+from clfa.data.atomic import read_json
 from clfa.data.images import open_image
-from clfa.data.records import Record, load_split, write_dataset
+from clfa.data.records import Record, write_dataset
+from clfa.data.rows import load_split
 from clfa.errors import UserError
-from clfa.report.formats import score_cell
+from clfa.evidence.alignment import alignment_heatmap
+from clfa.evidence.results import CurvePoint, Demo, Example, Illustrations, SystemScores, write_result
+from clfa.model.pipeline import Pipeline
+from clfa.report.page import write_demo
 from clfa.studies.sweep import sweep
 from clfa.studies.tiny import word_tokenizer
 from clfa.training.teacher import train_teacher
@@ -41,22 +42,19 @@ VALIDATION, TEST = 120, 600
 DIM = 128
 EPOCHS = {100: 40, 200: 30, 400: 20}  # fewer posts, more passes: about the same time for each point of the curve
 LABELS = ["not_sarcastic", "sarcastic"]
+ABOUT = ("topic", "state", "tone")
+"""What is known of a generated post, kept as columns."""
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
-def run_demo(out: Path, seeds: int = 3, posts: int = 400, say: Say = print) -> dict[str, Any]:
-    """Run the whole demo.
+def demo(out: Path, seeds: int = 3, posts: int = 400) -> Demo:
+    """Run the whole demo; write `OUT/results.json` and `OUT/report.html`.
 
     Args:
         out: folder to write; a demo that was stopped there goes on.
         seeds: seeds of each system.
         posts: labelled posts to train on, a multiple of 20.
-        say: where progress lines go.
-
-    Returns:
-        The content of `out/results.json`: `{"systems": [{"system", "seeds", "accuracy": {"mean", "sd", "ci95"},
-        "macro_f1": …}], "curve": …, "teacher": …, "seconds": …}` for majority, text_only, image_only, no_alignment, clfa.
 
     Raises:
         UserError: `posts` is not a multiple of 20.
@@ -68,33 +66,33 @@ def run_demo(out: Path, seeds: int = 3, posts: int = 400, say: Say = print) -> d
     most = max(posts, *EPOCHS)
     write_encoders(out / "encoders")
     if not (out / "data" / "dataset.json").is_file():
-        say(f"drawing {most + VALIDATION + TEST:,} posts and {DRAWINGS:,} captioned scenes")
+        log.info("drawing %s posts and %s captioned scenes", f"{most + VALIDATION + TEST:,}", f"{DRAWINGS:,}")
         write_posts(out / "data", most)
     if not (out / "captions" / "captions.txt").is_file():
         write_captions(out / "captions")
     if not (out / "teacher" / "config.json").is_file():
-        train_teacher(teacher_config(out), say)
-    report = json.loads((out / "teacher" / "report.json").read_text(encoding="utf-8"))
-
+        train_teacher(teacher_config(out))
     jobs = max(1, min(4, os.cpu_count() or 1))
     systems = SYSTEMS | _curve_systems(posts)
-    found = sweep(
-        SweepConfig(run_config(out, posts), systems, str(out / "runs"), seeds, jobs=jobs, compare_to="no_alignment"),
-        say,
+    table = sweep(
+        SweepConfig(run_config(out, posts), systems, str(out / "runs"), seeds, jobs=jobs, compare_to="no_alignment")
     )
-    rows = {row["system"]: row for row in found["systems"]}
-    result = {
-        "systems": [rows[name] for name in ("majority", *SYSTEMS)],
-        "differences": [row for row in found["differences"] if row["system"] in SYSTEMS],
-        "curve": _curve(posts, rows),
-        "teacher": report["retrieval"],
-        "train_posts": posts,
-        "test_posts": TEST,
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    (out / "results.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    write_demo_report(out, result)
-    say(f"wrote {out / 'results.json'} and {out / 'report.html'}")
+    by_name = {row.system: row for row in table.systems}
+    result = Demo(
+        systems=[by_name[name] for name in ("majority", *SYSTEMS)],
+        differences=[row for row in table.differences if row.system in SYSTEMS],
+        curve=_curve(posts, by_name),
+        teacher=read_json(out / "teacher" / "report.json")["retrieval"],
+        drawings=DRAWINGS - HELD_OUT,
+        held_out=HELD_OUT,
+        train_posts=posts,
+        test_posts=TEST,
+        seconds=round(time.monotonic() - started, 1),
+        illustrations=_illustrations(out),
+    )
+    write_result(out / "results.json", result)
+    write_demo(result, out)
+    log.info("wrote %s and %s", out / "results.json", out / "report.html")
     return result
 
 
@@ -187,15 +185,16 @@ def write_posts(folder: Path, train: int) -> None:
                         post["text"],
                         _png(post["image"]),
                         post["label"],
-                        extra={key: post[key] for key in ("topic", "state", "tone")},
+                        {key: post[key] for key in ABOUT},
                     ),
                 )
 
-    write_dataset(rows(), folder, LABELS, {"reader": "congruity", "name": "congruity", "filters": []})
+    about = {"reader": "congruity", "name": "congruity", "filters": [], "columns": dict.fromkeys(ABOUT, "string")}
+    write_dataset(rows(), folder, LABELS, about)
 
 
 def write_captions(folder: Path) -> None:
-    """Captioned drawings as a folder of pictures with a captions file, the form that `clfa teacher train` reads."""
+    """Captioned drawings as a folder of images with a captions file, the form that `clfa teacher train` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for number, (image, caption) in enumerate(congruity.captioned_drawings(DRAWINGS, seed=4)):
@@ -204,105 +203,16 @@ def write_captions(folder: Path) -> None:
     (folder / "captions.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_demo_report(out: Path, result: dict[str, Any]) -> None:
-    """`out/report.html`: the set, the systems with intervals, accuracy against labels, an alignment heatmap."""
-    from clfa.evidence.alignment import alignment_heatmap, draw_heatmap
-    from clfa.report.page import figure_source, picture_source, render
-    from clfa.serving.predictor import Predictor
-
+def _illustrations(out: Path) -> Illustrations:
+    """The first eight test posts, and the alignment in a short sarcastic one."""
     rows = load_split(out / "data", "test")
-    examples = [rows[number] for number in range(8)]
-    seeds = len(result["systems"][-1]["seeds"])
+    examples = [
+        Example(row["id"], row["text"], open_image(row["image"]["bytes"]).resize((192, 192)), LABELS[row["label"]])
+        for row in rows[:8]
+    ]
     shown = next(row for row in rows if 4 <= len(row["text"].split()) <= 11 and row["label"] == 1)
-    heatmap = draw_heatmap(alignment_heatmap(Predictor(out / "runs" / "clfa" / "seed-0"), shown))
-    table = [["system", "accuracy", "macro F1"]]
-    table += [
-        [row["system"].replace("_", " "), score_cell(row["accuracy"]), score_cell(row["macro_f1"])]
-        for row in result["systems"]
-    ]
-    difference = next(row["accuracy"] for row in result["differences"] if row["system"] == "clfa")
-    low, high = (100 * bound for bound in difference["ci95"])
-    sections: list[dict[str, Any]] = [
-        {
-            "title": "The task",
-            "text": [
-                "Drawn scenes in a good or a bad state, with posts that praise or complain. A post is sarcastic when the "
-                "two do not fit. The set is balanced, so that neither the text nor the picture says anything alone."
-            ],
-            "cards": [
-                {
-                    "source": picture_source(open_image(row["image"]["bytes"]).resize((192, 192))),
-                    "text": row["text"],
-                    "note": LABELS[row["label"]].replace("_", " "),
-                }
-                for row in examples
-            ],
-        },
-        {
-            "title": f"Systems, {result['train_posts']} labelled posts, {seeds} seeds",
-            "text": [
-                f"Alignment adds {100 * difference['mean']:.1f} points of accuracy [{low:.1f}, {high:.1f}]. Mean ± standard "
-                f"deviation over seeds; brackets are 95 % bootstrap intervals over seeds and {result['test_posts']:,} test "
-                f"posts. With {seeds} seeds they say little about seeds that were not tried."
-            ],
-            "table": {"head": table[0], "rows": table[1:], "strong": ["clfa"]},
-            "figures": [
-                {
-                    "source": figure_source(_draw_curve(result["curve"])),
-                    "caption": "Accuracy against the number of labelled posts. Means over seeds, 95 % intervals.",
-                }
-            ],
-        },
-        {
-            "title": "What alignment does",
-            "text": ["Cosine between each word and each image patch in the space that the teacher pulled both into."],
-            "figures": [
-                {"source": figure_source(heatmap), "caption": f"Test post {shown['id']}: {LABELS[shown['label']]}."}
-            ],
-        },
-        {
-            "title": "The teacher",
-            "text": [
-                f"Trained on {DRAWINGS - HELD_OUT:,} captioned drawings without labels; retrieval on {HELD_OUT} "
-                "others. Many captions fit many drawings, so the first hit is often another drawing of the same scene."
-            ],
-            "table": {
-                "head": ["direction", "R@1", "R@5", "R@10"],
-                "rows": [
-                    [name.replace("_", " "), *(f"{value:.1f} %" for value in found.values())]
-                    for name, found in result["teacher"].items()
-                ],
-            },
-        },
-    ]
-    render(out / "report.html", "clfa demo: congruity", f"clfa demo --out {out}", sections)
-
-
-def _draw_curve(curve: list[dict[str, Any]]):
-    from clfa.report.page import BLUE, GREY, ORANGE, plain_axes
-
-    figure, axes = plain_axes(6.4, 3.8)
-    for name, colour in (("no_alignment", ORANGE), ("clfa", BLUE)):
-        points = [point for point in curve if point["system"] == name]
-        mean = np.array([100 * point["accuracy"]["mean"] for point in points])
-        bounds = 100 * np.array([point["accuracy"]["ci95"] for point in points])
-        axes.errorbar(
-            [point["posts"] for point in points],
-            mean,
-            np.abs(bounds.T - mean),
-            color=colour,
-            marker="o",
-            capsize=3,
-            label=name.replace("_", " "),
-        )
-    axes.axhline(50, color=GREY, linestyle=":", label="chance")
-    sizes = sorted({point["posts"] for point in curve})
-    axes.set_xscale("log")
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.minorticks_off()
-    axes.set(xlabel="labelled posts", ylabel="test accuracy, %", ylim=(40, 101))
-    axes.legend(frameon=False, loc="center right")
-    return figure
+    pipeline = Pipeline.load(out / "runs" / "clfa" / "seed-0")
+    return Illustrations(examples, alignment_heatmap(pipeline, shown), f"{shown['id']}: {LABELS[1]}")
 
 
 def _png(image) -> bytes:
@@ -321,10 +231,9 @@ def _curve_systems(posts: int) -> dict[str, dict]:
     }
 
 
-def _curve(posts: int, rows: dict[str, Any]) -> list[dict[str, Any]]:
-    sizes = sorted({*EPOCHS, posts})
+def _curve(posts: int, systems: dict[str, SystemScores]) -> list[CurvePoint]:
     return [
-        {"system": name, "posts": size, "accuracy": rows[name if size == posts else f"{name}-{size}"]["accuracy"]}
+        CurvePoint(name, size, systems[name if size == posts else f"{name}-{size}"].metrics["accuracy"])
         for name in ("no_alignment", "clfa")
-        for size in sizes
+        for size in sorted({*EPOCHS, posts})
     ]

@@ -48,8 +48,8 @@ def write_tiny_posts(folder: Path, labels: list[str]) -> None:
                         words,
                         buffer.getvalue(),
                         labels[label],
-                        congruity.scene_caption(post["topic"], post["state"], generator),
                         {
+                            "knowledge": congruity.scene_caption(post["topic"], post["state"], generator),
                             "attributes": f"{post['topic']} {post['state']}",
                             # each word hangs on the one before it, the first is the root
                             "dependencies": " ".join(map(str, range(len(words.split())))),
@@ -58,7 +58,8 @@ def write_tiny_posts(folder: Path, labels: list[str]) -> None:
                     ),
                 )
 
-    write_dataset(rows(), folder, labels, {"reader": "tiny", "name": "tiny", "filters": []})
+    columns = dict.fromkeys(("knowledge", "attributes", "dependencies", "regions"), "string")
+    write_dataset(rows(), folder, labels, {"reader": "tiny", "name": "tiny", "filters": [], "columns": columns})
 
 
 def word_tokenizer(words: list[str]) -> Any:

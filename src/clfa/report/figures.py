@@ -1,0 +1,236 @@
+"""All figures of the reports. Every function returns a matplotlib figure."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from clfa.evidence.results import Bin, Corruption, Cue, CurvePoint, Heatmap, Probe
+from clfa.metrics import METRICS, Score
+from clfa.report.tables import name_of
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # the backend must be chosen first
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+matplotlib.rcParams["text.parse_math"] = False  # a $ in a post or a label is a $
+
+BLUE, ORANGE, GREY, DARK, PALE = "#2563a8", "#d9822b", "#8a8f98", "#22252a", "#e8e8e8"
+
+
+def source(figure: Figure) -> str:
+    """A figure as a PNG data URI."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    pyplot.close(figure)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def save(figure: Figure, path: Path, dpi: int = 130) -> None:
+    """Write a figure as PNG."""
+    figure.savefig(path, dpi=dpi)
+    pyplot.close(figure)
+
+
+def image_source(image: Image.Image, side: int = 320) -> str:
+    """An image as a small JPEG data URI."""
+    small = image.copy()
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def plain_axes(width: float = 5.6, height: float = 3.6, grid: Literal["x", "y"] = "y") -> tuple[Figure, Axes]:
+    """Figure and axes in the style of the reports."""
+    figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color=PALE)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def heatmap(found: Heatmap) -> Figure:
+    """The image, and for each word its alignment laid over it; darker = more similar."""
+    count = len(found.words) + 1
+    columns = min(6, count)
+    rows = -(-count // columns)
+    size = (2.1 * columns, 2.4 * rows + 0.9)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    low, high = found.similarity.min(), found.similarity.max()
+    pixels = np.asarray(found.image)
+    grey = np.asarray(found.image.convert("L").convert("RGB")) // 2 + 127
+    drawn: Any = None
+    for place, axis in enumerate(axes.flat):
+        axis.set_axis_off()
+        if place == 0:
+            axis.imshow(pixels)
+            axis.set_title("the image", fontsize=10, style="italic")
+        elif place < count:
+            axis.imshow(grey)
+            drawn = axis.imshow(
+                found.similarity[place - 1],
+                cmap="Blues",
+                alpha=0.65,
+                vmin=low,
+                vmax=high,
+                interpolation="nearest",
+                extent=(-0.5, pixels.shape[1] - 0.5, pixels.shape[0] - 0.5, -0.5),
+            )
+            axis.set_title(found.words[place - 1], fontsize=11)
+    figure.colorbar(drawn, ax=axes, shrink=0.7, label="cosine of word and patch", location="right")
+    figure.suptitle(f"predicted: {found.predicted} ({found.probability:.0%})", fontsize=11)
+    return figure
+
+
+def curves(log: Sequence[Mapping[str, Any]], best_epoch: int) -> Figure:
+    """Loss terms on train and scores on validation, from the lines of `log.jsonl`."""
+    epochs = [line["epoch"] for line in log]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for name in (name for name in log[0] if name.endswith("_loss") or name.startswith("alignment_loss_")):
+        left.plot(epochs, [line[name] for line in log], marker=".", label=name.replace("_", " "))
+    left.set(xlabel="epoch", title="train: loss in nats")
+    for name, colour in (("accuracy", BLUE), ("macro_f1", ORANGE)):
+        values = [line["validation"][name] for line in log]
+        right.plot(epochs, values, marker=".", color=colour, label=METRICS[name].title)
+    right.axvline(best_epoch, color=GREY, linestyle=":", label=f"chosen: {best_epoch}")
+    right.set(xlabel="epoch", title="validation")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def confusion(counts: list[list[int]], class_names: list[str]) -> Figure:
+    """Counts and shares of labels (rows) by predictions (columns)."""
+    matrix = np.array(counts)
+    figure, axes = pyplot.subplots(figsize=(4.4, 3.6), layout="constrained")
+    share = matrix / matrix.sum(1, keepdims=True).clip(min=1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*matrix.shape):
+        colour = "white" if share[row, column] > 0.55 else DARK
+        text = f"{matrix[row, column]:,}\n{share[row, column]:.0%}"
+        axes.text(column, row, text, ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(class_names)), class_names)
+    axes.set_yticks(range(len(class_names)), class_names)
+    axes.set(xlabel="predicted", ylabel="label", title="confusion")
+    return figure
+
+
+def reliability(bins: list[Bin]) -> Figure:
+    """Accuracy against confidence."""
+    counts = np.array([each.posts for each in bins])
+    figure, axes = plain_axes(4.4, 3.6)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
+    confidence, accuracy = [each.confidence for each in bins], [each.accuracy for each in bins]
+    axes.scatter(confidence, accuracy, s=12 + 300 * counts / counts.max(), color=BLUE, alpha=0.75)
+    axes.set(xlim=(0, 1.03), ylim=(0, 1.03), title="calibration (area = posts)")
+    axes.set(xlabel="probability of the predicted class", ylabel="share that is right")
+    return figure
+
+
+def cue_chart(cues: list[Cue]) -> Figure:
+    """How often the label follows each cue."""
+    figure, axes = plain_axes(8.4, 3.6)
+    palette = cycle((ORANGE, BLUE, GREY, *(f"C{number}" for number in range(10))))
+    for colour, name in zip(palette, dict.fromkeys(cue.label for cue in cues)):
+        of_label = [cue for cue in cues if cue.label == name]
+        counts, shares = [cue.count for cue in of_label], [100 * cue.p_label_given_cue for cue in of_label]
+        axes.scatter(counts, shares, s=18, color=colour, alpha=0.7, label=f"speaks for {name}")
+    for cue in cues[:6]:
+        place = (cue.count, 100 * cue.p_label_given_cue)
+        axes.annotate(cue.cue[:24], place, xytext=(5, 4), textcoords="offset points", fontsize=9)
+    axes.set_xscale("log")
+    axes.set(xlabel="training posts with the cue", ylabel="share with the label, %")
+    axes.legend(frameon=False, fontsize=9)
+    axes.margins(x=0.12, y=0.12)
+    return figure
+
+
+def forest(
+    scores: Mapping[str, Score],
+    label: str,
+    line: float = 0.0,
+    detectable: Sequence[float] = (),
+    published: Mapping[str, float] | None = None,
+    size: tuple[float, float] = (7.2, 0.45),
+) -> Figure:
+    """Scores with intervals under each other, the first on top.
+
+    Args:
+        scores: name -> score.
+        label: of the axis.
+        line: a vertical line, dashed where it is not 0.
+        detectable: smallest differences that could be found, drawn in grey around 0.
+        published: name -> published figure.
+        size: width, and height of a row, in inches.
+    """
+    figure, axes = plain_axes(size[0], 1.3 + size[1] * len(scores), grid="x")
+    axes.axvline(100 * line, color=GREY, linewidth=1, linestyle="--" if line else "-")
+    for place, (name, score) in enumerate(scores.items()):
+        if detectable:
+            reach = 100 * detectable[place]
+            axes.plot([-reach, reach], [place, place], color=GREY, alpha=0.3, linewidth=9, solid_capstyle="butt")
+        axes.plot([100 * (score.low or 0.0), 100 * (score.high or 0.0)], [place, place], color=BLUE)
+        axes.plot(100 * score.value, place, "o", color=BLUE)
+        if name in (published or {}):
+            axes.plot(100 * (published or {})[name], place, "D", color=ORANGE)
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.set_ylim(len(scores) - 0.4, -0.6)
+    axes.set_xlabel(label)
+    return figure
+
+
+def missing(probe: Probe) -> Figure:
+    """Accuracy by share of posts without a modality."""
+    figure, axes = plain_axes(5.6, 3.2)
+    for (side, found), colour in zip(probe.modalities.items(), (ORANGE, BLUE)):
+        shares = [100 * change.share for change in found.missing]
+        values = [100 * change.metrics["accuracy"].value for change in found.missing]
+        axes.plot(shares, values, marker="o", color=colour, label=f"no {side}")
+    axes.set(xlabel="posts without it, %", ylabel="accuracy, %")
+    axes.legend(frameon=False)
+    return figure
+
+
+def drops(found: Mapping[str, Corruption]) -> Figure:
+    """Share of the accuracy that each corruption costs."""
+    names = sorted(found, key=lambda name: found[name].relative_drop.value)
+    figure, axes = plain_axes(5.6, 0.8 + 0.28 * len(names), grid="x")
+    for place, name in enumerate(names):
+        drop = found[name].relative_drop
+        axes.barh(place, 100 * drop.value, color=BLUE, alpha=0.75, height=0.65)
+        axes.plot([100 * (drop.low or 0.0), 100 * (drop.high or 0.0)], [place, place], color=DARK, linewidth=1)
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("share of the accuracy lost, %")
+    return figure
+
+
+def learning_curve(points: Sequence[CurvePoint], label: str, chance: float | None = None) -> Figure:
+    """Scores against the number of labelled posts, a line for each system."""
+    figure, axes = plain_axes(6.4, 3.8)
+    for name, colour in zip(dict.fromkeys(point.system for point in points), (ORANGE, BLUE)):
+        own = [point for point in points if point.system == name]
+        mean = np.array([100 * point.score.value for point in own])
+        bounds = 100 * np.array([[point.score.low or 0.0, point.score.high or 0.0] for point in own])
+        sizes = [point.posts for point in own]
+        axes.errorbar(sizes, mean, np.abs(bounds.T - mean), color=colour, marker="o", capsize=3, label=name_of(name))
+    if chance is not None:
+        axes.axhline(100 * chance, color=GREY, linestyle=":", label="chance")
+        axes.set_ylim(40, 101)
+    sizes = sorted({point.posts for point in points})
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.set(xlabel="labelled posts", ylabel=label)
+    axes.legend(frameon=False)
+    return figure
