@@ -6,7 +6,6 @@ Tokenizers are trained on the train split (8,000 tokens); the classifier is a lo
 token strings, fitted on train, scored on test, once with the texts as published and once with white space normalised.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -15,8 +14,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from clfa.data.records import load_split, normalise_text
-from clfa.metrics import bootstrap, confusion, scores
+from clfa.data.atomic import write_json
+from clfa.data.records import normalise_text
+from clfa.data.rows import load_split
+from clfa.evidence.results import write_result
+from clfa.metrics import Score, measure
 
 SIZE = 8_000
 
@@ -24,30 +26,26 @@ SIZE = 8_000
 def main() -> None:
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
     train, test = (load_split(source, split) for split in ("train", "test"))
-    truth, wanted = (np.array(rows["label"]) for rows in (train, test))
-    found = {}
+    found: dict[str, dict[str, Score]] = {}
     for name, make in TOKENIZERS.items():
         found[name] = {}
         for form, clean in (("raw", str), ("normalised", normalise_text)):
-            texts, tests = ([clean(text) for text in rows["text"]] for rows in (train, test))
+            texts, tests = ([clean(text) for text in rows.texts] for rows in (train, test))
             tokenizer, trainer = make()
             tokenizer.train_from_iterator(texts, trainer)
             vectorizer = TfidfVectorizer(
                 analyzer=lambda text, tokenizer=tokenizer: _grams(tokenizer.encode(text).tokens), sublinear_tf=True
             )
-            model = LogisticRegression(C=10, max_iter=1000).fit(vectorizer.fit_transform(texts), truth)
-            matrix = confusion(wanted, model.predict(vectorizer.transform(tests)), 2)
-            accuracy, bounds = float(scores(matrix)["accuracy"]), bootstrap(matrix)["accuracy"]
-            found[name][form] = {"value": accuracy, "ci95": list(bounds)}
-            print(name, form, round(100 * accuracy, 1), file=sys.stderr)
+            model = LogisticRegression(C=10, max_iter=1000).fit(vectorizer.fit_transform(texts), train.labels)
+            found[name][form] = measure(test.labels, model.predict(vectorizer.transform(tests)), 2)["accuracy"]
+            print(name, form, found[name][form].text(), file=sys.stderr)
     rule = {}
     for split in ("validation", "test"):
         rows = load_split(source, split)
-        guess = ["sarcastic" if text != " ".join(text.split()) else "not_sarcastic" for text in rows["text"]]
+        guess = ["sarcastic" if text != " ".join(text.split()) else "not_sarcastic" for text in rows.texts]
         rule[split] = f"{100 * np.mean([one == two for one, two in zip(guess, rows['hashtag_label'])]):.2f}"
-    hashtag = target.with_name(target.stem + "_hashtag.json")
-    hashtag.write_text(json.dumps(rule, indent=1) + "\n", encoding="utf-8")  # the rule against the label by hashtag
-    target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(target.with_name(target.stem + "_hashtag.json"), rule)  # the rule against the label by hashtag
+    write_result(target, found)
 
 
 def _grams(tokens: list[str]) -> list[str]:

@@ -80,7 +80,7 @@ def _conflicts(audit: Audit) -> list[Finding]:
             )
             advice = "Look at them: the other half of the post may decide, or a label is wrong."
             ids = [id for conflict in by_split.values() for id in conflict.examples][:EXAMPLES]
-            found.append(Finding(f"conflict:{kind}", (here.posts if here else 0) / posts, count, text, advice, ids))
+            found.append(Finding(f"conflict:{kind}", ((here and here.posts) or 0) / posts, count, text, advice, ids))
     return found
 
 

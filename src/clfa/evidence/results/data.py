@@ -80,7 +80,8 @@ class Conflict:
     """Texts or images that occur with two labels inside a split."""
 
     count: int
-    posts: int
+    posts: int | None
+    """Posts that hold them; `None` in excerpts."""
     examples: list[str] = field(default_factory=list)
 
 

