@@ -9,13 +9,13 @@ from PIL import Image
 from transformers import AutoModel
 
 from clfa.errors import UserError
-from clfa.model.encoders import fingerprint, load_encoder, prepare, resolve
+from clfa.model.encoders import fingerprint, load_encoder, resolve
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])
 def test_text_states_are_hugging_faces(encoders, name):
     encoder = load_encoder(str(encoders / name), "text").eval()
-    inputs = prepare(encoder.preparer, "text", [text(1), text(2, 3)])
+    inputs = encoder.prepare([text(1), text(2, 3)])
     expected = AutoModel.from_pretrained(encoders / name).eval()(**inputs).last_hidden_state
     states, mask = encoder(inputs)
     assert torch.equal(states, expected)
@@ -29,7 +29,7 @@ def test_text_states_are_hugging_faces(encoders, name):
 def test_image_states_are_hugging_faces(encoders, name, tokens):
     encoder = load_encoder(str(encoders / name), "image").eval()
     images = [Image.open(io.BytesIO(picture(seed))) for seed in (1, 2)]
-    inputs = prepare(encoder.preparer, "image", images)
+    inputs = encoder.prepare(images)
     states, mask = encoder(inputs)
     assert states.shape == (2, tokens, encoder.width)
     assert mask.all()
@@ -43,7 +43,7 @@ def test_image_states_are_hugging_faces(encoders, name, tokens):
 def test_towers_of_a_dual_encoder_and_their_pooled_embeddings(encoders):
     clip = AutoModel.from_pretrained(encoders / "clip").eval()
     inputs = {
-        "text": prepare(load_encoder(str(encoders / "clip"), "text").preparer, "text", [text(1), text(2, 3)]),
+        "text": load_encoder(str(encoders / "clip"), "text").prepare([text(1), text(2, 3)]),
         "image": {"pixel_values": torch.randn(2, 3, 32, 32)},
     }
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_fresh_weights_differ_and_follow_the_seed(encoders):
 
 def test_long_texts_are_cut(encoders):
     encoder = load_encoder(str(encoders / "bert"), "text")
-    assert prepare(encoder.preparer, "text", [text(1, 50)], max_length=9)["input_ids"].shape == (1, 9)
+    assert encoder.prepare([text(1, 50)], max_length=9)["input_ids"].shape == (1, 9)
 
 
 def test_missing_encoder_says_what_to_place_where(tmp_path):

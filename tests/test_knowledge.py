@@ -15,17 +15,18 @@ from clfa.data.records import Record, write_dataset
 from clfa.errors import UserError
 from clfa.evidence.alignment import find_post
 from clfa.evidence.evaluate import evaluate
-from clfa.evidence.probe import probe_run
-from clfa.model.batch import Collator
+from clfa.evidence.probe import probe
+from clfa.model.pipeline import Pipeline
 from clfa.model.classifier import build_classifier
 from clfa.model.encoders import resolve
 from clfa.model.knowledge import (
     choose_graph,
     hashtags,
+    Words,
     polarity_bias,
     read_lexicon,
     token_edges,
-    token_words,
+    read_words,
     word_edges,
     word_of_token,
 )
@@ -56,7 +57,10 @@ def test_word_pieces_belong_to_their_word(wordpiece):
 
 def test_dependencies_become_edges_of_pieces(wordpiece):
     row = {"id": "7", "dependencies": "2 0 2"}
-    edges = token_edges(wordpiece, row, "he walks unbelievably", "dependencies", 77, 12)
+    def edges_of(row: dict, text: str, graph: str, length: int) -> torch.Tensor:
+        return token_edges(read_words(wordpiece, row, text, graph, 77), length)
+
+    edges = edges_of(row, "he walks unbelievably", "dependencies", 12)
     # [CLS] he walks un ##bel ##ie ##va ##bly [SEP] and three places of padding
     expected = torch.zeros(12, 12)
     expected[range(9), range(9)] = 1
@@ -64,10 +68,10 @@ def test_dependencies_become_edges_of_pieces(wordpiece):
     expected[3:8, 3:8] = 1
     expected[2, 3:8] = expected[3:8, 2] = 1
     assert torch.equal(edges, expected)
-    without = token_edges(wordpiece, {}, "he walks unbelievably", "dependencies", 77, 9)
-    assert torch.equal(without, token_edges(wordpiece, row, "he walks unbelievably", "window", 77, 9))
+    without = edges_of({}, "he walks unbelievably", "dependencies", 9)
+    assert torch.equal(without, edges_of(row, "he walks unbelievably", "window", 9))
     with pytest.raises(UserError, match="7: dependencies need one head from 0 to 2"):
-        token_edges(wordpiece, row, "he walks", "dependencies", 77, 9)
+        edges_of(row, "he walks", "dependencies", 9)
     with pytest.raises(UserError, match="numbers"):
         read_heads("a b", 2, "7")
     with pytest.raises(UserError, match="head"):
@@ -83,12 +87,15 @@ def test_window_links_words_at_most_two_apart():
 
 def test_polarities_by_hand():
     lexicon = {"good": 0.5, "bad": -0.8}
-    bias = polarity_bias([None, "good", "day"], ["bad", "good", None], lexicon)
+    first, second = (Words([w for w in words if w], np.array(of_token), None) for words, of_token in (
+        (["good", "day"], [-1, 0, 1]), (["bad", "good"], [0, 1, -1])))
+    bias = polarity_bias(first, second, lexicon)
     assert bias[0].tolist() == [0, 0, 0]
     assert bias[2].tolist() == [0, 0, 0]
     assert bias[1, 0].item() == pytest.approx(1.3 * math.exp(0.4))
     assert bias[1, 1] == 0  # the same word
-    assert polarity_bias([], ["bad"], lexicon).shape == (0, 1)
+    empty = Words([], np.array([], dtype=np.int64), None)
+    assert polarity_bias(empty, second, lexicon).shape == (0, 3)
 
 
 def test_lexicons(tmp_path):
@@ -134,7 +141,7 @@ def test_spacy_parses_our_words():
 
 def test_missing_spacy_model_is_told(wordpiece):
     with pytest.raises(UserError, match="window"):
-        token_edges(wordpiece, {}, "a post", "spacy:no_such_model", 77, 4)
+        read_words(wordpiece, {}, "a post", "spacy:no_such_model", 77)
 
 
 def test_batches_carry_graphs_and_biases_and_posts_do_not_mix(encoders):
@@ -150,10 +157,7 @@ def test_batches_carry_graphs_and_biases_and_posts_do_not_mix(encoders):
     torch.manual_seed(0)
     for name in ("cmgcn", "hke", "in_cross_graphs"):
         model = build_classifier(ModelConfig(modalities, DIM, 32, FusionConfig(name, 2, 2, 32)), ["no", "yes"]).eval()
-        collator = Collator(
-            modalities,
-            dict.fromkeys(modalities, model.encoders["text"].preparer) | {"image": model.encoders["image"].preparer},
-        )
+        collator = Pipeline(model, device="cpu").collate
         posts = [
             {
                 "text": "word1 word2 #word3",
@@ -164,20 +168,18 @@ def test_batches_carry_graphs_and_biases_and_posts_do_not_mix(encoders):
             {"text": "great word4 word5 word6 word7", "image": {"bytes": picture(2)}, "knowledge": None},
         ]
         batch = collator(posts)
-        assert batch["text_edges"].shape == (2, *[batch["input_ids"].shape[1]] * 2)
-        assert batch["knowledge_attention_bias"].shape == (
-            2,
-            batch["input_ids"].shape[1],
-            batch["knowledge_input_ids"].shape[1],
-        )
-        assert batch["tags_mask"].tolist() == [True, False]
+        words, knowledge, tags = (batch.modalities[name] for name in ("text", "knowledge", "tags"))
+        assert words.edges.shape == (2, words.length, words.length)
+        assert knowledge.bias.shape == (2, words.length, knowledge.length)
+        assert tags.present.tolist() == [True, False]
         together = model(batch).logits
         for row, post in enumerate(posts):
             assert torch.allclose(model(collator([post])).logits[0], together[row], atol=1e-5)
 
 
 def test_bias_goes_by_words_without_their_punctuation(wordpiece):
-    assert token_words(wordpiece, "A HORRIBLE, day", 77) == [None, "a", "horrible", "horrible", "day", None]
+    found = read_words(wordpiece, {}, "A HORRIBLE, day", None, 77)
+    assert [found.words[n] if n >= 0 else None for n in found.of_token] == [None, "a", "horrible", "horrible", "day", None]
 
 
 @pytest.mark.slow
@@ -191,9 +193,11 @@ def test_a_run_with_graphs_is_evaluated_probed_predicted_and_explained(encoders,
                 heads = " ".join(map(str, range(len(words.split()))))
                 extra = {"dependencies": heads, "attributes": f"word{number % 5}"}
                 image = picture(number + len(split) * 50)
-                yield split, Record(f"{split}-{number}", words, image, ["no", "yes"][number % 2], None, extra)
+                yield split, Record(f"{split}-{number}", words, image, ["no", "yes"][number % 2], extra)
 
-    write_dataset(rows(), tmp_path / "data", ["no", "yes"], {"reader": "test", "name": "graphs", "filters": []})
+    described = {"reader": "test", "name": "graphs", "filters": []}
+    described["columns"] = {"dependencies": "string", "attributes": "string"}
+    write_dataset(rows(), tmp_path / "data", ["no", "yes"], described)
     config = run_config(
         data__path=str(tmp_path / "data"),
         train__epochs=1,
@@ -201,11 +205,11 @@ def test_a_run_with_graphs_is_evaluated_probed_predicted_and_explained(encoders,
         model__modalities__text__graph="best",
         model__modalities__attributes={"kind": "text", "shares": "text", "align": False},
     )
-    run = train(config, say=lambda line: None)
+    run = train(config)
     assert json.loads((run / "model.json").read_text())["model"]["modalities"]["text"]["graph"] == "dependencies"
-    found = evaluate(run, "test", say=lambda line: None)
-    assert found["flips"]["hashtags"]["posts"] == 12
-    assert probe_run(str(run), "test", 12, 4, 0, say=lambda line: None)["posts"] == 12
+    found = evaluate(run, "test")
+    assert found.flips["hashtags"].posts == 12
+    assert probe(run, "test", 12, 4, 0).posts == 12
     row = {"id": "1", "text": "a great day", "image": "1.png", "dependencies": "2 3 0", "attributes": "word1"}
     (tmp_path / "1.png").write_bytes(picture(5))
     with open(tmp_path / "posts.jsonl", "w") as file:
@@ -259,7 +263,7 @@ def test_every_token_of_real_posts_lies_in_its_word(wordpiece):
             lost = [text[slice(*words[number])] for number in set(range(len(words))) - set(kept.tolist())]
             assert all(not wordpiece.tokenize(word) for word in lost)
         heads = " ".join(str(generator.integers(0, len(words) + 1)) for _ in words)
-        edges = token_edges(wordpiece, {"dependencies": heads}, text, "dependencies", 77, len(of_token))
+        edges = token_edges(read_words(wordpiece, {"dependencies": heads}, text, "dependencies", 77), len(of_token))
         assert torch.equal(edges, edges.T)
         numbers = [int(head) for head in heads.split()]
         for place, word in enumerate(of_token):

@@ -12,8 +12,12 @@ from conftest import picture, text
 from clfa import Predictor
 from clfa.cli import main
 from clfa.errors import UserError
-from clfa.evidence.alignment import alignment_heatmap, draw_heatmap, worst_errors
-from clfa.evidence.evaluate import evaluate, read_table
+from clfa.evidence.alignment import alignment_heatmap, worst_errors
+from clfa.evidence.evaluate import evaluate
+from clfa.model.pipeline import Pipeline
+from clfa.report import figures
+from clfa.report.page import write_evaluation
+from clfa.runs import Run
 from clfa.serving.files import predict_file
 from clfa.training.train import train
 
@@ -38,8 +42,8 @@ def run(encoders, dataset, tmp_path_factory):
         str(encoders / "clip"),
         train=TrainConfig(epochs=2, batch_size=6, head_learning_rate=1e-3),
     )
-    path = train(replace(config), say=lambda line: None)
-    evaluate(path, "test", say=lambda line: None)
+    path = train(replace(config))
+    write_evaluation(Run(path), evaluate(path, "test"))
     return path
 
 
@@ -85,11 +89,12 @@ def test_predictor_cleans_text_as_in_training(run):
 
 
 def test_prediction_equals_evaluation(run, dataset):
-    from clfa.data.records import load_split
+    from clfa.data.rows import load_split
 
     rows = load_split(dataset, "test")
-    ids, _, predicted, probabilities = read_table(run / "predictions" / "test.parquet")
-    assert ids == list(rows["id"])
+    table = Run(run).predictions("test")
+    predicted, probabilities = table.predicted, table.probabilities
+    assert table.ids == rows["id"]
     found = Predictor(run)([dict(row) for row in rows])
     assert [predictor.predicted for predictor in found] == [["no", "yes"][number] for number in predicted]
     assert [list(p.probabilities.values())[1] for p in found] == pytest.approx(probabilities[:, 1].tolist(), abs=2e-6)
@@ -162,8 +167,8 @@ def test_results_on_other_data_never_replace_the_runs_own(run, dataset, tmp_path
 
     shutil.copytree(dataset, tmp_path / "other", ignore=shutil.ignore_patterns("states", "teachers"))
     before = json.loads((run / "metrics.json").read_text())["test"]
-    found = evaluate(run, "test", dataset=str(tmp_path / "other"), report=False, say=lambda line: None)
-    assert found["split"] == "test@other"
+    found = evaluate(run, "test", dataset=str(tmp_path / "other"), evidence=False)
+    assert found.split == "test@other"
     assert json.loads((run / "metrics.json").read_text())["test"] == before
     assert (run / "predictions" / "test@other.parquet").is_file()
 
@@ -191,52 +196,47 @@ def test_evaluation_writes_table_metrics_and_report(run):
     metrics = json.loads((run / "metrics.json").read_text())
     found = metrics["test"]
     assert found["rows"] == 8
-    low, high = found["metrics"]["accuracy"]["ci95"]
-    assert low <= found["metrics"]["accuracy"]["value"] <= high
+    accuracy = found["metrics"]["accuracy"]
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
     assert set(found["floors"]) == {"majority", "format_only", "tfidf_logistic_regression"}
     assert found["floors"]["majority"]["accuracy"]["value"] == 0.5
-    page = (run / "report.html").read_text()
+    page = (run / "report-test.html").read_text()
     assert "http://" not in page
     assert "https://" not in page
     assert page.count("data:image/") >= 4
 
 
-def test_report_escapes_what_users_wrote(tmp_path):
-    from clfa.report.page import render
+def test_report_escapes_what_users_wrote(run, tmp_path):
+    import shutil
+    from dataclasses import replace
+
+    from clfa.evidence.results import Example, Illustrations
+    from clfa.report.page import evaluations
 
     hostile = "<script>alert(1)</script>"
-    render(
-        tmp_path / "x.html",
-        hostile,
-        hostile,
-        [
-            {
-                "title": hostile,
-                "text": [hostile],
-                "cards": [{"text": hostile, "note": hostile}],
-                "table": {"head": [hostile], "rows": [[hostile]]},
-            }
-        ],
-    )
-    assert "<script>" not in (tmp_path / "x.html").read_text()
+    copy = Run(shutil.copytree(run, tmp_path / "run"))
+    found = evaluations(copy)["test"]
+    shown = Illustrations([Example(id=hostile, text=hostile, image=None, label=hostile, predicted=hostile, probability=0.9)])
+    page = write_evaluation(copy, replace(found, class_names=[hostile, "yes"], illustrations=shown)).read_text()
+    assert "alert(1)" in page
+    assert "<script>" not in page
 
 
 def test_heatmap_is_cosine_of_words_and_patches(run, tmp_path):
-    predictor = Predictor(run)
+    pipeline = Pipeline.load(run)
     post = {"text": "word1 word2 word3", "image": picture(3)}
-    heatmap = alignment_heatmap(predictor, post)
+    heatmap = alignment_heatmap(pipeline, post)
     assert heatmap.words == ["word1", "word2", "word3"]
     assert heatmap.similarity.shape == (3, 4, 4)
-    with torch.no_grad():
-        output = predictor.model(predictor.collator([predictor.prepare(post)]))
+    output = pipeline.output([pipeline.prepare(post)])
     expected = torch.nn.functional.cosine_similarity(
         output.states["text"][0, 2], output.states["image"][0, 1 + 6], dim=0
     )
     assert heatmap.similarity[1, 1, 2] == pytest.approx(expected.item(), abs=1e-5)  # second word; row 1, column 2
-    draw_heatmap(heatmap, tmp_path / "heatmap.png")
+    figures.save(figures.heatmap(heatmap), tmp_path / "heatmap.png")
     assert (tmp_path / "heatmap.png").stat().st_size > 5_000
     with pytest.raises(UserError, match="both a text and an image"):
-        alignment_heatmap(predictor, {"text": "word1", "image": None})
+        alignment_heatmap(pipeline, {"text": "word1", "image": None})
 
 
 def test_worst_errors_come_first():

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 from conftest import SHARED, needs_shared, picture
 
-from clfa.commands import import_
+from clfa.commands import import_mmsd, import_mmsd2, import_mvsa, import_table
 from clfa.data.published import MMSD_FILTER, read_mmsd, read_mvsa
-from clfa.data.records import Dropped, load_split
+from clfa.data.records import Dropped
+from clfa.data.rows import load_split
 from clfa.data.splits import split_rows
-from clfa.data.tables import read_posts, read_table, safe_image
+from clfa.data.tables import open_posts, read_table, safe_image
 from clfa.errors import UserError
+from clfa.serving.predictor import Predictor
+from clfa.training.train import train
 
 COLUMNS = {name: name for name in ("id", "text", "image", "label", "split", "knowledge")}
 
@@ -37,7 +40,7 @@ def test_mmsd_filters_tokens_and_reads_the_annotators_label(tmp_path):
     ]
     kept = {(split, row.id): row for split, row in found if not isinstance(row, Dropped)}
     assert kept["validation", "7"].label == labels[0]
-    assert kept["validation", "7"].extra == {"hashtag_label": labels[1]}
+    assert kept["validation", "7"].values == {"hashtag_label": labels[1]}
     assert kept["train", "910308516510011393"].text == "what a day  "
     assert len(found) == 8
 
@@ -82,7 +85,7 @@ def test_mvsa_joint_labels(tmp_path):
         "text and image contradict",
         "annotators disagree",
     ]
-    assert found[1][1].extra == {"text_label": "neutral", "image_label": "negative"}
+    assert found[1][1].values == {"text_label": "neutral", "image_label": "negative"}
 
 
 def test_mvsa_splits(tmp_path):
@@ -134,7 +137,7 @@ def save(rows: list[dict], path: Path) -> Path:
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_table_formats_give_the_same_data_set(tmp_path, ending):
     path = save(write_posts(tmp_path), tmp_path / f"posts{ending}")
-    manifest = import_("table", str(path), out=str(tmp_path / "out"))
+    manifest = import_table(str(path), out=str(tmp_path / "out"))
     assert [manifest["splits"][split]["rows"] for split in ("train", "validation", "test")] == [32, 4, 4]
     assert all(len(set(split["labels"].values())) == 1 for split in manifest["splits"].values())  # stratified
     row = load_split(tmp_path / "out", "train")[0]
@@ -149,7 +152,7 @@ def test_table_with_split_column_other_names_and_knowledge(tmp_path):
         row["fold"] = ["train", "dev", "test"][number % 3]
         row["sentiment"] = row.pop("label")
     path = save(rows, tmp_path / "posts.csv")
-    manifest = import_("table", str(path), out=str(tmp_path / "out"), label_column="sentiment", split_column="fold")
+    manifest = import_table(str(path), out=str(tmp_path / "out"), label_column="sentiment", split_column="fold")
     assert {name: split["rows"] for name, split in manifest["splits"].items()} == {
         "train": 10,
         "validation": 10,
@@ -162,7 +165,7 @@ def test_folder_with_a_file_per_split(tmp_path):
     rows = write_posts(tmp_path)
     for name, part in (("train", rows[:20]), ("valid", rows[20:30]), ("test", rows[30:])):
         save(part, tmp_path / f"{name}.csv")
-    manifest = import_("table", str(tmp_path), out=str(tmp_path / "out"))
+    manifest = import_table(str(tmp_path), out=str(tmp_path / "out"))
     assert [split["rows"] for split in manifest["splits"].values()] == [20, 10, 10]
 
 
@@ -174,7 +177,7 @@ def test_imagefolder(tmp_path):
         (folder / f"{number}.png").write_bytes(picture(number))
         lines.append(f"{number}.png,words {number},{['no', 'yes'][number % 2]}")
     (folder / "metadata.csv").write_text("\n".join(lines))
-    manifest = import_("table", str(folder), out=str(tmp_path / "out"))
+    manifest = import_table(str(folder), out=str(tmp_path / "out"))
     assert manifest["labels"] == ["no", "yes"]
     assert sum(split["rows"] for split in manifest["splits"].values()) == 40
     assert load_split(tmp_path / "out", "train")[0]["image"]["bytes"].startswith(b"\x89PNG")
@@ -203,19 +206,19 @@ def test_table_mistakes_are_told(tmp_path, change, message):
         row["split"] = "train"
     path = save(change(rows), tmp_path / "posts.csv")
     with pytest.raises(UserError, match=message):
-        import_("table", str(path), out=str(tmp_path / "out"))
+        import_table(str(path), out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_ragged_and_badly_encoded_files_are_told(tmp_path):
     (tmp_path / "ragged.csv").write_text("id,text,label\n1,a,b,c\n")
     (tmp_path / "bytes.csv").write_bytes(b"id,text,label\n1,\xff\xfe,a\n")
-    (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text":\n')
+    (tmp_path / "broken.jsonl").write_text('{"text": "a", "label": "b", "image": ""}\n{"text":\n')
     for name, message in (("ragged.csv", ":2"), ("bytes.csv", "UTF-8"), ("broken.jsonl", ":2"), ("no.csv", "neither")):
         with pytest.raises(UserError, match=message):
             list(read_table(str(tmp_path / name), None, COLUMNS)[0])
     with pytest.raises(UserError, match="unknown ending"):
-        read_posts(Path(__file__), COLUMNS)
+        open_posts(Path(__file__), COLUMNS)
 
 
 def test_quotes_never_swallow_rows(tmp_path):
@@ -223,7 +226,7 @@ def test_quotes_never_swallow_rows(tmp_path):
     (tmp_path / "tabs.tsv").write_text('id\ttext\tlabel\n1\t"hello\ta\n2\tfoo\tb\n3\tbar"\ta\n')
     for name in ("open.csv", "tabs.tsv"):
         with pytest.raises(UserError, match="quote"):
-            read_posts(tmp_path / name, COLUMNS)
+            list(open_posts(tmp_path / name, COLUMNS).rows(None))
 
 
 def test_unlabelled_and_repeated_rows_of_research_sets_are_told(tmp_path):
@@ -251,11 +254,11 @@ def test_missing_images_are_counted_or_skipped_or_left_out(tmp_path):
         (tmp_path / "pics" / f"{number}.png").unlink()
     path = str(save(rows, tmp_path / "posts.csv"))
     with pytest.raises(UserError, match="3 of 40 posts"):
-        import_("table", path, out=str(tmp_path / "a"))
-    manifest = import_("table", path, out=str(tmp_path / "b"), on_bad="skip")
+        import_table(path, out=str(tmp_path / "a"))
+    manifest = import_table(path, out=str(tmp_path / "b"), on_bad="skip")
     assert manifest["dropped"] == 3
     assert sum(split["rows"] for split in manifest["splits"].values()) == 37
-    manifest = import_("table", path, out=str(tmp_path / "c"), images="none")
+    manifest = import_table(path, out=str(tmp_path / "c"), images="none")
     assert sum(split["without_image"] for split in manifest["splits"].values()) == 40
 
 
@@ -271,7 +274,7 @@ def test_empty_image_cell_means_no_image(tmp_path):
 )
 def test_mmsd_counts(tmp_path, filter, rows):
     out = tmp_path / "out"
-    manifest = import_("mmsd", str(SHARED / "data/mmsd"), images="none", out=str(out), filter=filter)
+    manifest = import_mmsd(str(SHARED / "data/mmsd"), images="none", out=str(out), filter=filter)
     assert tuple(split["rows"] for split in manifest["splits"].values()) == rows
     assert sum(rows) + manifest["dropped"] == 33_859
     assert len((out / "dropped.jsonl").read_text().splitlines()) == manifest["dropped"]
@@ -279,14 +282,14 @@ def test_mmsd_counts(tmp_path, filter, rows):
         assert [split["labels"]["sarcastic"] for split in manifest["splits"].values()] == [8642, 959, 959]
         assert manifest["splits"]["train"]["dropped"] == 9224
         test = load_split(out, "test")
-        assert sum(a != test.features["label"].names[b] for a, b in zip(test["hashtag_label"], test["label"])) == 144
+        assert sum(a != manifest["labels"][b] for a, b in zip(test["hashtag_label"], test["label"])) == 144
         assert not MMSD_FILTER & {token for text in test["text"] for token in text.split()}
 
 
 @needs_shared("data/mmsd")
 def test_mmsd_white_space_leak_is_kept_only_on_request(tmp_path):
     for form, expected in (("normalised", 0), ("raw", 94.0)):
-        import_("mmsd", str(SHARED / "data/mmsd"), images="none", out=str(tmp_path / form), text=form)
+        import_mmsd(str(SHARED / "data/mmsd"), images="none", out=str(tmp_path / form), text=form)
         test = load_split(tmp_path / form, "test")
         irregular = [text != " ".join(text.split()) for text in test["text"]]
         if expected:
@@ -299,7 +302,7 @@ def test_mmsd_white_space_leak_is_kept_only_on_request(tmp_path):
 
 @needs_shared("data/mmsd2")
 def test_mmsd2_counts(tmp_path):
-    manifest = import_("mmsd2", str(SHARED / "data/mmsd2"), images="none", out=str(tmp_path / "out"))
+    manifest = import_mmsd2(str(SHARED / "data/mmsd2"), images="none", out=str(tmp_path / "out"))
     found = [(split["rows"], split["labels"]["sarcastic"]) for split in manifest["splits"].values()]
     assert found == [(19816, 9576), (2410, 1042), (2409, 1037)]
 
@@ -308,7 +311,28 @@ def test_mmsd2_counts(tmp_path):
 @pytest.mark.slow
 def test_mvsa_counts(tmp_path):
     source = SHARED / "data/mvsa_single"
-    manifest = import_("mvsa", str(source), split_dir=str(source / "fold1"), out=str(tmp_path / "out"))
+    manifest = import_mvsa(str(source), split_dir=str(source / "fold1"), out=str(tmp_path / "out"))
     assert [split["rows"] for split in manifest["splits"].values()] == [3611, 450, 450]
     total = {name: sum(split["labels"][name] for split in manifest["splits"].values()) for name in manifest["labels"]}
     assert total == {"positive": 2683, "neutral": 470, "negative": 1358}
+
+
+def test_any_further_column_is_kept_and_read_by_a_modality(tmp_path, encoders, run_config):
+    """`--column ocr=ocr_text`: the column is in the data set, a modality reads it, and so does a file to predict on."""
+    rows = write_posts(tmp_path)
+    for number, row in enumerate(rows):
+        row |= {"ocr_text": "" if number % 4 == 0 else f"word{number % 9}  word2", "clip": f"{number}.wav"}
+    path = save(rows, tmp_path / "posts.csv")
+    manifest = import_table(str(path), out=str(tmp_path / "out"), column=["ocr=ocr_text", "audio=clip"])
+    assert manifest["columns"] == {"ocr": "string", "audio": "string"}
+    train_rows = load_split(tmp_path / "out", "train")
+    assert set(train_rows["ocr"]) == {None, *(f"word{number} word2" for number in range(9))}
+    assert train_rows["audio"][0].endswith(".wav")
+    with pytest.raises(UserError, match=r"--column ocr=ocr_tex.*did you mean --column ocr=ocr_text"):
+        import_table(str(path), out=str(tmp_path / "no"), column=["ocr=ocr_tex"])
+    ocr = {"kind": "text", "shares": "text", "align": False, "about": "image"}
+    run = train(run_config(data__path=str(tmp_path / "out"), train__epochs=1, model__modalities__ocr=ocr))
+    predictor = Predictor(run)
+    post = {"text": "word1", "image": picture(1)}
+    with_ocr, without = predictor([{**post, "ocr": "word3"}, post])
+    assert with_ocr != without

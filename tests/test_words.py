@@ -7,7 +7,7 @@ from torch import nn
 
 from clfa.config import WordVectors
 from clfa.errors import UserError
-from clfa.model.encoders import build_words, load_encoder, prepare
+from clfa.model.encoders import build_words, load_encoder
 from clfa.model.word_vectors import WordsModel, build_words_model
 
 TEXTS = ["The day isn't good , <user> #sun !", "the sun , the day", "good day #sun"]
@@ -30,7 +30,7 @@ def test_lstm_is_torchs_on_each_text_alone():
     torch.manual_seed(0)
     encoder = build_words(WordVectors(size=6, lstm=5, min_count=1), TEXTS).eval()
     assert encoder.width == 10
-    states, mask = encoder(prepare(encoder.preparer, "text", TEXTS))
+    states, mask = encoder(encoder.prepare(TEXTS))
     lstm = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
     lstm.load_state_dict(encoder.backbone.lstm.state_dict())
     for row, text in enumerate(TEXTS):
@@ -61,7 +61,7 @@ def test_saved_folder_is_an_encoder_like_any_other(tmp_path):
     encoder.preparer.save_pretrained(tmp_path)
     loaded = load_encoder(str(tmp_path), "text").eval()
     assert isinstance(loaded.backbone, WordsModel)
-    inputs = prepare(loaded.preparer, "text", TEXTS)
+    inputs = loaded.prepare(TEXTS)
     assert torch.allclose(loaded(inputs)[0], encoder(inputs)[0], atol=1e-6)
 
 

@@ -309,7 +309,7 @@ def build_config(cls: type[T], values: dict[str, Any]) -> T:
     parser.add_class_arguments(cls, "config")
     try:
         # a copy, as jsonargparse changes nested dictionaries in place
-        return parser.instantiate_classes(parser.parse_object({"config": copy.deepcopy(values)})).config
+        return parser.instantiate(parser.parse_object({"config": copy.deepcopy(values)})).config
     except (ArgumentError, ValueError, TypeError) as error:
         raise UserError(f"configuration: {error}") from None
 

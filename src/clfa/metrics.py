@@ -121,7 +121,7 @@ def scores(matrix: NDArray) -> dict[str, Array]:
         result[f"weighted_{name}"] = (values * support).sum(-1) / total
         if matrix.shape[-1] == 2:
             result[f"binary_{name}"] = values[..., 1]
-    return result
+    return {name: np.asarray(values) for name, values in result.items()}
 
 
 def bootstrap(matrix: NDArray, resamples: int = 10_000, seed: int = 0) -> dict[str, tuple[float, float]]:

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,8 @@ WINDOW = 1_024  # contents that are sorted by length together
 WINDOW_BYTES = 16_000_000
 
 Content = str | bytes
-Keys = NDArray[np.bytes_]
+Keys = NDArray[Any]
+"""(N,) of `S16`: 16 bytes a content."""
 
 
 def content_key(kind: str, value: Content) -> bytes:
@@ -50,10 +51,13 @@ class Cache:
 
     def __init__(self, folder: Path):
         self.shards: list[_Shard] = []
+        self.broken: list[Path] = []
+        """Files that cannot be read: they are computed again, see `fill`."""
         keys, places = [], []
         for path in sorted(folder.glob("*.safetensors")):
             opened = _open_shard(path)
-            if opened is None:  # cut off by a broken disk: computed again
+            if opened is None:
+                self.broken.append(path)
                 continue
             shard, names, lengths = opened
             starts = np.cumsum(lengths) - lengths
@@ -127,6 +131,8 @@ def fill(
     # of two runs that start at once, the second waits and then finds everything there
     with FileLock(folder / ".lock"), progress(what, total) as bar:
         known, new = Cache(folder), set()
+        for path in known.broken:
+            path.unlink()
         writer = _Writer(folder)
         for window in _windows(contents):
             keys = [content_key(kind, value) for value in window]

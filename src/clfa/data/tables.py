@@ -35,6 +35,10 @@ class Table:
     split: str | None = None
     """The split that all its rows are in, if they are in one."""
 
+    def names(self) -> list[str]:
+        """The columns of its first row."""
+        return list(next(self.rows(None), {}))
+
 
 @dataclass
 class _Found:
@@ -156,7 +160,7 @@ def _first_pass(
     for table in tables:
         for number, row in enumerate(track(table.rows(wanted), f"reading the labels of {table.name}")):
             if number == 0:
-                names = list(row) if set(row) != set(wanted) else list(next(table.rows(None)))
+                names = table.names()
                 needed = ("text", "label", "image") if embed else ("text", "label")
                 _check_columns(names, columns, table.name, needed, "for texts alone, use --images none")
                 _check_further(names, further, table.name)
