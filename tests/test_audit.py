@@ -1,15 +1,17 @@
 """The audit finds every planted fault, exactly counted, and nothing on the clean twin."""
 
 import io
-import json
 
 import numpy as np
 import pytest
 from conftest import SHARED, needs_shared
 from PIL import Image
 
+from clfa import commands
 from clfa.data.records import Record, write_dataset
 from clfa.evidence.audit import audit
+from clfa.evidence.results import Audit, Spread, read_result
+from clfa.report.page import write_audit
 
 VOCABULARY = [f"w{number}" for number in range(3000)]
 SPLITS = {"train": 600, "validation": 100, "test": 150}
@@ -86,10 +88,11 @@ def write(posts: dict[str, list[dict]], folder):
             for post in found:
                 yield (
                     split,
-                    Record(post["id"], post["text"], content(post["image"]), post["label"], None, post["extra"]),
+                    Record(post["id"], post["text"], content(post["image"]), post["label"], post["extra"]),
                 )
 
-    write_dataset(rows(), folder, ["no", "yes"], {"reader": "test", "name": "planted", "filters": []}, text="raw")
+    about = {"reader": "test", "name": "planted", "filters": [], "columns": {"second_label": "string"}}
+    write_dataset(rows(), folder, ["no", "yes"], about, text="raw")
     return folder
 
 
@@ -98,17 +101,18 @@ def faulty(tmp_path_factory):
     posts = clean_posts()
     plant(posts)
     folder = write(posts, tmp_path_factory.mktemp("audit") / "faulty")
-    return folder, audit(folder, say=lambda line: None)
+    return folder, commands.audit(str(folder))
 
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
     folder = write(clean_posts(), tmp_path_factory.mktemp("audit") / "clean")
-    return folder, audit(folder, say=lambda line: None)
+    return folder, audit(folder)
 
 
 def test_every_planted_leak_is_counted(faulty):
-    counts = {kind: found["test_in_train"] for kind, found in faulty[1]["leakage"].items()}
+    leakage = faulty[1].leakage
+    counts = {kind: found.test_in_train for kind, found in leakage.items()}
     # an equal text is also equal in its normal form, and near; equal bytes have equal hashes
     assert counts == {
         "id": 3,
@@ -118,58 +122,53 @@ def test_every_planted_leak_is_counted(faulty):
         "image_bytes": 7,
         "image_hash": 15,
     }
-    assert faulty[1]["leakage"]["exact_text"]["within_train"] == 2
-    assert faulty[1]["leakage"]["normalised_text"]["test_in_train_other_label"] == 1
-    assert faulty[1]["leakage"]["exact_text"]["test_in_train_other_label"] == 0
-    assert ["train-0", "train-0"] in faulty[1]["leakage"]["id"]["examples"]["test_in_train"]
+    assert leakage["exact_text"].within_train == 2
+    assert leakage["normalised_text"].test_in_train_other_label == 1
+    assert leakage["exact_text"].test_in_train_other_label == 0
+    assert ["train-0", "train-0"] in leakage["id"].examples["test_in_train"]
 
 
 def test_every_other_planted_fault_is_found(faulty):
     found = faulty[1]
-    cues = {cue["cue"]: cue for cue in found["cues"]}
-    assert cues["planted"]["label"] == "yes"
-    assert (cues["planted"]["with_label"], cues["planted"]["count"]) == (40, 40)
-    assert cues["irregular_whitespace"]["label"] == "no"
-    assert cues["irregular_whitespace"]["p_label_given_cue"] == 1
-    assert found["conflicting_labels"]["normalised_text"]["train"]["count"] == 2
-    assert found["disagreement"]["second_label"]["test"]["differ"] == 9
-    kinds = {finding["kind"] for finding in found["findings"]}
+    cues = {cue.cue: cue for cue in found.cues}
+    assert cues["planted"].label == "yes"
+    assert (cues["planted"].with_label, cues["planted"].count) == (40, 40)
+    assert cues["irregular_whitespace"].label == "no"
+    assert cues["irregular_whitespace"].p_label_given_cue == 1
+    assert found.conflicting_labels["normalised_text"]["train"].count == 2
+    assert found.disagreement["second_label"]["test"].differ == 9
+    kinds = {finding.kind for finding in found.findings}
     assert {"cue:planted", "cue:irregular_whitespace", "conflict:normalised_text", "disagreement:second_label"} <= kinds
-    assert {f"leakage:{kind}" for kind in found["leakage"]} <= kinds
-    harms = [finding["harm"] for finding in found["findings"]]
+    assert {f"leakage:{kind}" for kind in found.leakage} <= kinds
+    harms = [finding.harm for finding in found.findings]
     assert harms == sorted(harms, reverse=True)
 
 
 def test_clean_twin_raises_nothing(clean):
     found = clean[1]
-    assert found["findings"] == []
-    assert found["cues"] == []
-    for counts in found["leakage"].values():
-        assert all(value == 0 for name, value in counts.items() if name not in ("checked", "examples"))
+    assert found.findings == []
+    assert found.cues == []
+    for counts in found.leakage.values():
+        assert all(value == 0 for name, value in vars(counts).items() if name not in ("checked", "examples"))
 
 
 def test_files_and_fields(faulty):
     folder, found = faulty
-    assert json.loads((folder / "audit.json").read_text()) == found
-    assert set(found["floors"]) == {"majority", "format_only", "tfidf_logistic_regression"}
-    for floor in found["floors"].values():
-        assert floor["ci95"]["macro_f1"][0] <= floor["macro_f1"] <= floor["ci95"]["macro_f1"][1]
-    assert found["floors"]["majority"]["accuracy"] == 0.5
-    assert found["labels"]["test"] == {"no": 75, "yes": 75}
-    assert found["images"]["train"]["width"] == {"min": 96, "median": 96, "max": 96}
-    assert found["images"]["test"]["formats"] == {"PNG": 142, "JPEG": 8}
+    assert read_result(Audit, folder / "audit.json") == found
+    assert (folder / "audit.html").is_file()
+    assert set(found.floors) == {"majority", "format_only", "tfidf_logistic_regression"}
+    for floor in found.floors.values():
+        assert floor["macro_f1"].low <= floor["macro_f1"].value <= floor["macro_f1"].high
+    assert found.floors["majority"]["accuracy"].value == 0.5
+    assert found.labels["test"] == {"no": 75, "yes": 75}
+    assert found.images["train"].width == Spread(96.0, 96.0, 96.0)
+    assert found.images["test"].formats == {"PNG": 142, "JPEG": 8}
 
 
 def test_floors_on_frozen_encoders(dataset, encoders, tmp_path):
-    found = audit(
-        dataset,
-        tmp_path,
-        str(encoders / "bert"),
-        str(encoders / "vit"),
-        str(encoders / "clip"),
-        say=lambda line: None,
-    )
-    assert {"text_only", "image_only", "late_fusion", "teacher_probe"} <= set(found["floors"])
+    text, image, teacher = (str(encoders / name) for name in ("bert", "vit", "clip"))
+    found = commands.audit(str(dataset), out=str(tmp_path), text_encoder=text, image_encoder=image, teacher=teacher)
+    assert {"text_only", "image_only", "late_fusion", "teacher_probe"} <= set(found.floors)
     assert (tmp_path / "audit.html").is_file()
     assert not (dataset / "audit.json").exists()
 
@@ -189,19 +188,20 @@ def test_frozen_floor_finds_what_the_picture_tells(tmp_path, encoders):
                 )
 
     write_dataset(rows(), tmp_path / "d", ["a", "b"], {"reader": "test", "name": "d", "filters": []})
-    found = audit(tmp_path / "d", None, str(encoders / "bert"), str(encoders / "vit"), say=lambda line: None)["floors"]
-    assert found["image_only"]["accuracy"] == 1
-    assert found["text_only"]["accuracy"] < 0.75
+    floors = audit(tmp_path / "d", str(encoders / "bert"), str(encoders / "vit")).floors
+    assert floors["image_only"]["accuracy"].value == 1
+    assert floors["text_only"]["accuracy"].value < 0.75
 
 
 def test_texts_without_pictures(tmp_path):
     rows = [("train", Record(str(n), f"word{n} here", None, "ab"[n % 2])) for n in range(20)]
     rows += [("validation", Record(str(n), f"other{n}", None, "ab"[n % 2])) for n in range(4)]
     write_dataset(iter(rows), tmp_path / "d", ["a", "b"], {"reader": "t", "name": "d", "filters": []}, images="none")
-    found = audit(tmp_path / "d", say=lambda line: None)  # and no test split: validation is looked at
-    assert found["evaluated"] == "validation"
-    assert found["leakage"]["image_bytes"]["checked"] == 0
-    assert found["leakage"]["id"]["validation_in_train"] == 4
+    found = audit(tmp_path / "d")  # and no test split: validation is looked at
+    assert found.evaluated == "validation"
+    assert found.leakage["image_bytes"].checked == 0
+    assert found.leakage["id"].validation_in_train == 4
+    write_audit(found, tmp_path)
 
 
 FLOORS = {
@@ -220,8 +220,8 @@ def test_floors_of_real_data(name, tmp_path):
     reader = {"mmsd": read_mmsd, "mmsd2": read_mmsd2}[name]
     rows, labels, about = reader(SHARED / "data" / name, None)
     write_dataset(rows, tmp_path / "d", labels, about, images="none")
-    found = audit(tmp_path / "d", say=lambda line: None)
-    floors = found["floors"]
+    found = audit(tmp_path / "d")
+    floors = found.floors
     measured = (
         floors["majority"]["accuracy"],
         floors["format_only"]["accuracy"],
@@ -229,10 +229,10 @@ def test_floors_of_real_data(name, tmp_path):
         floors["tfidf_logistic_regression"]["accuracy"],
         floors["tfidf_logistic_regression"]["macro_f1"],
     )
-    assert [100 * value for value in measured] == pytest.approx(FLOORS[name], abs=1.0)
+    assert [100 * score.value for score in measured] == pytest.approx(FLOORS[name], abs=1.0)
     if name == "mmsd":
-        assert found["disagreement"]["hashtag_label"]["test"]["differ"] == 144
-        assert found["disagreement"]["hashtag_label"]["validation"]["differ"] == 87
+        assert found.disagreement["hashtag_label"]["test"].differ == 144
+        assert found.disagreement["hashtag_label"]["validation"].differ == 87
 
 
 @pytest.mark.slow
@@ -243,9 +243,9 @@ def test_white_space_rule_on_the_test_file_in_use(tmp_path):
 
     rows, labels, about = read_mmsd(SHARED / "data" / "mmsd", None, "substrings")
     write_dataset(rows, tmp_path / "d", labels, about, text="raw", images="none")
-    found = audit(tmp_path / "d", say=lambda line: None)
-    rule = found["cues"][0]
-    assert rule["cue"] == "irregular_whitespace"
-    test, posts = rule["splits"]["test"], found["splits"]["test"]["rows"]
-    assert (test["with_label"], test["count"], test["label_count"], posts) == (876, 970, 925, 2373)
-    assert test["accuracy"] == pytest.approx((876 + 1354) / 2373, abs=1e-12)
+    found = audit(tmp_path / "d")
+    rule = found.cues[0]
+    assert rule.cue == "irregular_whitespace"
+    test, posts = rule.splits["test"], found.splits["test"].rows
+    assert (test.with_label, test.count, test.label_count, posts) == (876, 970, 925, 2373)
+    assert test.accuracy == pytest.approx((876 + 1354) / 2373, abs=1e-12)

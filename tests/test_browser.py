@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from conftest import picture
 
+from clfa import commands
 from clfa.data.records import Record, write_dataset
-from clfa.evidence.audit import audit
-from clfa.evidence.evaluate import evaluate
 from clfa.training.train import train
 
 CHROMIUM = next(
@@ -53,10 +52,6 @@ HOSTILE = [
 TOKENS = [text.replace(" ", "/") for text in HOSTILE]  # a slash separates attributes as well, and leaves one token
 
 
-def silent(line: str) -> None:
-    """No progress."""
-
-
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory, encoders):
     """An audit and a run report of posts whose words and ids are hostile strings."""
@@ -87,7 +82,7 @@ def pages(tmp_path_factory, encoders):
 
     about = {"reader": "test", "name": HOSTILE[4], "filters": [HOSTILE[0]]}
     write_dataset(rows(), folder / "data", ["no", "yes"], about, text="raw")
-    audit(folder / "data", say=silent)
+    commands.audit(str(folder / "data"))
     modalities = {
         "text": ModalityConfig("text", str(encoders / "bert"), max_length=16),
         "image": ModalityConfig("image", str(encoders / "vit")),
@@ -99,12 +94,10 @@ def pages(tmp_path_factory, encoders):
         loss=LossConfig(alignment_weight=0),
         train=TrainConfig(epochs=1, batch_size=8),
     )
-    run = train(build_config(RunConfig, asdict(config)), say=silent)
-    evaluate(run, "test", say=silent)
-    from clfa.evidence.probe import probe_run
-
-    probe_run(run, "test", 8, 2, say=silent)
-    return {"audit": folder / "data" / "audit.html", "report": run / "report.html"}
+    run = train(build_config(RunConfig, asdict(config)))
+    commands.evaluate(str(run), split="test")
+    commands.probe(str(run), posts=8, corrupted=2)
+    return {"audit": folder / "data" / "audit.html", "report": run / "report-test.html"}
 
 
 class Loaded(HTMLParser):

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import brier_score_loss, log_loss
 
-from clfa.evidence.calibration import calibration, fit_temperature, reliability, rescale
+from clfa.evidence.calibration import calibration, expected_error, fit_temperature, reliability, rescale
 
 
 @pytest.fixture
@@ -20,18 +20,20 @@ def sample():
 def test_brier_and_nll_are_scikit_learns(sample):
     _, probabilities, labels = sample
     found = calibration(probabilities, labels, resamples=200)
-    assert found["nll"]["value"] == pytest.approx(log_loss(labels, probabilities), abs=1e-12)
+    assert found.metrics["nll"].value == pytest.approx(log_loss(labels, probabilities), abs=1e-12)
     expected = brier_score_loss(labels, probabilities, labels=[0, 1, 2], scale_by_half=False)
-    assert found["brier"]["value"] == pytest.approx(expected, abs=1e-12)
-    for entry in found.values():
-        assert entry["ci95"][0] < entry["ci95"][1]
+    assert found.metrics["brier"].value == pytest.approx(expected, abs=1e-12)
+    for score in found.metrics.values():
+        assert score.low < score.high
 
 
 def test_ece_by_hand():
     probabilities = np.array([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 10)
     labels = np.array([0] * 9 + [1] + [0] * 3 + [1] * 7)
-    assert calibration(probabilities, labels, 50)["ece"]["value"] == pytest.approx(0.5 * 0 + 0.5 * 0.3, abs=1e-12)
-    assert reliability(probabilities, labels) == [(pytest.approx(0.6), 0.3, 10), (pytest.approx(0.9), 0.9, 10)]
+    assert calibration(probabilities, labels, 50).metrics["ece"].value == pytest.approx(0.5 * 0 + 0.5 * 0.3, abs=1e-12)
+    bins = [(each.confidence, each.accuracy, each.posts) for each in reliability(probabilities, labels)]
+    assert bins == [(pytest.approx(0.6), 0.3, 10), (pytest.approx(0.9), 0.9, 10)]
+    assert expected_error(reliability(probabilities, labels)) == pytest.approx(0.15)
 
 
 def test_calibrated_models_are_not_called_miscalibrated():
@@ -41,9 +43,9 @@ def test_calibrated_models_are_not_called_miscalibrated():
         generator = np.random.default_rng(seed)
         probabilities = softmax(generator.normal(size=(400, 3)) * 2, axis=1)
         labels = np.array([generator.choice(3, p=row) for row in probabilities])
-        found = calibration(probabilities, labels, 200)["ece"]
-        holds += found["ci95"][0] <= 0.005
-        below += found["value"] <= found["if_calibrated"]
+        found = calibration(probabilities, labels, 200)
+        holds += found.metrics["ece"].low <= 0.005
+        below += found.metrics["ece"].value <= found.if_calibrated["ece"]
     assert holds >= 34
     assert below >= 34
 
@@ -51,8 +53,8 @@ def test_calibrated_models_are_not_called_miscalibrated():
 def test_calibrated_sample_has_a_small_error(sample):
     _, probabilities, labels = sample
     found = calibration(probabilities, labels, resamples=200)
-    assert found["ece"]["value"] < 0.04
-    assert found["adaptive_ece"]["value"] < 0.04
+    assert found.metrics["ece"].value < 0.04
+    assert found.metrics["adaptive_ece"].value < 0.04
 
 
 def test_temperature_is_found_and_keeps_the_predictions(sample):
@@ -63,5 +65,6 @@ def test_temperature_is_found_and_keeps_the_predictions(sample):
     softer = rescale(sure, temperature)
     assert (softer.argmax(1) == sure.argmax(1)).all()
     assert softer.sum(1) == pytest.approx(np.ones(len(softer)))
-    assert calibration(softer, labels, 50)["ece"]["value"] < calibration(sure, labels, 50)["ece"]["value"] / 3
+    errors = [calibration(side, labels, 50).metrics["ece"].value for side in (softer, sure)]
+    assert errors[0] < errors[1] / 3
     assert rescale(sure, 1.0) == pytest.approx(sure, abs=1e-12)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from clfa.errors import UserError
-from clfa.evidence.compare import compare_runs
-from clfa.evidence.evaluate import write_table
+from clfa.evidence.compare import compare
+from clfa.evidence.results import Comparison, read_result, write_result
 from clfa.metrics import mcnemar
+from clfa.report.page import write_comparison
+from clfa.runs import Predictions, Run
 
 LABELS = ["no", "yes", "maybe"]
 
@@ -34,8 +36,8 @@ def make(tmp_path):
                 predicted = np.where(right, truth, (truth + generator.integers(1, 3, len(truth))) % 3)
                 rows = np.flatnonzero(np.arange(len(truth)) % max(1, folds) == fold)
                 names = [f"post-{row}" for row in rows] if ids is None else ids
-                write_table(folder, "test", names, LABELS, truth[rows], np.eye(3)[predicted[rows]])
-                (folder / "model.json").write_text(json.dumps({"labels": LABELS}))
+                found = Predictions(names, LABELS, truth[rows], np.eye(3)[predicted[rows]])
+                Run(folder).write_predictions("test", found)
                 (folder / "metrics.json").write_text(json.dumps({"training": {}}))
                 (folder / "config.yaml").write_text(run_yaml(folder, seed, folds, fold))
         return tmp_path / name
@@ -45,24 +47,24 @@ def make(tmp_path):
 
 def test_verdicts(make, tmp_path):
     base, better, same = make("base", 0.6, 5), make("better", 0.8, 5), make("same", 0.6, 5, seed0=9)
-    result = compare_runs([base, better, same], "test", "macro_f1", tmp_path / "out")
-    first, second = result["comparisons"]
-    assert first["told"]
-    assert first["verdict"].startswith("better is better than base: +")
-    assert first["aso"]["dominates"]
-    assert first["p_holm"] <= 0.05
-    assert not second["told"]
-    assert second["verdict"].startswith("cannot tell same from base")
-    assert abs(second["difference"]) < second["detectable"]
-    assert first["ci95_over"] == "runs and posts"
-    low, high = first["ci95"]
-    assert high - low > first["ci95_posts"][1] - first["ci95_posts"][0]  # seeds add to the width
+    first, second = compare([base, better, same], "test", "macro_f1").comparisons
+    assert first.is_claim
+    assert first.verdict.startswith("better is better than base: +")
+    assert first.aso.dominates
+    gap, unclear = first.metrics["macro_f1"], second.metrics["macro_f1"]
+    assert gap.p_holm <= 0.05
+    assert not second.is_claim
+    assert second.verdict.startswith("cannot tell same from base")
+    assert abs(unclear.difference.value) < unclear.detectable
+    assert gap.interval_over == "runs and posts"
+    low, high = gap.posts_interval
+    assert gap.difference.high - gap.difference.low > high - low  # seeds add to the width
 
 
 def test_few_runs_claim_nothing_about_systems(make, tmp_path):
-    result = compare_runs([make("base", 0.5, 2), make("other", 0.8, 2)], "test", "accuracy", tmp_path / "out")
-    assert result["comparisons"][0]["verdict"].startswith("in these runs other is better than base: +")
-    assert "needs 5 runs of each, there are 2" in result["comparisons"][0]["verdict"]
+    (found,) = compare([make("base", 0.5, 2), make("other", 0.8, 2)], "test", "accuracy").comparisons
+    assert found.verdict.startswith("in these runs other is better than base: +")
+    assert "needs 5 runs of each, there are 2" in found.verdict
 
 
 def test_same_answers(make, tmp_path):
@@ -70,36 +72,34 @@ def test_same_answers(make, tmp_path):
 
     base = make("base", 0.6)
     shutil.copytree(base, tmp_path / "copy")
-    found = compare_runs([base, tmp_path / "copy"], "test", "accuracy", tmp_path / "out")["comparisons"][0]
-    assert found["verdict"] == "copy and base give the same answers on all posts."
-    assert not found["told"]
+    (found,) = compare([base, tmp_path / "copy"], "test", "accuracy").comparisons
+    assert found.verdict == "copy and base give the same answers on all posts."
+    assert not found.is_claim
 
 
 def test_one_run_each(make, tmp_path):
     base, other = make("one", 0.6), make("two", 0.7)
-    result = compare_runs([base, other], "test", "accuracy", tmp_path / "out")
-    found = result["comparisons"][0]
-    from clfa.evidence.evaluate import read_table
-
-    _, truth, first, _ = read_table(base / "predictions" / "test.parquet")
-    second = read_table(other / "predictions" / "test.parquet")[2]
-    only_base, only_other, p = mcnemar(truth, first, second)
-    assert found["mcnemar"]["only_base_right"] == only_base
-    assert found["mcnemar"]["only_system_right"] == only_other
-    assert found["p"] == found["mcnemar"]["p"] == p
-    assert found["difference"] == pytest.approx((only_other - only_base) / 600)
-    assert found["aso"] is None  # one run says nothing about seeds
+    (found,) = compare([base, other], "test", "accuracy").comparisons
+    first, second = (Run(folder).predictions("test") for folder in (base, other))
+    only_base, only_other, p = mcnemar(first.labels, first.predicted, second.predicted)
+    assert found.mcnemar.only_base_right == only_base
+    assert found.mcnemar.only_system_right == only_other
+    assert found.metrics["accuracy"].p == found.mcnemar.p == p
+    assert found.metrics["accuracy"].difference.value == pytest.approx((only_other - only_base) / 600)
+    assert found.aso is None  # one run says nothing about seeds
 
 
 def test_formats_agree(make, tmp_path):
     out = tmp_path / "out"
-    result = compare_runs([make("base", 0.6, 2), make("under_score", 0.7, 2)], "test", "macro_f1", out)
-    found = result["comparisons"][0]
-    assert json.loads((out / "comparison.json").read_text()) == result
+    result = compare([make("base", 0.6, 2), make("under_score", 0.7, 2)], "test", "macro_f1")
+    write_result(out / "comparison.json", result)
+    write_comparison(result, out)
+    found = result.comparisons[0].metrics["macro_f1"].difference
+    assert read_result(Comparison, out / "comparison.json") == result
     with open(out / "comparison.csv") as file:
         (row,) = list(csv.DictReader(file))
-    assert float(row["difference"]) == found["difference"]
-    cell = f"{100 * found['difference']:+.1f} [{100 * found['ci95'][0]:+.1f}, {100 * found['ci95'][1]:+.1f}]"
+    assert float(row["difference"]) == found.value
+    cell = f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
     for name in ("comparison.md", "comparison.tex", "comparison.html"):
         assert cell in (out / name).read_text(), name
     assert r"under\_score" in (out / "comparison.tex").read_text()
@@ -107,10 +107,10 @@ def test_formats_agree(make, tmp_path):
 
 def test_folds_are_pooled_and_order_does_not_matter(make, tmp_path):
     pooled, plain = make("pooled", 0.7, 2, folds=3), make("plain", 0.6, 2)
-    result = compare_runs([plain, pooled], "test", "accuracy", tmp_path / "out")
-    assert result["posts"] == 600
-    assert [row["runs"] for row in result["systems"]] == [2, 2]
-    assert result["comparisons"][0]["difference"] == pytest.approx(0.1, abs=0.05)
+    result = compare([plain, pooled], "test", "accuracy")
+    assert result.posts == 600
+    assert [row.seeds for row in result.systems] == [[0, 1], [0, 1]]
+    assert result.comparisons[0].metrics["accuracy"].difference.value == pytest.approx(0.1, abs=0.05)
 
 
 def test_refusals(make, tmp_path):
@@ -126,19 +126,18 @@ def test_refusals(make, tmp_path):
         ([base, other_truth], "different labels for"),
     ):
         with pytest.raises(UserError, match=message):
-            compare_runs(paths, "test", "macro_f1", tmp_path / "out")
+            compare(paths, "test", "macro_f1")
     two = tmp_path / "two"
     for name, seed, rate in (("a", 0, 1), ("b", 0, 1), ("c", 1, 2)):
         make(f"two/{name}", 0.6)
         (two / name / "config.yaml").write_text(run_yaml(two / name, seed) + f"train: {{epochs: {rate}}}\n")
     with pytest.raises(UserError, match="b and a have the same seed and fold"):
-        compare_runs([base, two], "test", "macro_f1", tmp_path / "out")
+        compare([base, two], "test", "macro_f1")
     (two / "b" / "config.yaml").unlink()
     (two / "b" / "metrics.json").unlink()
     with pytest.raises(UserError, match=r"several systems \(c and a differ in train"):
-        compare_runs([base, two], "test", "macro_f1", tmp_path / "out")
+        compare([base, two], "test", "macro_f1")
     with pytest.raises(UserError, match="clfa evaluate"):
-        compare_runs([base, make("more", 0.6)], "validation", "macro_f1", tmp_path / "out")
+        compare([base, make("more", 0.6)], "validation", "macro_f1")
     with pytest.raises(UserError, match="allowed are accuracy"):
-        compare_runs([base, make("extra", 0.6)], "test", "f1", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        compare([base, make("extra", 0.6)], "test", "f1")

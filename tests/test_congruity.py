@@ -77,25 +77,24 @@ def test_unbalanced_counts_are_refused(count):
 @pytest.mark.slow
 def test_demo_end_to_end(tmp_path):
     """One seed of the whole demo: floors at chance, CLFA far above no alignment, report without outside references."""
-    import json
+    from clfa.evidence.results import Demo, read_result
+    from clfa.studies.demo import demo
 
-    from clfa.studies.demo import run_demo
-
-    result = run_demo(tmp_path / "demo", seeds=1, say=lambda line: None)
-    assert json.loads((tmp_path / "demo" / "results.json").read_text()) == result
-    found = {row["system"]: row["accuracy"] for row in result["systems"]}
+    result = demo(tmp_path / "demo", seeds=1)
+    assert read_result(Demo, tmp_path / "demo" / "results.json") == result
+    found = {row.system: row.metrics["accuracy"] for row in result.systems}
     assert set(found) == {"majority", "text_only", "image_only", "no_alignment", "clfa"}
     for name in ("majority", "text_only", "image_only"):
-        assert abs(found[name]["mean"] - 0.5) <= 0.07
-    assert found["clfa"]["ci95"][0] > found["no_alignment"]["ci95"][1]
+        assert abs(found[name].value - 0.5) <= 0.07
+    assert found["clfa"].low > found["no_alignment"].high
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "http" not in page
     assert page.count("data:image/") >= 10
 
     # on this set only the interplay of word and picture tells the label: no additive model can be above chance
-    from clfa.evidence.probe import probe_run
+    from clfa.evidence.probe import probe
 
-    probed = probe_run(tmp_path / "demo" / "runs" / "clfa" / "seed-0", "test", 300, 0, say=lambda line: None)
-    assert abs(probed["emap"]["accuracy"] - 0.5) <= 0.1
-    assert probed["emap"]["model"]["accuracy"] >= 0.85
-    assert probed["verdict"].startswith("multimodal gain")
+    probed = probe(tmp_path / "demo" / "runs" / "clfa" / "seed-0", "test", 300, 0)
+    assert abs(probed.emap.metrics["accuracy"].value - 0.5) <= 0.1
+    assert probed.emap.model["accuracy"].value >= 0.85
+    assert probed.verdict.startswith("multimodal gain")

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,45 +12,54 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
-def generator(name: str = "make_results"):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+@cache
+def generator():
+    spec = importlib.util.spec_from_file_location("make_docs", ROOT / "docs" / "make_docs.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_results_are_generated_not_typed():
-    module = generator()
-    found = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "docs" / "results").glob("*.json"))}
-    assert {"table", "demo"} <= found.keys()
-    assert (ROOT / "docs" / "results.md").read_text() == module.page(found)
-    readme = (ROOT / "README.md").read_text()
-    assert module.with_tables(readme, found) == readme
+@cache
+def pages():
+    return generator().pages(generator().load())
 
 
-def test_findings_are_generated_not_typed():
-    assert (ROOT / "docs" / "findings.md").read_text() == generator("make_findings").page()
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/findings.md"])
+def test_numbers_are_generated_not_typed(name):
+    assert (ROOT / name).read_text() == pages()[name]
 
 
-def test_findings_hold_no_posts():
+def test_stored_results_hold_no_posts():
     """Words that are cues and counts are shown, ids and texts of posts are not."""
+
+    def examples(value):
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            if key == "examples":
+                yield entry
+            elif isinstance(entry, (dict, list)):
+                yield from examples(entry)
+
     for name in ("audits", "probes", "white_space"):
         text = (ROOT / "docs" / "results" / f"{name}.json").read_text()
-        assert "examples" not in text
+        assert not any(examples(json.loads(text)))
         assert not re.search(r"(?<![\d.])\d{18}(?!\d)", text)  # ids of MMSD
 
 
-def test_a_verdict_needs_an_interval_without_zero():
-    verdict = generator().verdict
-    assert verdict("x", {"mean": 0.02, "ci95": [-0.01, 0.05]}) == (
-        False,
-        "x: CLFA − no alignment, macro F1 +2.0 points [-1.0, +5.0]: cannot tell.",
-    )
-    assert verdict("x", {"mean": 0.03, "ci95": [0.01, 0.05]})[1].endswith("alignment helps.")
-    assert verdict("x", {"mean": 0.021, "ci95": [0.001, 0.041]})[1].endswith(
-        "under the minimum detectable effect."
-    )  # below what can be found
-    assert verdict("x", {"mean": -0.03, "ci95": [-0.05, -0.01]})[1].endswith("alignment hurts.")
+def test_a_claim_needs_an_interval_without_zero_and_a_small_p():
+    from clfa.evidence.results import Gap
+    from clfa.evidence.significance import is_claim
+    from clfa.metrics import Score
+
+    def claim(value, low, high, p, runs=5):
+        score = Score(value, low, high, n=runs)
+        return generator().claim("x", Gap(score, "posts", [low, high], p, p, 0.03, is_claim(score, p)))
+
+    assert claim(0.02, -0.01, 0.05, 0.2) == "x: CLFA − no alignment, macro F1 +2.0 points [-1.0, +5.0]: cannot tell."
+    assert claim(0.03, 0.01, 0.05, 0.01).endswith(": alignment helps.")
+    assert claim(0.021, 0.001, 0.041, 0.04).endswith(": alignment helps.")  # one rule, no further hurdle
+    assert claim(0.021, 0.001, 0.041, 0.06).endswith(": cannot tell.")
+    assert claim(-0.03, -0.05, -0.01, 0.01, runs=1).endswith(": in these runs alignment hurts.")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

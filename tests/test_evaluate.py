@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from conftest import picture, text
 
+from clfa import commands
 from clfa.config import read_yaml
-from clfa.data.records import Record, load_split, write_dataset
+from clfa.data.records import Record, write_dataset
+from clfa.data.rows import load_split
 from clfa.errors import UserError
-from clfa.evidence.evaluate import evaluate, read_table
+from clfa.evidence.evaluate import evaluate
+from clfa.evidence.results import Evaluation, from_dict
+from clfa.report.page import write_card
+from clfa.runs import Run
 from clfa.training.train import train
-
-
-def silent(line: str) -> None:
-    """No progress."""
 
 
 @pytest.fixture(scope="module")
@@ -40,33 +41,35 @@ def posts(tmp_path_factory):
 
 @pytest.fixture
 def run(run_config, posts):
-    return train(run_config(data__path=str(posts), train__epochs=1), say=silent)
+    return train(run_config(data__path=str(posts), train__epochs=1))
 
 
 def test_evidence(run, posts):
-    result = evaluate(run, "test", say=silent)
-    _, truth, predicted, probabilities = read_table(run / "predictions" / "test.parquet")
-    kept = result["deduplicated"]
-    assert (kept["left_out"], kept["rows"]) == (5, 45)
-    assert kept["metrics"]["accuracy"]["value"] == pytest.approx((truth == predicted)[5:].mean())
-    changed = {name: found["posts"] for name, found in result["flips"].items()}
+    result = commands.evaluate(str(run), split="test")
+    assert from_dict(Evaluation, Run(run).metrics()["test"]) == result
+    found = Run(run).predictions("test")
+    right = found.labels == found.predicted
+    kept = result.deduplicated
+    assert (kept.left_out, kept.rows) == (5, 45)
+    assert kept.metrics["accuracy"].value == pytest.approx(right[5:].mean())
+    changed = {name: flip.posts for name, flip in result.flips.items()}
     assert changed == {"hashtags": 20, "emoji": 20, "ellipsis": 20, "digits to <num>": 20}
-    for found in result["flips"].values():
-        assert found["rate"] == found["flipped"] / found["posts"]
-        assert found["ci95"][0] <= found["rate"] <= found["ci95"][1]
-    assert result["neutralised"]["changed"] == 20
-    assert result["neutralised"]["rows"] == 50
-    groups = result["groups"]
-    assert (groups["with a hashtag"]["rows"], groups["without a hashtag"]["rows"]) == (20, 30)
+    for flip in result.flips.values():
+        assert flip.rate.value == flip.flipped / flip.posts
+        assert flip.rate.low <= flip.rate.value <= flip.rate.high
+    assert result.neutralised.changed == 20
+    assert result.neutralised.rows == 50
+    groups = result.groups
+    assert (groups["with a hashtag"].rows, groups["without a hashtag"].rows) == (20, 30)
     mask = np.array(["#" in words for words in load_split(posts, "test")["text"]])
-    assert groups["with a hashtag"]["metrics"]["accuracy"]["value"] == pytest.approx((truth == predicted)[mask].mean())
-    found = result["calibration"]
-    assert found["before"]["nll"]["value"] == pytest.approx(-np.log(probabilities[np.arange(50), truth]).mean())
-    assert found["before"]["ece"]["value"] == pytest.approx(result["ece"])
+    assert groups["with a hashtag"].metrics["accuracy"].value == pytest.approx(right[mask].mean())
+    errors = result.calibration.before.metrics
+    assert errors["nll"].value == pytest.approx(-np.log(found.probabilities[np.arange(50), found.labels]).mean())
+    assert errors["ece"].value == pytest.approx(result.ece)
     assert (run / "predictions" / "validation.parquet").is_file()  # the temperature is fitted there
-    assert set(result["floors"]) == {"majority", "format_only", "tfidf_logistic_regression"}
-    page = (run / "report.html").read_text()
-    for title in ("Cues of form", "Groups of posts", "posts that train does not hold", "adaptive ECE"):
+    assert set(result.floors) == {"majority", "format_only", "tfidf_logistic_regression"}
+    page = (run / "report-test.html").read_text()
+    for title in ("Formatting cues", "Groups of posts", "posts not in the training set", "adaptive ECE"):
         assert title in page
 
 
@@ -75,45 +78,45 @@ def test_flips_are_those_of_the_model(run, posts):
     from clfa.evidence.cues import FLIPS
     from clfa.serving.predictor import Predictor
 
-    result = evaluate(run, "test", say=silent)
+    result = evaluate(run, "test")
     predictor = Predictor(run)
     rows = load_split(posts, "test")
     old = [found.predicted for found in predictor([dict(row) for row in rows])]
     new = [found.predicted for found in predictor([{**row, "text": FLIPS["hashtags"](row["text"])} for row in rows])]
-    assert result["flips"]["hashtags"]["flipped"] == sum(one != two for one, two in zip(old, new))
+    assert result.flips["hashtags"].flipped == sum(one != two for one, two in zip(old, new))
 
 
 def test_frozen_encoders_are_neutralised_too(run_config, posts):
     """Changed texts are in no cache of states: they are encoded anew, with the same answer as without a cache."""
     frozen = {"model__modalities__text__frozen": True, "model__modalities__image__frozen": True}
-    run = train(run_config(data__path=str(posts), train__epochs=1, **frozen), say=silent)
-    first = evaluate(run, "test", say=silent)
+    run = train(run_config(data__path=str(posts), train__epochs=1, **frozen))
+    first = evaluate(run, "test")
     shutil.rmtree(posts / "states")
-    assert evaluate(run, "test", say=silent)["flips"] == first["flips"]
+    assert evaluate(run, "test").flips == first.flips
 
 
 def test_ledger_counts_each_opening_of_test(run):
     assert not (run / "test_ledger.jsonl").exists()  # training never opened it
-    evaluate(run, "validation", report=False, say=silent)
+    evaluate(run, "validation", evidence=False)
     assert not (run / "test_ledger.jsonl").exists()
-    evaluate(run, "test", report=False, say=silent)
-    evaluate(run, "test", normalise_format=False, say=silent)
+    evaluate(run, "test", evidence=False)
+    commands.evaluate(str(run), split="test", normalise_format=False)
     lines = [json.loads(line) for line in (run / "test_ledger.jsonl").read_text().splitlines()]
     assert [line["purpose"] for line in lines] == ["evaluate", "evaluate"]
     assert lines[0]["rows"] == 50
     assert [len(digest) for digest in lines[0]["sha256"].values()] == [64]
-    assert "opened 2 times" in (run / "report.html").read_text()
+    assert "opened 2 times" in (run / "report-test.html").read_text()
     assert "opened 2 times" in (run / "README.md").read_text()
 
 
 def test_changed_data_is_refused(run_config, posts, tmp_path):
     shutil.copytree(posts, tmp_path / "posts")
-    run = train(run_config(data__path=str(tmp_path / "posts"), train__epochs=1), say=silent)
+    run = train(run_config(data__path=str(tmp_path / "posts"), train__epochs=1))
     manifest = json.loads((tmp_path / "posts" / "dataset.json").read_text())
     manifest["splits"]["test"]["sha256"] = "0" * 64
     (tmp_path / "posts" / "dataset.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"not what .* was trained on \(test differ"):
-        evaluate(run, "test", say=silent)
+        evaluate(run, "test")
     assert not (run / "test_ledger.jsonl").exists()
 
 
@@ -121,22 +124,23 @@ def test_another_data_set(run_config, posts, tmp_path):
     """Judged elsewhere: floors say what they were fitted on; with the own data gone, nothing is claimed about it."""
     shutil.copytree(posts, tmp_path / "own")
     shutil.copytree(posts, tmp_path / "other")
-    run = train(run_config(data__path=str(tmp_path / "own"), train__epochs=1), say=silent)
-    result = evaluate(run, "test", dataset=str(tmp_path / "other"), say=silent)
-    assert result["split"] == "test@other"
-    assert result["floors_fitted_on"] == str(tmp_path / "other")
-    assert result["deduplicated"]["left_out"] == 5
+    run = train(run_config(data__path=str(tmp_path / "own"), train__epochs=1))
+    result = commands.evaluate(str(run), split="test", dataset=str(tmp_path / "other"))
+    assert result.split == "test@other"
+    assert result.floors_fitted_on == str(tmp_path / "other")
+    assert result.deduplicated.left_out == 5
+    assert (run / "report-test@other.html").is_file()
     assert "which this run never saw" in (run / "README.md").read_text()
     assert "opened 0 times" in (run / "README.md").read_text()  # its own test split was not
     shutil.rmtree(tmp_path / "own")
-    result = evaluate(run, "test", dataset=str(tmp_path / "other"), say=silent)
-    assert "deduplicated" not in result
-    assert "calibration" not in result
+    result = evaluate(run, "test", dataset=str(tmp_path / "other"))
+    assert result.deduplicated is None
+    assert result.calibration is None
 
 
 def test_no_temperature_is_judged_where_it_was_fitted(run):
-    result = evaluate(run, "validation", say=silent)
-    assert result["calibration"]["after"] is None
+    result = commands.evaluate(str(run), split="validation")
+    assert result.calibration.after is None
     assert "their scores flatter" in (run / "README.md").read_text()
 
 
@@ -151,8 +155,8 @@ def test_folds_without_a_test_file(run_config, tmp_path):
 
     write_dataset(rows(), tmp_path / "d", ["no", "yes"], {"reader": "t", "name": "d", "filters": []})
     config = run_config(data__path=str(tmp_path / "d"), data__folds=3, data__fold=1, train__epochs=1)
-    run = train(config, say=silent)
-    assert evaluate(run, "test", say=silent)["rows"] == 20
+    run = train(config)
+    assert commands.evaluate(str(run), split="test").rows == 20
     assert "of a fold over all splits" in (run / "README.md").read_text()
 
 
@@ -167,28 +171,24 @@ def test_odd_labels_and_words_in_all_pages(run_config, tmp_path):
                 yield split, Record(f"{split}-{number}", words, picture(number), labels[number % 2])
 
     write_dataset(rows(), tmp_path / "d", labels, {"reader": "t", "name": "a|b <i>", "filters": []})
-    from clfa.evidence.audit import audit
-
-    audit(tmp_path / "d", say=silent)
-    run = train(run_config(data__path=str(tmp_path / "d"), train__epochs=1), say=silent)
-    evaluate(run, "test", say=silent)
+    commands.audit(str(tmp_path / "d"))
+    run = train(run_config(data__path=str(tmp_path / "d"), train__epochs=1))
+    commands.evaluate(str(run), split="test")
     card = (run / "README.md").read_text()
     assert "<img" not in card
     assert "<b>" not in card
     assert r"&lt;b&gt;\|yes\_\*" in card
-    assert (run / "report.html").is_file()
+    assert (run / "report-test.html").is_file()
 
 
 def test_card(run, posts):
-    from clfa.evidence.audit import audit
-
-    audit(posts, say=silent)
-    result = evaluate(run, "test", say=silent)
+    commands.audit(str(posts))
+    result = commands.evaluate(str(run), split="test")
     card = (run / "README.md").read_text()
-    accuracy = result["metrics"]["accuracy"]
-    cell = f"{100 * accuracy['value']:.1f} [{100 * accuracy['ci95'][0]:.1f}, {100 * accuracy['ci95'][1]:.1f}]"
+    accuracy = result.metrics["accuracy"]
+    cell = f"{100 * accuracy.value:.1f} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"
     assert f"| this run | {cell} |" in card
-    assert "this run, 45 posts that train does not hold" in card
+    assert "this run, 45 posts not in the training set" in card
     for split in load_manifest_splits(posts):
         assert split["sha256"] in card
     assert "5 of 50 test posts have the text of a training post" in card
@@ -198,7 +198,7 @@ def test_card(run, posts):
     assert "{{" not in card
     shutil.rmtree(posts / "hashes")
     (posts / "audit.json").unlink()
-    evaluate(run, "test", report=False, say=silent)
+    write_card(Run(run))
     assert "The data was not audited" in (run / "README.md").read_text()
 
 

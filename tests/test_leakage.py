@@ -6,7 +6,8 @@ from conftest import SHARED, needs_shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clfa.data.records import Record, load_split, write_dataset
+from clfa.data.records import Record, write_dataset
+from clfa.data.rows import load_split
 from clfa.evidence.leakage import KINDS, Traces, conflicts, image_hashes, leaked, matches, normal_form, traces
 
 
@@ -92,7 +93,7 @@ def test_counts_of_real_data(name, id, text, near, tmp_path):
     reader = {"mmsd": read_mmsd, "mmsd2": read_mmsd2}[name]
     rows, labels, about = reader(SHARED / "data" / name, None)
     write_dataset(rows, tmp_path / "d", labels, about, images="none")
-    train, test = (traces(load_split(tmp_path / "d", split), {}) for split in ("train", "test"))
+    train, test = (traces(load_split(tmp_path / "d", split)) for split in ("train", "test"))
     counts = {kind: int((matches(kind, test, train) >= 0).sum()) for kind in KINDS}
     assert (counts["id"], counts["normalised_text"], counts["near_text"]) == (id, text, near)
     if name == "mmsd2":
@@ -118,12 +119,22 @@ def test_counts_of_real_images(tmp_path):
 def test_hashes_are_kept(tmp_path, dataset):
     import shutil
 
-    shutil.copytree(dataset, tmp_path / "d")
+    shutil.copytree(dataset, tmp_path / "d", ignore=shutil.ignore_patterns("hashes"))
     first = image_hashes(tmp_path / "d", ["test"])
-    written = (tmp_path / "d" / "hashes" / "test.safetensors").stat().st_mtime_ns
-    assert image_hashes(tmp_path / "d", ["test"]) == first
-    assert (tmp_path / "d" / "hashes" / "test.safetensors").stat().st_mtime_ns == written
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "d" / "hashes").glob("*.safetensors")}
+    rows = load_split(tmp_path / "d", "test")
+    again = traces(rows, image_hashes(tmp_path / "d", ["test"])).image_hashes
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert again == traces(rows, first).image_hashes == [_hash(row["image"]["bytes"]) for row in rows]
     assert len(first) == 8
+
+
+def _hash(data: bytes) -> int:
+    from imagehash import phash
+
+    from clfa.data.images import open_image
+
+    return int(str(phash(open_image(data))), 16)
 
 
 def test_hash_survives_another_quality_and_size(tmp_path):

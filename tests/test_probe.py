@@ -8,21 +8,20 @@ import torch
 from conftest import picture, text
 from PIL import Image
 
+from clfa import commands
+from clfa.config import FusionConfig
 from clfa.data.images import open_image
-from clfa.data.records import load_split
+from clfa.data.rows import load_split
 from clfa.errors import UserError
 from clfa.evidence.corruptions import IMAGE_CORRUPTIONS, TEXT_CORRUPTIONS, corrupt_image, corrupt_text
-from clfa.evidence.probe import emap, probe_run, verdict
-from clfa.fusion import pool
-from clfa.model.batch import Collator
+from clfa.evidence.probe import emap, probe, verdict
+from clfa.evidence.results import Change, Emap, Probe, Side, read_result
+from clfa.fusion import Fusion, pool
+from clfa.metrics import Score
 from clfa.model.classifier import build_classifier
-from clfa.model.parts import ABSENT, read_parts
-from clfa.serving.predictor import Predictor, compute_logits
+from clfa.model.pipeline import ABSENT, Pipeline
+from clfa.serving.predictor import Predictor
 from clfa.training.train import train
-
-
-def silent(line: str) -> None:
-    """No progress."""
 
 
 def test_emap_of_an_additive_function_is_the_function():
@@ -39,110 +38,111 @@ def test_emap_of_xor_is_at_chance():
     assert emap(logits) == pytest.approx(np.zeros((4, 2)), abs=1e-12)
 
 
-class Additive(torch.nn.Module):
+class Additive(Fusion):
     """A fusion without interplay: a linear map of each pooled side, added."""
 
     def __init__(self, dim):
-        super().__init__()
+        super().__init__(dim, ["image"], FusionConfig(), "mean")
         self.query, self.context = torch.nn.Linear(dim, dim), torch.nn.Linear(dim, dim)
 
-    def forward(self, query, query_mask, contexts):
-        context = contexts[0]
-        return self.query(pool(query, query_mask, "mean")) + self.context(pool(context.states, context.mask, "mean"))
+    def forward(self, query, contexts):
+        image = contexts["image"]
+        return self.query(pool(query.states, query.mask, "mean")) + self.context(pool(image.states, image.mask, "mean"))
 
 
 @pytest.fixture
-def parts(run_config, dataset):
-    """`parts(fusion)`: all test posts read by an untrained model, and the plain way to predict them."""
+def pipeline(run_config):
+    """`pipeline(fusion)`: an untrained model in use."""
 
     def build(fusion=None):
         torch.manual_seed(0)
         config = run_config()
-        model = build_classifier(config.model, ["no", "yes"]).eval()
+        model = build_classifier(config.model, ["no", "yes"])
         if fusion:
             model.fusion = fusion(config.model.dim)
-        preparers = {name: encoder.preparer for name, encoder in model.encoders.items()}
-        collator = Collator(config.model.modalities, preparers)
-        rows = load_split(dataset, "test")
-        return model, collator, rows, read_parts(model, rows, collator, batch_size=3)
+        return Pipeline(model, batch_size=3)
 
     return build
 
 
-def test_emap_of_an_additive_model_is_the_model(parts):
-    model, collator, rows, found = parts(Additive)
+def test_emap_of_an_additive_model_is_the_model(pipeline, dataset):
+    used, rows = pipeline(Additive), load_split(dataset, "test")
     everyone = np.arange(len(rows))
-    pairs = found.logits(np.repeat(everyone, len(rows)), np.tile(everyone, len(rows))).reshape(len(rows), len(rows), 2)
-    plain = compute_logits(model, rows, collator, 4).numpy()
-    assert emap(pairs) == pytest.approx(plain, abs=1e-6)
+    pairs = used.recombine(used.states(rows), np.repeat(everyone, len(rows)), np.tile(everyone, len(rows)))
+    plain = used.logits(rows).numpy()
+    assert emap(pairs.reshape(len(rows), len(rows), 2)) == pytest.approx(plain, abs=1e-6)
 
 
-def test_parts_put_together_are_the_posts(parts):
-    model, collator, rows, found = parts()
-    everyone = np.arange(len(rows))
-    assert found.logits(everyone, everyone) == pytest.approx(compute_logits(model, rows, collator, 4).numpy(), abs=1e-5)
+def test_states_put_together_are_the_posts(pipeline, dataset):
+    used, rows = pipeline(), load_split(dataset, "test")
+    states, everyone = used.states(rows), np.arange(len(rows))
+    assert used.recombine(states, everyone, everyone) == pytest.approx(used.logits(rows).numpy(), abs=1e-5)
     swapped = np.roll(everyone, 1)
     posts = [{**rows[n], "image": rows[int(other)]["image"]} for n, other in zip(range(len(rows)), swapped)]
-    assert found.logits(everyone, swapped) == pytest.approx(compute_logits(model, posts, collator, 4).numpy(), abs=1e-5)
+    assert used.recombine(states, everyone, swapped) == pytest.approx(used.logits(posts).numpy(), abs=1e-5)
     for column, pair in (("image", (everyone, everyone * 0 + ABSENT)), ("text", (everyone * 0 + ABSENT, everyone))):
         posts = [{**row, column: None} for row in rows]
-        assert found.logits(*pair) == pytest.approx(compute_logits(model, posts, collator, 4).numpy(), abs=1e-5)
+        assert used.recombine(states, *pair) == pytest.approx(used.logits(posts).numpy(), abs=1e-5)
 
 
-def test_padding_on_the_left_cuts_nothing(parts):
+def test_padding_on_the_left_cuts_nothing(pipeline, dataset):
     """Some tokenizers pad in front: a post alone and in a batch must be the same."""
-    model, _, rows, _ = parts()
-    model.encoders["text"].preparer.padding_side = "left"
-    collator = Collator(model.config.modalities, {name: encoder.preparer for name, encoder in model.encoders.items()})
-    found = read_parts(model, rows, collator)
-    everyone = np.arange(len(rows))
-    together = found.logits(everyone, everyone)
-    alone = np.concatenate([found.logits(everyone[n : n + 1], everyone[n : n + 1]) for n in everyone])
+    used, rows = pipeline(), load_split(dataset, "test")
+    used.preparers["text"].padding_side = "left"
+    states, everyone = used.states(rows), np.arange(len(rows))
+    together = used.recombine(states, everyone, everyone)
+    alone = np.concatenate([used.recombine(states, everyone[n : n + 1], everyone[n : n + 1]) for n in everyone])
     assert alone == pytest.approx(together, abs=1e-5)
 
 
-def test_large_pictures_are_bounded():
-    from clfa.evidence.probe import _bounded, _stored
+def test_large_images_are_bounded(dataset):
+    from clfa.evidence.judge import _bounded, _stored
 
-    large = _stored(Image.new("RGB", (2000, 1000)))
-    small = open_image(_bounded({"image": {"bytes": large}})["image"]["bytes"])
+    large = load_split(dataset, "test")[0].replace(image=_stored(Image.new("RGB", (2000, 1000))))
+    small = open_image(_bounded(large)["image"]["bytes"])
     assert small.size == (512, 256)
 
 
 def test_probe_of_a_run(run_config):
-    run = train(run_config(train__epochs=1), say=silent)
-    result = probe_run(run, "test", posts=5, corrupted=4, say=silent)
-    assert json.loads((run / "probe.json").read_text()) == result
-    assert (result["emap"]["posts"], result["emap"]["exact"]) == (5, False)
-    assert len(result["corruptions"]["image"]) == 12
-    assert len(result["corruptions"]["text"]) == 8
-    assert all(len(found["accuracy"]) == 5 for found in result["corruptions"]["image"].values())
-    for side in ("text", "image"):
-        found = result["modalities"][side]
-        assert set(found) == {"shuffled", "blanked", "masked", "perceptual_score"}
-        curve = result["missing"][side]
-        assert [point["share"] for point in curve] == [0.0, 0.1, 0.3, 0.5, 1.0]
-        assert curve[0]["accuracy"] == pytest.approx(result["accuracy"])
-        assert curve[-1]["accuracy"] == pytest.approx(found["masked"]["accuracy"])
+    run = train(run_config(train__epochs=1))
+    result = commands.probe(str(run), posts=5, corrupted=4)
+    assert read_result(Probe, run / "probe.json") == result
+    assert (result.emap.posts, result.emap.exact) == (5, False)
+    assert len(result.corruptions.image) == 12
+    assert len(result.corruptions.text) == 8
+    assert all(len(found.accuracy) == 5 for found in result.corruptions.image.values())
+    assert set(result.modalities) == {"text", "image"}
+    for found in result.modalities.values():
+        assert [change.share for change in found.missing] == [0.0, 0.1, 0.3, 0.5, 1.0]
+        assert found.missing[0].metrics["accuracy"].value == pytest.approx(result.metrics["accuracy"].value)
+        assert found.missing[-1].metrics["accuracy"].value == pytest.approx(found.masked.metrics["accuracy"].value)
     predictor = Predictor(run)
     rows = [dict(row) for row in load_split(run_config().data.path, "test")]
     truth = [["no", "yes"][row["label"]] for row in rows]
     blank = [found.predicted for found in predictor([{**row, "text": ""} for row in rows])]
-    assert result["modalities"]["text"]["blanked"]["accuracy"] == pytest.approx(np.mean(np.array(blank) == truth))
-    assert result["verdict"] in (run / "README.md").read_text()
+    assert result.modalities["text"].blanked.metrics["accuracy"].value == pytest.approx(
+        np.mean(np.array(blank) == truth)
+    )
+    assert result.verdict in (run / "README.md").read_text()
     assert [json.loads(line)["purpose"] for line in (run / "test_ledger.jsonl").read_text().splitlines()] == ["probe"]
-    assert probe_run(run, "test", posts=8, corrupted=0, say=silent)["emap"]["exact"]
+    commands.evaluate(str(run), split="test", normalise_format=False)
+    assert commands.probe(str(run), posts=8, corrupted=0).emap.exact
+    page = (run / "report-test.html").read_text()
+    assert "Does it use both modalities?" in page
+    assert "The errors it was most sure of" in page
 
 
 def test_one_modality_is_refused(run_config):
     config = run_config(model__modalities__image=None, loss__alignment_weight=0, train__epochs=1)
-    run = train(config, say=silent)
+    run = train(config)
     with pytest.raises(UserError, match="nothing to probe"):
-        probe_run(run, "test", 5, 0, say=silent)
+        probe(run, "test", 5, 0)
 
 
-def found(value, low, high):
-    return {"accuracy": {"value": value, "ci95": [low, high]}}
+def side(loss) -> Side:
+    """Shuffling costs this much."""
+    change = Change({"accuracy": Score(0.5)}, {"accuracy": Score(*loss)})
+    return Side(change, change, change, 0.0, [])
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,8 @@ def found(value, low, high):
     ],
 )
 def test_verdicts(gain, text_loss, image_loss, expected):
-    result = {
-        "emap": {"gain": found(*gain), "mcnemar_p": 0.01},
-        "modalities": {
-            "text": {"shuffled": {"loss": found(*text_loss)}},
-            "image": {"shuffled": {"loss": found(*image_loss)}},
-        },
-    }
-    assert verdict(result).startswith(expected)
+    additive = Emap(8, True, {}, {}, {"accuracy": Score(*gain)}, 0.01)
+    assert verdict(additive, {"text": side(text_loss), "image": side(image_loss)}).startswith(expected)
 
 
 @pytest.mark.parametrize("name", IMAGE_CORRUPTIONS)

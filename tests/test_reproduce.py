@@ -15,8 +15,8 @@ from clfa.config import DataConfig, override
 from clfa.data.records import Record, write_dataset
 from clfa.data.splits import load_rows
 from clfa.errors import UserError
-from clfa.evidence.significance import run_interval
-from clfa.evidence.verdict import verdict
+from clfa.evidence.significance import published_verdict, run_interval
+from clfa.metrics import Score
 from clfa.studies.reproduce import SYSTEMS, _differences, reproduce
 
 
@@ -30,11 +30,11 @@ def test_all_systems_of_mmsd_tiny(tmp_path, capsys):
         assert row["verdict"] == "cannot tell", (name, row["why"])  # nothing is claimed about tiny models
         # what is tabulated is what the run's own predictions say
         found = json.loads((tmp_path / name / "seed-0" / "metrics.json").read_text())["test"]["metrics"]
-        assert row["accuracy"] == pytest.approx(100 * found["accuracy"]["value"], abs=0.01)
-        assert row["macro_f1"] == pytest.approx(100 * found["macro_f1"]["value"], abs=0.01)
-    assert rows["clfa"]["published"] == {
+        for metric in ("accuracy", "macro_f1"):
+            assert row["metrics"][metric]["value"] == pytest.approx(found[metric]["value"])
+    assert {name: round(100 * value, 2) for name, value in rows["clfa"]["published"].items()} == {
         "accuracy": 86.80, "binary_precision": 81.51, "binary_recall": 86.44, "binary_f1": 83.91,
-        "macro_precision": 86.09, "macro_recall": 86.74, "macro_f1": 86.36, "rerun_by_the_paper": True,
+        "macro_precision": 86.09, "macro_recall": 86.74, "macro_f1": 86.36,
     }  # fmt: skip
     assert rows["hke"]["notes"] == ["word graph: dependencies", "word graph: window"]
     for name in ("table.md", "table.tex", "table.html", "reproduce.json"):
@@ -97,22 +97,21 @@ def test_missing_inputs_are_told_and_nothing_is_filled_in(encoders, dataset, tmp
     (configs / "hfm.yaml").write_text(yaml.safe_dump(run, sort_keys=False))
     run["model"]["modalities"] = {"text": {**modalities["text"], "encoder": str(tmp_path / "nothing")}}
     (configs / "bert.yaml").write_text(yaml.safe_dump(run, sort_keys=False))
-    quiet = {"say": lambda line: None}
-    result = reproduce("mmsd", str(dataset), tmp_path / "out", str(configs), "bert,hfm", 3, **quiet)
-    bert, hfm = result["rows"]
-    assert hfm["verdict"] == "cannot tell", hfm["why"]
-    assert any("for microsoft/resnet-50" in name for name in hfm["stand_ins"])
-    assert "no attributes" in hfm["stand_ins"]
-    assert hfm["seeds"] == 3
-    assert bert["verdict"] == "not run"
-    assert bert["accuracy"] is None
-    assert "is not here" in bert["why"]
-    assert [floor["system"] for floor in result["floors"]] == ["majority", "format_only", "tfidf_logistic_regression"]
+    result = reproduce("mmsd", str(dataset), tmp_path / "out", str(configs), "bert,hfm", 3)
+    bert, hfm = result.rows
+    assert hfm.verdict == "cannot tell", hfm.why
+    assert any("for microsoft/resnet-50" in name for name in hfm.stand_ins)
+    assert "no attributes" in hfm.stand_ins
+    assert hfm.runs == 3
+    assert bert.verdict == "not run"
+    assert bert.metrics == {}
+    assert "is not here" in bert.why
+    assert list(result.floors) == ["majority", "format_only", "tfidf_logistic_regression"]
     # a system of the package: its encoders are hub names, and there is no network
-    result = reproduce("mmsd", str(dataset), tmp_path / "out", systems="clfa", seeds=1, **quiet)
-    assert [row["system"] for row in result["rows"]] == ["bert", "hfm", "clfa"]  # earlier rows stay
-    assert result["rows"][1] == hfm
-    assert result["rows"][2]["why"] == "the text encoder bert-base-uncased is not here"
+    result = reproduce("mmsd", str(dataset), tmp_path / "out", systems="clfa", seeds=1)
+    assert [row.system for row in result.rows] == ["bert", "hfm", "clfa"]  # earlier rows stay
+    assert result.rows[1] == hfm
+    assert result.rows[2].why == "the text encoder bert-base-uncased is not here"
     assert "HFM*" in (tmp_path / "out" / "table.md").read_text()
 
 
@@ -125,13 +124,13 @@ def test_a_data_set_without_pictures_runs_no_picture(tmp_path):
     write_dataset(
         rows, tmp_path / "data", ["a", "b"], {"reader": "test", "name": "texts", "filters": []}, images="none"
     )
-    result = reproduce("mmsd", str(tmp_path / "data"), tmp_path / "out", systems="vit,clfa", say=lambda line: None)
-    assert [row["why"] for row in result["rows"]] == [f"{tmp_path}/data holds no images"] * 2
+    result = reproduce("mmsd", str(tmp_path / "data"), tmp_path / "out", systems="vit,clfa")
+    assert [row.why for row in result.rows] == [f"{tmp_path}/data holds no images"] * 2
     with pytest.raises(UserError, match="unknown system 'vgg'"):
-        reproduce("mmsd", str(tmp_path / "data"), tmp_path / "out", systems="vgg", say=lambda line: None)
+        reproduce("mmsd", str(tmp_path / "data"), tmp_path / "out", systems="vgg")
 
 
-PUBLISHED = {"accuracy": 80.0, "macro_f1": 78.0, "binary_f1": 75.0}
+PUBLISHED = {"accuracy": 0.80, "macro_f1": 0.78, "binary_f1": 0.75}
 
 
 @pytest.mark.parametrize(
@@ -148,13 +147,14 @@ PUBLISHED = {"accuracy": 80.0, "macro_f1": 78.0, "binary_f1": 75.0}
     ],
 )
 def test_verdicts(ours, runs, stand_ins, expected):
-    found, why = verdict(ours, PUBLISHED, runs, stand_ins)
+    scores = {name: Score((low + high) / 200, low / 100, high / 100) for name, (low, high) in ours.items()}
+    found, why = published_verdict(scores, PUBLISHED, runs, stand_ins)
     assert found == expected
     assert why
 
 
 def test_bad_arguments_are_told_before_anything_is_trained(tmp_path):
-    call = {"dataset": None, "out": tmp_path / "out", "say": lambda line: None}
+    call = {"dataset": None, "out": tmp_path / "out"}
     for more, message in (
         ({"systems": "bert, cmgnc"}, "unknown system 'cmgnc'; did you mean cmgcn"),
         ({"seeds": 0}, "at least 1"),

@@ -5,18 +5,19 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
+from clfa.evidence.power import detectable_accuracy, detectable_difference, mcnemar_power
+from clfa.evidence.results import Gap
 from clfa.evidence.significance import (
     almost_stochastic_order,
     bca_interval,
     bootstrap_p,
-    detectable_accuracy,
-    detectable_difference,
     holm,
-    mcnemar_power,
+    is_claim,
     paired_bootstrap,
     system_difference,
+    verdict,
 )
-from clfa.metrics import confusion, mcnemar, scores
+from clfa.metrics import Score, confusion, mcnemar, scores
 
 
 def answers(generator, truth, accuracy, runs=1, classes=3):
@@ -150,10 +151,10 @@ def test_coverage_of_the_interval():
 
 def test_system_difference_by_hand():
     """Without a part from posts it is Student's t test, paired or Welch's."""
-    from clfa.evidence.significance import Difference
+    from clfa.evidence.significance import Paired
 
     first, second = np.array([0.61, 0.64, 0.60, 0.66, 0.63]), np.array([0.66, 0.65, 0.67, 0.70, 0.64])
-    difference = Difference((second - first).mean(), (0, 0), np.full(100, 0.1))
+    difference = Paired((second - first).mean(), (0.0, 0.0), np.full(100, 0.1))
     paired = system_difference(difference, first, second, paired=True)
     expected = stats.ttest_rel(second, first)
     assert paired.p == pytest.approx(expected.pvalue)
@@ -195,3 +196,38 @@ def test_type_one_error():
         by_mcnemar += mcnemar(truth, first[0], second[0])[2] <= 0.05
     assert by_interval / 1000 <= 0.06
     assert by_mcnemar / 1000 <= 0.06
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "expected"),
+    [
+        (-0.01, 0.05, 0.2, False),
+        (-0.01, 0.05, 0.01, False),
+        (0.01, 0.05, 0.01, True),
+        (0.001, 0.041, 0.049, True),  # below what is found with 80 % power, and found all the same
+        (0.01, 0.05, 0.06, False),
+        (-0.05, -0.01, 0.05, True),
+        (0.0, 0.0, 0.0, False),
+    ],
+)
+def test_the_one_rule(low, high, p, expected):
+    """A difference is claimed if its interval excludes 0 and p (Holm) is at most 0.05; nothing else is asked."""
+    assert is_claim(Score((low + high) / 2, low, high), p) is expected
+
+
+def test_verdicts_in_words():
+    def gap(value: float, low: float, high: float, p: float) -> Gap:
+        score = Score(value, low, high)
+        return Gap(score, "posts", [low, high], p, p, 0.05, is_claim(score, p))
+
+    better = gap(0.03, 0.01, 0.05, 0.01)
+    assert verdict("a", "b", "macro_f1", better, 5) == "a is better than b: +3.0 [+1.0, +5.0] points of macro F1."
+    few = (
+        "in these runs a is better than b: +3.0 [+1.0, +5.0] points of macro F1; a claim about the systems needs 5 runs"
+    )
+    assert verdict("a", "b", "macro_f1", better, 2).startswith(few)
+    assert verdict("a", "b", "accuracy", gap(-0.03, -0.05, -0.01, 0.01), 5).startswith("a is worse than b: -3.0")
+    unclear = verdict("a", "b", "accuracy", gap(0.02, -0.01, 0.05, 0.3), 5)
+    assert unclear.startswith(
+        "cannot tell a from b: +2.0 [-1.0, +5.0] points of accuracy; the test could see 5.0 points"
+    )

@@ -14,7 +14,8 @@ import yaml
 
 from clfa.config import SweepConfig, save_config
 from clfa.errors import UserError
-from clfa.evidence.evaluate import read_table
+from clfa.evidence.results import Sweep, read_result
+from clfa.runs import Run
 from clfa.studies.sweep import own_device, run_all, sweep
 
 SYSTEMS = {
@@ -29,23 +30,25 @@ def test_seeds(run_config, tmp_path):
     config = SweepConfig(
         run_config(train__epochs=1), SYSTEMS, str(tmp_path / "sweep"), seeds=2, compare_to="no_alignment"
     )
-    result = sweep(config, say=lambda line: None)
-    names = [row["system"] for row in result["systems"]]
+    result = sweep(config)
+    names = [row.system for row in result.systems]
     assert names == ["majority", "format_only", "tfidf_logistic_regression", "text_only", "no_alignment", "clfa"]
-    clfa = result["systems"][-1]
-    assert clfa["seeds"] == [0, 1]
+    clfa = result.systems[-1]
+    assert clfa.seeds == [0, 1]
     values = [
         json.loads((tmp_path / "sweep" / "clfa" / f"seed-{seed}" / "metrics.json").read_text())["test"]["metrics"]
         for seed in (0, 1)
     ]
     for metric in ("accuracy", "macro_f1"):
         expected = [value[metric]["value"] for value in values]
-        assert clfa[metric]["values"] == pytest.approx(expected)
-        assert clfa[metric]["mean"] == pytest.approx(np.mean(expected))
-        assert clfa[metric]["sd"] == pytest.approx(np.std(expected, ddof=1))
-        low, high = clfa[metric]["ci95"]
-        assert low <= clfa[metric]["mean"] <= high
-    assert {row["system"] for row in result["differences"]} == {"text_only", "clfa"}
+        score = clfa.metrics[metric]
+        assert clfa.by_run[metric] == pytest.approx(expected)
+        assert score.value == pytest.approx(np.mean(expected))
+        assert score.sd == pytest.approx(np.std(expected, ddof=1))
+        assert score.low <= score.value <= score.high
+    assert {row.system for row in result.differences} == {"text_only", "clfa"}
+    assert read_result(Sweep, tmp_path / "sweep" / "sweep.json") == result
+    assert (tmp_path / "sweep" / "clfa" / "seed-0" / "README.md").is_file()
     with open(tmp_path / "sweep" / "table.csv") as file:
         assert len(list(csv.reader(file))) == 7
     assert (tmp_path / "sweep" / "table.md").read_text().count("\n") == 8
@@ -53,11 +56,11 @@ def test_seeds(run_config, tmp_path):
 
     model = tmp_path / "sweep" / "clfa" / "seed-1" / "model.safetensors"
     before = model.stat().st_mtime_ns
-    assert sweep(config, say=lambda line: None) == result  # nothing is trained again
+    assert sweep(config) == result  # nothing is trained again
     assert model.stat().st_mtime_ns == before
     other = SweepConfig(run_config(train__epochs=2), SYSTEMS, config.output, seeds=2)
     with pytest.raises(UserError, match=r"train\.epochs"):  # old runs are never reported under a new configuration
-        sweep(other, say=lambda line: None)
+        sweep(other)
 
 
 @pytest.mark.slow
@@ -70,23 +73,21 @@ def test_folds_predict_every_row_once(run_config, tmp_path):
         folds=2,
         compare_to="no_alignment",
     )
-    result = sweep(config, say=lambda line: None)
-    assert result["rows"] == 40
+    result = sweep(config)
+    assert result.rows == 40
     ids = []
     for fold in range(2):
-        ids += read_table(tmp_path / "sweep" / "clfa" / f"seed-0-fold-{fold}" / "predictions" / "test.parquet")[0]
+        ids += Run(tmp_path / "sweep" / "clfa" / f"seed-0-fold-{fold}").predictions("test").ids
     assert len(ids) == len(set(ids)) == 40
-    assert 0 <= result["differences"][0]["mcnemar"]["p"] <= 1
+    assert 0 <= result.differences[0].mcnemar.p <= 1
 
 
 def test_wrong_systems_are_told_before_anything_runs(run_config, tmp_path):
     config = SweepConfig(run_config(), {"odd": {"loss.alpha": 1}}, str(tmp_path / "sweep"))
     with pytest.raises(UserError, match=r"system 'odd'.*alpha"):
-        sweep(config, say=lambda line: None)
+        sweep(config)
     with pytest.raises(UserError, match="compare_to"):
-        sweep(
-            SweepConfig(run_config(), {"clfa": {}}, str(tmp_path / "sweep"), compare_to="other"), say=lambda line: None
-        )
+        sweep(SweepConfig(run_config(), {"clfa": {}}, str(tmp_path / "sweep"), compare_to="other"))
     assert not Path(config.output).exists()
 
 
@@ -134,16 +135,16 @@ def dies_once(config, split: str, threads: int) -> float:
     return 0.5
 
 
-def test_a_killed_process_takes_no_other_run_along(run_config, tmp_path, monkeypatch):
+def test_a_killed_process_takes_no_other_run_along(run_config, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "clfa")
     monkeypatch.setattr("clfa.studies.sweep._run_one", dies_once)
     plan = [run_config(output=str(tmp_path / name)) for name in "abcde"]
-    said: list[str] = []
-    failed = run_all(plan, "test", 1, said.append)
+    failed = run_all(plan, "test", 1)
     assert failed == {
         str(tmp_path / "c"): "its process was killed twice (out of memory?)",
         str(tmp_path / "d"): "MemoryError",
     }
-    assert sum("macro F1 50.0" in line for line in said) == 3
+    assert sum("macro F1 50.0" in line for line in caplog.messages) == 3
 
 
 def test_each_process_of_a_machine_takes_its_own_device():
