@@ -1,5 +1,6 @@
 """Results as self-contained HTML pages, tables and model cards. Pages load nothing from anywhere and escape all texts."""
 
+import logging
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ from clfa.runs import Run
 
 LANGUAGES = 8
 SWEEP_METRICS = ("accuracy", "macro_f1", "weighted_f1")
+
+log = logging.getLogger(__name__)
 
 
 def environment(loader: BaseLoader | None = None, autoescape: bool = True) -> Environment:
@@ -156,7 +159,11 @@ def _audit_of(dataset: Path, data: dict[str, Any] | None) -> Audit | None:
     """The audit of a data set, if it is there and of these posts."""
     if data is None or not (dataset / "audit.json").is_file():
         return None
-    found = read_result(Audit, dataset / "audit.json")
+    try:
+        found = read_result(Audit, dataset / "audit.json")
+    except UserError as error:  # the card is complete without it
+        log.warning("%s", error)
+        return None
     hashes = {name: split.sha256 for name, split in found.splits.items()}
     return found if all(hashes.get(name) == split["sha256"] for name, split in data["splits"].items()) else None
 
