@@ -84,8 +84,8 @@ def test_released_code_config_trains_with_tiny_models(dataset, encoders, tmp_pat
             "model.modalities.image.encoder": str(encoders / "vit"),
         },
     )
-    run = train(build_config(RunConfig, tiny), say=lambda line: None)
-    found = evaluate(run, "test", report=False, say=lambda line: None)
+    run = train(build_config(RunConfig, tiny))
+    found = evaluate(run, "test", evidence=False)
     assert found["rows"] == 8
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import DIM, picture, text
-from safetensors.torch import load_file
 
 from clfa.config import CaptionSource, TeacherConfig
 from clfa.data.cache import content_key
@@ -105,11 +104,11 @@ def test_broken_cache_is_computed_again(tmp_path, encoders):
     clip, folder = str(encoders / "clip"), posts(tmp_path / "posts")
     embed_dataset(folder, clip, ["train"])
     path = folder / "teachers" / teacher_key(clip) / "000000.safetensors"
-    whole = {name: tensor.clone() for name, tensor in load_file(path).items()}  # a mapped file must not be cut
+    key = content_key("text", load_split(folder, "train")[0]["text"])
+    whole = embed_dataset(folder, clip, ["train"])[0].get(key)
     path.write_bytes(path.read_bytes()[:500])
     assert embed_dataset(folder, clip, ["train"])[1] == {"train": 6}  # the other shard is kept
-    again = load_file(path)
-    assert all(torch.equal(again[name], whole[name]) for name in whole)
+    assert torch.equal(embed_dataset(folder, clip, ["train"])[0].get(key), whole)
 
 
 def caption_files(folder, count: int = 40) -> CaptionSource:
