@@ -110,9 +110,23 @@ def dataset(tmp_path_factory) -> Path:
                 image = None if (split, number) == ("train", 0) else picture(seed)
                 knowledge = text(seed + 7) if number % 2 else None
                 label = ["no", "yes"][number % 2]
-                yield split, Record(f"{split}-{number}", text(seed, 3 + number % 5), image, label, {"knowledge": knowledge} if knowledge else {})
+                yield (
+                    split,
+                    Record(
+                        f"{split}-{number}",
+                        text(seed, 3 + number % 5),
+                        image,
+                        label,
+                        {"knowledge": knowledge} if knowledge else {},
+                    ),
+                )
 
-    write_dataset(rows(), folder, ["no", "yes"], {"reader": "test", "name": "tiny", "filters": [], "columns": {"knowledge": "string"}})
+    write_dataset(
+        rows(),
+        folder,
+        ["no", "yes"],
+        {"reader": "test", "name": "tiny", "filters": [], "columns": {"knowledge": "string"}},
+    )
     return folder
 
 

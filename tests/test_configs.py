@@ -86,7 +86,7 @@ def test_released_code_config_trains_with_tiny_models(dataset, encoders, tmp_pat
     )
     run = train(build_config(RunConfig, tiny))
     found = evaluate(run, "test", evidence=False)
-    assert found["rows"] == 8
+    assert found.rows == 8
 
 
 def test_overrides():

@@ -16,20 +16,20 @@ from clfa.errors import UserError
 from clfa.evidence.alignment import find_post
 from clfa.evidence.evaluate import evaluate
 from clfa.evidence.probe import probe
-from clfa.model.pipeline import Pipeline
 from clfa.model.classifier import build_classifier
 from clfa.model.encoders import resolve
 from clfa.model.knowledge import (
+    Words,
     choose_graph,
     hashtags,
-    Words,
     polarity_bias,
     read_lexicon,
-    token_edges,
     read_words,
+    token_edges,
     word_edges,
     word_of_token,
 )
+from clfa.model.pipeline import Pipeline
 from clfa.serving.files import predict_file
 from clfa.serving.predictor import Predictor
 from clfa.training.train import train
@@ -57,6 +57,7 @@ def test_word_pieces_belong_to_their_word(wordpiece):
 
 def test_dependencies_become_edges_of_pieces(wordpiece):
     row = {"id": "7", "dependencies": "2 0 2"}
+
     def edges_of(row: dict, text: str, graph: str, length: int) -> torch.Tensor:
         return token_edges(read_words(wordpiece, row, text, graph, 77), length)
 
@@ -87,8 +88,10 @@ def test_window_links_words_at_most_two_apart():
 
 def test_polarities_by_hand():
     lexicon = {"good": 0.5, "bad": -0.8}
-    first, second = (Words([w for w in words if w], np.array(of_token), None) for words, of_token in (
-        (["good", "day"], [-1, 0, 1]), (["bad", "good"], [0, 1, -1])))
+    first, second = (
+        Words([w for w in words if w], np.array(of_token), None)
+        for words, of_token in ((["good", "day"], [-1, 0, 1]), (["bad", "good"], [0, 1, -1]))
+    )
     bias = polarity_bias(first, second, lexicon)
     assert bias[0].tolist() == [0, 0, 0]
     assert bias[2].tolist() == [0, 0, 0]
@@ -179,7 +182,14 @@ def test_batches_carry_graphs_and_biases_and_posts_do_not_mix(encoders):
 
 def test_bias_goes_by_words_without_their_punctuation(wordpiece):
     found = read_words(wordpiece, {}, "A HORRIBLE, day", None, 77)
-    assert [found.words[n] if n >= 0 else None for n in found.of_token] == [None, "a", "horrible", "horrible", "day", None]
+    assert [found.words[n] if n >= 0 else None for n in found.of_token] == [
+        None,
+        "a",
+        "horrible",
+        "horrible",
+        "day",
+        None,
+    ]
 
 
 @pytest.mark.slow

@@ -216,7 +216,9 @@ def test_report_escapes_what_users_wrote(run, tmp_path):
     hostile = "<script>alert(1)</script>"
     copy = Run(shutil.copytree(run, tmp_path / "run"))
     found = evaluations(copy)["test"]
-    shown = Illustrations([Example(id=hostile, text=hostile, image=None, label=hostile, predicted=hostile, probability=0.9)])
+    shown = Illustrations(
+        [Example(id=hostile, text=hostile, image=None, label=hostile, predicted=hostile, probability=0.9)]
+    )
     page = write_evaluation(copy, replace(found, class_names=[hostile, "yes"], illustrations=shown)).read_text()
     assert "alert(1)" in page
     assert "<script>" not in page

@@ -111,7 +111,10 @@ class Collator:
         if (entries[present] < 0).any():
             return None
         # a missing value takes one token of zeros; its mask is 0 everywhere
-        states = [cache.read(entry) if there else torch.zeros(1, cache.width) for entry, there in zip(entries.tolist(), present)]
+        states = [
+            cache.read(entry) if there else torch.zeros(1, cache.width)
+            for entry, there in zip(entries.tolist(), present)
+        ]
         padded = pad_sequence(states, batch_first=True)
         lengths = torch.tensor([len(value) if there else 0 for value, there in zip(states, present)])
         mask = torch.arange(padded.shape[1])[None] < lengths[:, None]
@@ -120,7 +123,9 @@ class Collator:
     def _teacher_embeds(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         cache = self.teacher[name]
         entries = cache.find(self._keys(name, rows))
-        return torch.stack([cache.read(entry)[0] if entry >= 0 else torch.zeros(cache.width) for entry in entries.tolist()])
+        return torch.stack(
+            [cache.read(entry)[0] if entry >= 0 else torch.zeros(cache.width) for entry in entries.tolist()]
+        )
 
     def _keys(self, name: str, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
         modality = self.config.modalities[name]
