@@ -7,6 +7,7 @@ token strings, fitted on train, scored on test, once with the texts as published
 """
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 def _grams(tokens: list[str]) -> list[str]:
-    return tokens + [f"{one}\0{two}" for one, two in zip(tokens, tokens[1:])]
+    return tokens + [f"{one}\0{two}" for one, two in pairwise(tokens)]
 
 
 def _word_piece():

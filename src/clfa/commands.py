@@ -270,7 +270,8 @@ def sweep(config: SweepConfig) -> object:
     from clfa.studies.sweep import sweep as run_sweep
 
     result = run_sweep(config)
-    log.info("wrote %s/sweep.json, table.md, .csv, .tex and .html", config.output)
+    if result.systems:  # the first process of torchrun
+        log.info("wrote %s/sweep.json, table.md, .csv, .tex and .html", config.output)
     return result
 
 
@@ -500,7 +501,8 @@ def reproduce(
 
     folder = Path(out or f"runs/reproduce/{table}{'_tiny' if tiny else ''}")
     result = reproduce_table(table, dataset, folder, configs, systems, seeds, jobs, tiny)
-    log.info("wrote %s/reproduce.json, table.md, .csv, .tex and .html", folder)
+    if result.rows:  # the first process of torchrun
+        log.info("wrote %s/reproduce.json, table.md, .csv, .tex and .html", folder)
     return result
 
 

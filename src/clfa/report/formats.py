@@ -11,6 +11,7 @@ from clfa.report.tables import Rows, cell, footnotes, name_of, reproduction_rows
 
 PAIR = ("accuracy", "macro_f1")
 FINDINGS = 12
+SHARE_DONE = "this process of torchrun has trained its share; the first one writes the tables"
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -134,6 +135,8 @@ def _probe(result: Probe) -> str:
 @terminal.register
 def _reproduction(result: Reproduction) -> str:
     """The short table in columns, then why each row has its verdict."""
+    if not result.rows:
+        return SHARE_DONE
     return "\n".join([aligned(reproduction_rows(result)), "", *footnotes(result.rows)])
 
 
@@ -142,7 +145,7 @@ def _reproduction(result: Reproduction) -> str:
 def _systems(result: Sweep | Demo) -> str:
     """The systems, aligned; then the paired differences."""
     if not result.systems:
-        return "this process has trained its share; the first one writes the tables"
+        return SHARE_DONE
     lines = [aligned(system_rows(result.systems, PAIR)), ""]
     lines.append("percent: mean ± standard deviation over seeds [95 % interval over seeds and test posts]")
     for row in result.differences:

@@ -111,49 +111,57 @@ def reproduce(
     Raises:
         UserError: no such dataset or system, a broken configuration.
     """
-    if seeds < 1:
-        raise UserError(f"seeds = {seeds}: at least 1")
-    if configs and not Path(configs).is_dir():
-        raise UserError(f"{configs} is not a folder: give one with YAML files named like those of the package")
-    wanted = _wanted(systems)
+    wanted = _wanted(systems, seeds, configs)
     published = json.loads(files("clfa").joinpath("systems", "published.json").read_text(encoding="utf-8"))
     models: dict[str, str] = {}
     dataset = dataset or DATASETS[table]
     if tiny:
-        dataset = str(out / "tiny" / "data")
-        class_names = (
-            ["not_sarcastic", "sarcastic"] if table.startswith("mmsd") else ["positive", "neutral", "negative"]
-        )
-        if not Path(dataset, "dataset.json").is_file():
-            write_tiny_posts(Path(dataset), class_names)
-        models = write_tiny_models(out / "tiny" / "models")
+        dataset, models = _tiny_posts(table, out / "tiny" / "data"), write_tiny_models(out / "tiny" / "models")
     manifest = load_manifest(dataset)
-    hashes = {split: described["sha256"] for split, described in manifest["splits"].items()}
-    posts = Posts(dataset, manifest["name"], manifest["splits"]["test"]["rows"], hashes)
+    posts = _posts(dataset, manifest)
     earlier = _earlier_rows(out, table, posts)
     other = [] if tiny else _other_posts(table, manifest)
     out.mkdir(parents=True, exist_ok=True)
     plans = [_prepare(name, dataset, out, configs, seeds, models, other) for name in wanted]
     failed = run_all([run for plan in plans if not plan.problem for run in plan.runs], "test", jobs)
     for plan in plans:
-        reasons = [failed[run.output] for run in plan.runs if run.output in failed]
-        plan.problem = plan.problem or (reasons[0].splitlines()[0] if reasons else None)
+        plan.problem = plan.problem or next(
+            (failed[r.output].splitlines()[0] for r in plan.runs if r.output in failed), None
+        )
     result = Reproduction(table, posts, published[f"{table}_source"], tiny, {}, [])
     if not is_first_process():
         return result
-    rows = earlier | {plan.system: _row(plan, published[table], tiny) for plan in plans}
-    result = replace(
-        result,
-        floors=_floors(dataset, len(manifest["labels"])),
-        rows=[rows[name] for name in SYSTEMS if name in rows],
-    )
+    made = earlier | {plan.system: _row(plan, published[table], tiny) for plan in plans}
+    rows = [made[name] for name in SYSTEMS if name in made]
+    result = replace(result, floors=_floors(dataset, len(manifest["labels"])), rows=rows)
     write_result(out / "reproduce.json", result)
     write_reproduction(result, out)
     return result
 
 
-def _wanted(systems: str) -> list[str]:
-    """Names of the systems to run."""
+def _tiny_posts(table: str, folder: Path) -> str:
+    """Generated posts with the classes of a table."""
+    class_names = ["not_sarcastic", "sarcastic"] if table.startswith("mmsd") else ["positive", "neutral", "negative"]
+    if not (folder / "dataset.json").is_file():
+        write_tiny_posts(folder, class_names)
+    return str(folder)
+
+
+def _posts(dataset: str, manifest: dict[str, Any]) -> Posts:
+    hashes = {split: described["sha256"] for split, described in manifest["splits"].items()}
+    return Posts(dataset, manifest["name"], manifest["splits"]["test"]["rows"], hashes)
+
+
+def _wanted(systems: str, seeds: int, configs: str | None) -> list[str]:
+    """Names of the systems to run.
+
+    Raises:
+        UserError: an option cannot be.
+    """
+    if seeds < 1:
+        raise UserError(f"seeds = {seeds}: at least 1")
+    if configs and not Path(configs).is_dir():
+        raise UserError(f"{configs} is not a folder: give one with YAML files named like those of the package")
     wanted = list(SYSTEMS) if systems == "all" else [name.strip() for name in systems.split(",")]
     for name in wanted:
         if name not in SYSTEMS:
