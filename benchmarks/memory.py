@@ -2,10 +2,10 @@
 
     python benchmarks/memory.py --rows 2000 10000 50000 --out /somewhere/with/6/GB
 
-Generated posts with images of about 30 KB and the small untrained encoders of the demo, frozen. Each step is a command of its own;
-its peak is the largest resident set that the kernel has seen (`ru_maxrss`), everything included. Written are
-OUT/memory.json and the table of benchmarks/memory.md. Goal: from the fewest to the most posts at most 10 % more, and an index of at
-most 200 bytes a post.
+Generated posts with images of about 30 KB and the small untrained encoders of the demo, frozen. Each step is a command of its
+own; its peak is the largest resident set that the kernel has seen (`ru_maxrss`), everything included. Printed is a table, kept
+are the figures in OUT/memory.json. Goal: from the fewest to the most posts at most 10 % more, and an index of at most 200
+bytes a post. `train` also evaluates on validation, with floors and a report, as the command does.
 """
 
 import argparse
@@ -101,17 +101,18 @@ def run_config(folder: Path, encoders: Path) -> dict:
 
 def write_encoders(folder: Path) -> None:
     """In a process of its own: a process forked from one that holds torch would begin with its peak."""
-    code = "import sys; from pathlib import Path; from clfa.studies.demo import write_encoders; write_encoders(Path(sys.argv[1]))"
+    code = "import sys, pathlib, clfa.studies.demo as demo; demo.write_encoders(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
 
 
 def write_posts(folder: Path, rows: int) -> None:
-    """`posts.csv` and noisy JPEGs of about 30 KB, all different."""
+    """`posts.csv` with comments of the generated set and noisy JPEGs of about 30 KB, all different."""
     import numpy as np
     from PIL import Image
 
+    from clfa.data.congruity import TONES, TOPICS, comment
+
     generator = np.random.default_rng(0)
-    words = [f"word{number}" for number in range(2_000)]
     folder.mkdir(parents=True)
     with open(folder / "posts.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -122,7 +123,7 @@ def write_posts(folder: Path, rows: int) -> None:
             buffer = io.BytesIO()
             Image.fromarray(generator.integers(0, 256, (180, 180, 3), dtype=np.uint8)).save(buffer, "JPEG", quality=90)
             place.write_bytes(buffer.getvalue())
-            text = " ".join(generator.choice(words, int(generator.integers(5, 25))))
+            text = comment(TOPICS[number % 5], TONES[number % 2], generator)
             writer.writerow([number, text, place.relative_to(folder), ["no", "yes"][number % 2]])
 
 

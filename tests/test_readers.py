@@ -169,6 +169,7 @@ def test_folder_with_a_file_per_split(tmp_path):
     assert [split["rows"] for split in manifest["splits"].values()] == [20, 10, 10]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # datasets leaves its file open
 def test_imagefolder(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()

@@ -120,7 +120,10 @@ def find_cues(texts: Sequence[str], labels: NDArray, classes: int) -> list[CueRu
 
 def count_format(texts: Sequence[str]) -> NDArray[np.float64]:
     """(N, features) counts of characters and shapes, no words: what the format-only floor reads."""
-    return np.array([_format_counts(text) for text in texts], dtype=float).reshape(len(texts), -1)
+    counts = np.empty((len(texts), len(_format_counts(""))))
+    for number, text in enumerate(texts):
+        counts[number] = _format_counts(text)
+    return counts
 
 
 def neutralise(texts: Sequence[str]) -> list[str]:

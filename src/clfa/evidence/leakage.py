@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,40 +145,73 @@ def _near_texts(posts: Traces, others: Traces | None) -> NDArray[np.int64]:
     """Exact search with an index of rare tokens (prefix filter; Bayardo, Ma and Srikant 2007).
 
     If |x ∩ y| / |x ∪ y| ≥ t, then x and y share one of the |x| - ceil(t |x|) + 1 rarest tokens of x and likewise of y.
+    Equal texts are looked up once, by the first post that has them.
     """
-    sides = [posts] if others is None else [posts, others]
-    sets = [[frozenset((text or "").split()) for text in side.normal] for side in sides]
-    counts: dict[str, int] = {}
-    for side in sets:
-        for tokens in side:
-            for token in tokens:
-                counts[token] = counts.get(token, 0) + 1
-
-    def rarest(tokens: frozenset[str]) -> list[str]:
-        ordered = sorted(tokens, key=lambda token: (counts[token], token))
-        return ordered[: len(tokens) - int(np.ceil(NEAR * len(tokens) - 1e-9)) + 1]
-
-    index: dict[str, list[int]] = {}
+    sets = _TokenSets([side.normal for side in ([posts] if others is None else [posts, others])])
+    index: dict[int, list[int]] = {}
     if others is not None:
-        for number, tokens in enumerate(sets[1]):
-            for token in rarest(tokens):
+        for number in sets.distinct(1):
+            for token in sets.rarest(1, number):
                 index.setdefault(token, []).append(number)
     result = np.full(len(posts.ids), -1)
-    for number, tokens in enumerate(sets[0]):
-        prefix = rarest(tokens) if tokens else []
-        if len(tokens) < NEAR_TOKENS:
-            candidates: set[int] = set()
-        else:
-            candidates = {candidate for token in prefix for candidate in index.get(token, ())}
-        for other in sorted(candidates):
-            shared = len(tokens & sets[-1][other])
-            if shared >= NEAR * (len(tokens) + len(sets[-1][other]) - shared) - 1e-9:
-                result[number] = other
-                break
+    for number, text in enumerate(posts.normal):
+        same = sets.numbers[0][text or ""]
+        if same < number:  # an equal text before has the same answer, or is the answer
+            itself = others is None and result[same] < 0 and sets.size(0, same) >= NEAR_TOKENS
+            result[number] = same if itself else result[same]
+            continue
+        rarest = sets.rarest(0, number)
+        if sets.size(0, number) >= NEAR_TOKENS:
+            candidates = {candidate for token in rarest for candidate in index.get(token, ())}
+            result[number] = sets.nearest(number, sorted(candidates))
         if others is None:
-            for token in prefix:
+            for token in rarest:
                 index.setdefault(token, []).append(number)
     return result
+
+
+class _TokenSets:
+    """The sets of tokens of the texts of one or two sides, as sorted numbers, rare tokens first: 4 bytes a token."""
+
+    def __init__(self, sides: list[list[str | None]]):
+        self.numbers: list[dict[str, int]] = [{} for _ in sides]
+        """Side -> text -> the first post that has it."""
+        counts: Counter[str] = Counter()
+        for texts, numbers in zip(sides, self.numbers):
+            for number, text in enumerate(texts):
+                numbers.setdefault(text or "", number)
+                counts.update(set((text or "").split()))
+        rank = {token: place for place, token in enumerate(sorted(counts, key=lambda token: (counts[token], token)))}
+        self.tokens = [
+            {
+                n: np.array(sorted({rank[token] for token in text.split()}), dtype=np.int32)
+                for text, n in numbers.items()
+            }
+            for numbers in self.numbers
+        ]
+
+    def distinct(self, side: int) -> Iterable[int]:
+        """The first posts of all different texts."""
+        return self.numbers[side].values()
+
+    def size(self, side: int, number: int) -> int:
+        """How many different tokens a text has."""
+        return len(self.tokens[side][number])
+
+    def rarest(self, side: int, number: int) -> list[int]:
+        """The tokens of which near texts share one."""
+        tokens = self.tokens[side][number]
+        return tokens[: len(tokens) - int(np.ceil(NEAR * len(tokens) - 1e-9)) + 1].tolist() if len(tokens) else []
+
+    def nearest(self, number: int, candidates: list[int]) -> int:
+        """The first of the candidates, posts of the last side, that is near to a post of the first; -1 for none."""
+        own = set(self.tokens[0][number].tolist())
+        for other in candidates:
+            theirs = self.tokens[-1][other].tolist()
+            shared = len(own.intersection(theirs))
+            if shared >= NEAR * (len(own) + len(theirs) - shared) - 1e-9:
+                return other
+        return -1
 
 
 def _near_images(posts: Traces, others: Traces | None) -> NDArray[np.int64]:
