@@ -125,7 +125,9 @@ def test_cached_states_give_the_same_model_output(run_config, tmp_path):
     rows = load_split(config.data.path, "test")
     fresh = Predictor(run)([dict(row) for row in rows])
     for number, prediction in enumerate(fresh):
-        assert list(prediction.probabilities.values()) == pytest.approx(cached[number].tolist(), abs=2e-3)  # half precision
+        assert list(prediction.probabilities.values()) == pytest.approx(
+            cached[number].tolist(), abs=2e-3
+        )  # half precision
 
 
 def test_early_stopping(run_config):

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from clfa.config import CaptionSource, TeacherConfig
 from clfa.data.atomic import write_json
 from clfa.data.cache import Cache, content_key, fill
-from clfa.data.images import open_image
 from clfa.data.records import load_manifest, normalise_text
 from clfa.data.rows import Row, load_split
 from clfa.errors import UserError
@@ -31,13 +30,9 @@ from clfa.model.teacher import DualEncoder
 
 log = logging.getLogger(__name__)
 
-Image = Path | Row
-Caption = tuple[int, int]
-"""Number of an image, and number of one of its captions."""
-
 
 class Pairs:
-    """Images and their captions, neither read before they are needed.
+    """Images and their captions; images are read when they are needed.
 
     Args:
         sources: where they come from.
@@ -47,29 +42,40 @@ class Pairs:
     """
 
     def __init__(self, sources: list[CaptionSource]):
-        self.images: list[Image] = []
-        self.captions: list[list[str]] = []
+        images, captions, counts = [], [], []
         self.first = 0
         """How many images the first source gave: held-out ones are drawn from these."""
         for source in sources:
-            for image, captions in _read_source(source):
-                self.images.append(image)
-                self.captions.append(captions)
-            self.first = self.first or len(self.images)
+            for image, texts in _read_source(source):
+                images.append(image)
+                captions += texts
+                counts.append(len(texts))
+            self.first = self.first or len(images)
+        self.contents: dict[str, Sequence] = {"image": _Images(images), "text": captions}
+        """Kind -> undecoded images, or captions, in the order of the images."""
+        self.starts = np.cumsum([0, *counts])
+        """Image -> the number of its first caption."""
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.contents["image"])
 
-    def contents(self, kind: str) -> Iterator[bytes | str]:
-        """All undecoded images, or all captions."""
-        if kind == "text":
-            return (caption for captions in self.captions for caption in captions)
-        return (self.image(number) for number in range(len(self.images)))
+    def captions(self, number: int) -> range:
+        """The numbers of the captions of an image."""
+        return range(int(self.starts[number]), int(self.starts[number + 1]))
 
-    def image(self, number: int) -> bytes:
-        """Bytes of one image."""
-        found = self.images[number]
-        return found.read_bytes() if isinstance(found, Path) else found["image"]["bytes"]
+
+class _Images(Sequence):
+    """Bytes of images in files or in rows of a dataset directory, read one by one."""
+
+    def __init__(self, places: list[Path | Row]):
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, number: Any) -> bytes:
+        place = self.places[number]
+        return place.read_bytes() if isinstance(place, Path) else place["image"]["bytes"]
 
 
 def train_teacher(config: TeacherConfig) -> dict[str, Any]:
@@ -111,7 +117,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     _fit(model, embed, pairs, training, generator, started)
     report = {
         "images": len(training),
-        "captions": sum(len(pairs.captions[number]) for number in training),
+        "captions": sum(len(pairs.captions(number)) for number in training.tolist()),
         "held_out_images": len(held_out),
         "retrieval": _retrieval(embed, pairs, held_out),
         "seconds": round(time.monotonic() - started, 1),
@@ -133,8 +139,8 @@ def recalls(similarity: Float[np.ndarray, "queries candidates"], right: np.ndarr
     return {f"R@{k}": 100 * float((rank < k).mean()) for k in (1, 5, 10)}
 
 
-Embed = Callable[[str, list], Tensor]
-"""Kind and picks -> (picks, D): images by number, captions by `Caption`."""
+Embed = Callable[[str, list[int]], Tensor]
+"""Kind and numbers of contents -> (numbers, D)."""
 
 
 def _fit(
@@ -152,9 +158,9 @@ def _fit(
         losses = []
         order = generator.permutation(training)
         for batch in np.array_split(order, max(1, len(order) // config.batch_size)):
-            chosen = [(int(number), int(generator.integers(len(pairs.captions[number])))) for number in batch]
-            numbers = [number for number, _ in chosen]
-            loss = info_nce(embed("image", numbers), embed("text", chosen), config.temperature)
+            own = [pairs.captions(number) for number in batch.tolist()]
+            chosen = [captions[int(generator.integers(len(captions)))] for captions in own]
+            loss = info_nce(embed("image", batch.tolist()), embed("text", chosen), config.temperature)
             if not torch.isfinite(loss):
                 raise UserError(f"the teacher's loss is {loss.item()} in epoch {epoch + 1}: lower learning_rate")
             optimizer.zero_grad()
@@ -169,60 +175,49 @@ def _fit(
 
 
 def _embedder(model: DualEncoder, pairs: Pairs, device: torch.device) -> Embed:
-    """How the images and captions of the pairs are embedded: from features computed once, or end to end."""
+    """How contents of the pairs are embedded: from features computed once, or end to end."""
     if model.config.frozen:
         features = _frozen_features(model, pairs)
-        return lambda kind, picks: model.projections[kind](features(kind, picks).to(device))
-
-    def embed(kind: str, picks: list) -> Tensor:
-        if kind == "image":
-            return model.embed(kind, [open_image(pairs.image(number)) for number in picks])
-        return model.embed(kind, [pairs.captions[number][k] for number, k in picks])
-
-    return embed
+        return lambda kind, numbers: model.projections[kind](features(kind, numbers).to(device))
+    return lambda kind, numbers: model.embed(
+        kind, [KINDS[kind].decode(pairs.contents[kind][number]) for number in numbers]
+    )
 
 
 def _frozen_features(model: DualEncoder, pairs: Pairs) -> Embed:
     """Run the frozen encoders once over everything, or read what an earlier teacher on the same contents left."""
     config = model.config
     folder = Path(config.features or f"{config.output}.features")
-    totals = {"image": len(pairs), "text": sum(map(len, pairs.captions))}
 
     @torch.no_grad()
     def compute(kind: str, batch: list) -> list[Tensor]:
         return [row[None] for row in model.eval().features(kind, [KINDS[kind].decode(value) for value in batch]).cpu()]
 
-    caches = {}
-    for kind, total in totals.items():
+    caches, entries = {}, {}
+    for kind, contents in pairs.contents.items():
         place = folder / model.encoders[kind].fingerprint(str(config.max_length))
-        what = f"teacher: features of {total:,} {kind}s"
+        what = f"teacher: features of {len(contents):,} {kind}s"
         log.info(what)
-        fill(place, kind, pairs.contents(kind), partial(compute, kind), what, batch_size=64, total=total)
+        fill(place, kind, contents, partial(compute, kind), what, batch_size=64, total=len(contents))
         caches[kind] = Cache(place)
-    keys = {kind: [content_key(kind, content) for content in pairs.contents(kind)] for kind in totals}
-    entries = {kind: caches[kind].find(np.array(found, dtype="S16")) for kind, found in keys.items()}
-    starts = np.cumsum([0, *map(len, pairs.captions)])
-
-    def features(kind: str, picks: list) -> Tensor:
-        places = picks if kind == "image" else [int(starts[number]) + k for number, k in picks]
-        return torch.cat([caches[kind].read(int(entries[kind][place])) for place in places])
-
-    return features
+        keys = [content_key(kind, content) for content in contents]
+        entries[kind] = caches[kind].find(np.array(keys, dtype="S16"))
+    return lambda kind, numbers: torch.cat([caches[kind].read(int(entries[kind][number])) for number in numbers])
 
 
 @torch.no_grad()
 def _retrieval(embed: Embed, pairs: Pairs, held_out: NDArray) -> dict[str, dict[str, float]]:
-    numbers = [int(number) for number in held_out]
-    captions = [(number, k) for number in numbers for k in range(len(pairs.captions[number]))]
+    numbers = held_out.tolist()
+    owners = [(number, caption) for number in numbers for caption in pairs.captions(number)]
     if not numbers:
         return {}
 
-    def unit(kind: str, picks: list) -> NDArray:
+    def unit(kind: str, picks: list[int]) -> NDArray:
         parts = [embed(kind, picks[start : start + 128]).float().cpu() for start in range(0, len(picks), 128)]
         return nn.functional.normalize(torch.cat(parts), dim=-1).numpy()
 
-    similarity = unit("image", numbers) @ unit("text", captions).T
-    right = np.array(numbers)[:, None] == np.array([number for number, _ in captions])[None]
+    similarity = unit("image", numbers) @ unit("text", [caption for _, caption in owners]).T
+    right = held_out[:, None] == np.array([number for number, _ in owners])[None]
     return {"image_to_text": recalls(similarity, right), "text_to_image": recalls(similarity.T, right.T)}
 
 
@@ -243,7 +238,7 @@ def _warm_cosine(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
 
-def _read_source(source: CaptionSource) -> list[tuple[Image, list[str]]]:
+def _read_source(source: CaptionSource) -> list[tuple[Path | Row, list[str]]]:
     if source.dataset:
         load_manifest(source.dataset)
         rows = load_split(source.dataset, source.split)
@@ -256,7 +251,7 @@ def _read_source(source: CaptionSource) -> list[tuple[Image, list[str]]]:
     raise UserError("each teacher source needs `dataset`, or `images` and `captions`")
 
 
-def _read_caption_files(folder: Path, path: Path) -> list[tuple[Image, list[str]]]:
+def _read_caption_files(folder: Path, path: Path) -> list[tuple[Path | Row, list[str]]]:
     if not path.is_file():
         raise UserError(f"{path} not found: give lines `image.jpg<TAB>caption`, or a CSV with columns image,caption")
     captions: dict[str, list[str]] = {}
