@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clfa.errors import UserError
-from clfa.evidence.compare import compare
+from clfa.evidence.compare import compare, corrected
 from clfa.evidence.results import Comparison, read_result, write_result
 from clfa.metrics import mcnemar
 from clfa.report.page import write_comparison
@@ -59,6 +59,17 @@ def test_verdicts(make, tmp_path):
     assert gap.interval_over == "runs and posts"
     low, high = gap.posts_interval
     assert gap.difference.high - gap.difference.low > high - low  # seeds add to the width
+
+
+def test_a_smaller_family_is_corrected_less(make):
+    names = ["base", "better", "same", "other"]
+    paths = [make(name, 0.64 if name == "better" else 0.6, 2, seed0=place) for place, name in enumerate(names)]
+    found = compare(paths, "test", "accuracy").comparisons
+    alone = corrected(found[:1], "accuracy")[0].metrics["accuracy"]
+    among = found[0].metrics["accuracy"]
+    assert alone.p == alone.p_holm == among.p
+    assert among.p_holm == pytest.approx(min(1, 3 * among.p))  # it has the smallest p of three
+    assert alone.difference == among.difference
 
 
 def test_few_runs_claim_nothing_about_systems(make, tmp_path):

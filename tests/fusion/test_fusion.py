@@ -22,7 +22,7 @@ from clfa.fusion import (
     window_edges,
 )
 
-read_own_fusions()  # CLFA_FUSIONS=mine.py pytest tests/test_fusion.py checks yours as well
+read_own_fusions()  # CLFA_FUSIONS=mine.py pytest tests/fusion/test_fusion.py checks yours as well
 DIM, CONFIG = 16, FusionConfig(layers=2, heads=4, feedforward=32)
 
 

@@ -12,7 +12,7 @@ from clfa.config import FusionConfig, save_config
 from clfa.errors import UserError
 from clfa.fusion import FUSIONS, Fusion, build_fusion, check_fusion, register
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "add-a-system.md").read_text()
 CODE = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
 
