@@ -23,6 +23,7 @@ from jinja2 import FileSystemLoader
 from scipy import stats
 
 from clfa.data.atomic import read_json
+from clfa.evidence.compare import corrected
 from clfa.evidence.power import mcnemar_power
 from clfa.evidence.results import (
     Audit,
@@ -252,21 +253,17 @@ def curve_systems(found: dict[str, Any]) -> list[SystemScores]:
     return [*rows, *(replace(row, system=f"{row.system}-all") for row in full)]
 
 
-def corrected(pairs: dict[str, Comparison]) -> dict[str, Gap]:
+def grid_gaps(pairs: dict[str, Comparison]) -> dict[str, Gap]:
     """Fusion -> what alignment adds, in macro F1, with Holm's correction over all of them."""
-    gaps = {name: pair.comparisons[0].metrics["macro_f1"] for name, pair in pairs.items()}
-    adjusted = holm([gap.p for gap in gaps.values()])
-    return {
-        name: replace(gap, p_holm=p, is_claim=is_claim(gap.difference, p))
-        for (name, gap), p in zip(gaps.items(), adjusted)
-    }
+    family = corrected([pair.comparisons[0] for pair in pairs.values()], "macro_f1")
+    return {name: row.metrics["macro_f1"] for name, row in zip(pairs, family)}
 
 
 def grid_rows(pairs: dict[str, Comparison]) -> list[list[str]]:
     """Does alignment help each fusion, as a table."""
     heads = ["fusion", "no alignment, macro F1", "aligned, macro F1", "difference, points", "detectable", "p (Holm)"]
     rows = [[*heads, "McNemar p", "accuracy, points"]]
-    for name, gap in corrected(pairs).items():
+    for name, gap in grid_gaps(pairs).items():
         row = pairs[name].comparisons[0]
         rows.append(
             [
@@ -284,7 +281,7 @@ def grid_rows(pairs: dict[str, Comparison]) -> list[list[str]]:
 
 def grid_words(pairs: dict[str, Comparison]) -> str:
     """What the grid says."""
-    gaps = corrected(pairs)
+    gaps = grid_gaps(pairs)
     claimed = {name: gap for name, gap in gaps.items() if gap.is_claim}
     helps = sum(gap.difference.value > 0 for gap in claimed.values())
     below = sum(gap.difference.value < 0 for gap in gaps.values())
@@ -314,7 +311,7 @@ def cue(audit: Audit, name: str) -> Cue:
 
 def draw(found: dict[str, Any]) -> None:
     """All figures of the pages."""
-    gaps = {GRID[name]: gap for name, gap in corrected(found["grid_pairs"]).items()}
+    gaps = {GRID[name]: gap for name, gap in grid_gaps(found["grid_pairs"]).items()}
     label = "aligned − not aligned, points of macro F1; grey: under the detectable effect"
     scores, reach = {name: gap.difference for name, gap in gaps.items()}, [gap.detectable for gap in gaps.values()]
     figures.save(figures.forest(scores, label, detectable=reach, size=(6.4, 0.3)), STORED / "grid.png", 110)

@@ -70,13 +70,28 @@ def differences(base: System, others: list[System], metric: str) -> list[Differe
         others: systems on the same posts in the same order.
         metric: of the verdicts and of ASO.
     """
-    names = [name for name in (*SHOWN, metric) if name in metric_names(len(base.class_names))]
-    gaps = {name: _corrected([_gap(base, other, name) for other in others]) for name in dict.fromkeys(names)}
     dominance = _dominance(base, others, metric)
-    return [
-        _difference(base, other, metric, {name: found[place] for name, found in gaps.items()}, dominance.get(place))
-        for place, other in enumerate(others)
-    ]
+    found = [_difference(base, other, metric, dominance.get(place)) for place, other in enumerate(others)]
+    return corrected(found, metric)
+
+
+def corrected(family: list[Difference], metric: str) -> list[Difference]:
+    """The same differences, corrected for being one family of comparisons (Holm), with claims and verdicts that follow.
+
+    Args:
+        family: all comparisons that one statement is made about.
+        metric: of the verdicts.
+    """
+    adjusted = {name: holm([row.metrics[name].p for row in family]) for name in (family[0].metrics if family else ())}
+    result = []
+    for place, row in enumerate(family):
+        gaps = {
+            name: replace(gap, p_holm=adjusted[name][place], is_claim=is_claim(gap.difference, adjusted[name][place]))
+            for name, gap in row.metrics.items()
+        }
+        words = verdict(row.system, row.minus, metric, gaps[metric], row.runs, row.same_answers)
+        result.append(replace(row, metrics=gaps, is_claim=gaps[metric].is_claim, verdict=words))
+    return result
 
 
 def load_system(path: Path, split: str) -> System:
@@ -159,23 +174,17 @@ def _gap(base: System, other: System, metric: str) -> Gap:
     return Gap(score, over, list(paired.ci95), p, p, detectable, is_claim(score, p))
 
 
-def _corrected(gaps: list[Gap]) -> list[Gap]:
-    """The same with Holm's correction over all of them."""
-    return [
-        replace(gap, p_holm=p, is_claim=is_claim(gap.difference, p))
-        for gap, p in zip(gaps, holm([gap.p for gap in gaps]))
-    ]
-
-
-def _difference(base: System, other: System, metric: str, gaps: dict[str, Gap], aso: Dominance | None) -> Difference:
+def _difference(base: System, other: System, metric: str, aso: Dominance | None) -> Difference:
+    """One system minus the base, as if it were the only comparison."""
+    names = [name for name in (*SHOWN, metric) if name in metric_names(len(base.class_names))]
+    gaps = {name: _gap(base, other, name) for name in dict.fromkeys(names)}
     runs, test = min(len(base.predictions), len(other.predictions)), None
     if len(base.predictions) == len(other.predictions) == 1:
         only_base, only_other, p = mcnemar(base.labels, base.predictions[0], other.predictions[0])
         posts = len(base.labels)
         test = McNemar(only_other, only_base, p, detectable_accuracy(posts, (only_base + only_other) / posts))
-    same = np.array_equal(base.predictions, other.predictions)
-    words = verdict(other.name, base.name, metric, gaps[metric], runs, same)
-    return Difference(other.name, base.name, runs, gaps, test, aso, gaps[metric].is_claim, words)
+    same = bool(np.array_equal(base.predictions, other.predictions))
+    return Difference(other.name, base.name, runs, gaps, test, aso, same, is_claim=False, verdict="")
 
 
 def _dominance(base: System, others: list[System], metric: str) -> dict[int, Dominance]:

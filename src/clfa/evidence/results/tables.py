@@ -66,6 +66,8 @@ class Difference:
     metrics: dict[str, Gap]
     mcnemar: McNemar | None
     aso: Dominance | None
+    same_answers: bool
+    """Whether both predict the same for every post."""
     is_claim: bool
     verdict: str
     """A sentence about the metric that the comparison is for."""
