@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would reach for the network fails at once
@@ -98,36 +99,36 @@ def encoders(tmp_path_factory) -> Path:
     return folder
 
 
+def make_dataset(folder: Path, counts: dict[str, int], post: Callable[[str, int], Record], **changes) -> Path:
+    """Write a dataset directory of `counts` posts a split, made by `post(split, number)`, and return it.
+
+    Args:
+        folder: to make.
+        counts: split -> number of posts.
+        post: the post of a split and a number.
+        changes: of the description (`columns` are those of the first post by default), or `class_names` (those of the
+            first posts by default), `images`.
+    """
+    posts = [(split, post(split, number)) for split, count in counts.items() for number in range(count)]
+    names = sorted({str(record.label) for _, record in posts})
+    columns = {name: "string" for _, record in posts for name in record.values}
+    described = {"reader": "test", "name": folder.name, "filters": [], "columns": columns}
+    images = changes.pop("images", "embedded")
+    write_dataset(iter(posts), folder, changes.pop("class_names", names), described | changes, images=images)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory) -> Path:
     """A dataset directory: 24/8/8 posts, two classes; one training post has no image, every other a knowledge text."""
-    folder = tmp_path_factory.mktemp("data") / "posts"
 
-    def rows():
-        for split, count in (("train", 24), ("validation", 8), ("test", 8)):
-            for number in range(count):
-                seed = number + 100 * len(split)
-                image = None if (split, number) == ("train", 0) else picture(seed)
-                knowledge = text(seed + 7) if number % 2 else None
-                label = ["no", "yes"][number % 2]
-                yield (
-                    split,
-                    Record(
-                        f"{split}-{number}",
-                        text(seed, 3 + number % 5),
-                        image,
-                        label,
-                        {"knowledge": knowledge} if knowledge else {},
-                    ),
-                )
+    def post(split: str, number: int) -> Record:
+        seed = number + 100 * len(split)
+        image = None if (split, number) == ("train", 0) else picture(seed)
+        values = {"knowledge": text(seed + 7)} if number % 2 else {}
+        return Record(f"{split}-{number}", text(seed, 3 + number % 5), image, ["no", "yes"][number % 2], values)
 
-    write_dataset(
-        rows(),
-        folder,
-        ["no", "yes"],
-        {"reader": "test", "name": "tiny", "filters": [], "columns": {"knowledge": "string"}},
-    )
-    return folder
+    return make_dataset(tmp_path_factory.mktemp("data") / "posts", {"train": 24, "validation": 8, "test": 8}, post)
 
 
 @pytest.fixture

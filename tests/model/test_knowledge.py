@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import DIM, SHARED, needs_shared, picture
+from conftest import DIM, SHARED, make_dataset, needs_shared, picture
 from datasets import Dataset
 
 from clfa.config import FusionConfig, ModalityConfig, ModelConfig
 from clfa.data.columns import knowledge_columns, read_heads, word_places
-from clfa.data.records import Record, write_dataset
+from clfa.data.records import Record
 from clfa.errors import UserError
 from clfa.evidence.alignment import find_post
 from clfa.evidence.evaluate import evaluate
@@ -196,18 +196,12 @@ def test_bias_goes_by_words_without_their_punctuation(wordpiece):
 def test_a_run_with_graphs_is_evaluated_probed_predicted_and_explained(encoders, run_config, tmp_path):
     """The whole way with a column of dependencies: changed texts, other pictures and blank posts do not stumble over it."""
 
-    def rows():
-        for split, count in (("train", 24), ("validation", 8), ("test", 12)):
-            for number in range(count):
-                words = f"word{number} #word{number % 7} is 12 great 😀 ..."
-                heads = " ".join(map(str, range(len(words.split()))))
-                extra = {"dependencies": heads, "attributes": f"word{number % 5}"}
-                image = picture(number + len(split) * 50)
-                yield split, Record(f"{split}-{number}", words, image, ["no", "yes"][number % 2], extra)
+    def post(split: str, number: int) -> Record:
+        words = f"word{number} #word{number % 7} is 12 great 😀 ..."
+        values = {"dependencies": " ".join(map(str, range(len(words.split())))), "attributes": f"word{number % 5}"}
+        return Record(f"{split}-{number}", words, picture(number + len(split) * 50), ["no", "yes"][number % 2], values)
 
-    described = {"reader": "test", "name": "graphs", "filters": []}
-    described["columns"] = {"dependencies": "string", "attributes": "string"}
-    write_dataset(rows(), tmp_path / "data", ["no", "yes"], described)
+    make_dataset(tmp_path / "data", {"train": 24, "validation": 8, "test": 12}, post)
     config = run_config(
         data__path=str(tmp_path / "data"),
         train__epochs=1,

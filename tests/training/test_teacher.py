@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import DIM, picture, text
+from conftest import DIM, make_dataset, picture, text
 
 from clfa.config import CaptionSource, TeacherConfig
 from clfa.data.cache import content_key
 from clfa.data.images import open_image
-from clfa.data.records import Record, write_dataset
+from clfa.data.records import Record
 from clfa.data.rows import load_split
 from clfa.errors import UserError
 from clfa.model.teacher import embed_dataset, load_teacher, teacher_key
@@ -72,14 +72,12 @@ def test_what_is_no_teacher_is_told(encoders, tmp_path):
 
 
 def posts(folder, changed=None):
-    rows = []
-    for split in ("train", "validation"):
-        for number in range(6):
-            seed = number + 10 * len(split)
-            words = "word1 word2" if (split, number) == changed else text(seed)
-            rows.append((split, Record(f"{split}{number}", words, picture(seed), "ab"[number % 2])))
-    write_dataset(iter(rows), folder, ["a", "b"], {"reader": "test", "name": "x", "filters": []})
-    return folder
+    def post(split: str, number: int) -> Record:
+        seed = number + 10 * len(split)
+        words = "word1 word2" if (split, number) == changed else text(seed)
+        return Record(f"{split}{number}", words, picture(seed), "ab"[number % 2])
+
+    return make_dataset(folder, {"train": 6, "validation": 6}, post)
 
 
 def test_embeddings_are_computed_once_and_by_content(tmp_path, encoders):

@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from conftest import make_dataset
 from safetensors.torch import load_file
 
 import clfa.training.train as training
 from clfa.config import TrainConfig
+from clfa.data.records import Record
 from clfa.errors import UserError
 from clfa.evidence.evaluate import evaluate
 from clfa.runs import Run
@@ -174,16 +176,10 @@ def test_a_failed_start_does_not_block_the_corrected_one(run_config):
 
 
 def test_a_modality_that_no_post_has_is_told(run_config, tmp_path):
-    from clfa.data.records import Record, write_dataset
+    def post(split: str, number: int) -> Record:
+        return Record(f"{split}{number}", "word1", None, "ab"[number % 2])
 
-    rows = [
-        (split, Record(f"{split}{n}", "word1", None, "ab"[n % 2]))
-        for split in ("train", "validation")
-        for n in range(4)
-    ]
-    write_dataset(
-        iter(rows), tmp_path / "texts", ["a", "b"], {"reader": "t", "name": "t", "filters": []}, images="none"
-    )
+    make_dataset(tmp_path / "texts", {"train": 4, "validation": 4}, post, images="none")
     for frozen in (True, False):
         with pytest.raises(UserError, match="no training post"):
             train(run_config(data__path=str(tmp_path / "texts"), model__modalities__image__frozen=frozen))
