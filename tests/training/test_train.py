@@ -51,6 +51,28 @@ def test_saved_model_is_the_best_epoch(run_config):
     assert found.metrics["macro_f1"].value == pytest.approx(trained["best_validation_macro_f1"], abs=1e-12)
 
 
+def test_same_seed_same_bytes_whatever_is_cached(run_config, encoders, dataset, tmp_path):
+    """The teacher is loaded in the first run only; what that draws from the random generator must not tell."""
+    import shutil
+
+    from clfa.config import CaptionSource, TeacherConfig
+    from clfa.model.encoders import load_encoder
+    from clfa.model.teacher import DualEncoder
+
+    text, image = load_encoder(str(encoders / "bert"), "text"), load_encoder(str(encoders / "vit"), "image")
+    sources = [CaptionSource(dataset=str(dataset))]
+    described = TeacherConfig(sources, "", "", "", dim=16, projection_hidden=16)
+    (tmp_path / "teacher").mkdir()
+    DualEncoder(text, image, described).save_pretrained(tmp_path / "teacher")
+    copy = shutil.copytree(dataset, tmp_path / "copy", ignore=shutil.ignore_patterns("teachers", "states"))
+    runs = [
+        train(run_config(data__path=str(copy), teacher=str(tmp_path / "teacher"), output=str(tmp_path / name)))
+        for name in ("first", "second")
+    ]
+    first, second = ((run / "model.safetensors").read_bytes() for run in runs)
+    assert first == second
+
+
 @pytest.mark.slow
 def test_overfits_eight_posts(run_config):
     config = run_config(

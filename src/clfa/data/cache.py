@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import struct
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch import Tensor
 from clfa.data.atomic import replacing
 from clfa.data.progress import Progress, progress
 
-SHARD_BYTES = 32_000_000
+SHARD_BYTES = 16_000_000
 WINDOW = 1_024  # contents that are sorted by length together
 WINDOW_BYTES = 16_000_000
 
@@ -64,7 +63,6 @@ class Cache:
             where = np.empty(len(names), dtype=_PLACE)
             where["shard"], where["start"], where["length"] = len(self.shards), starts, lengths
             self.shards.append(shard)
-            weakref.finalize(self, os.close, shard.file)
             keys.append(names)
             places.append(where)
         all_keys = np.concatenate(keys) if keys else np.empty(0, dtype="S16")
@@ -163,14 +161,15 @@ def _compute(
 class _Shard(NamedTuple):
     """One file; its values are read by place, so that nothing but what is asked for comes into memory."""
 
-    file: int
+    path: Path
     offset: int
     width: int
     dtype: np.dtype
 
     def read(self, start: int, length: int) -> Tensor:
         row = self.width * self.dtype.itemsize
-        data = os.pread(self.file, length * row, self.offset + start * row)
+        with open(self.path, "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), length * row, self.offset + start * row)
         return torch.from_numpy(np.frombuffer(data, self.dtype).astype(np.float32).reshape(length, self.width))
 
 
@@ -218,11 +217,11 @@ def _open_shard(path: Path) -> tuple[_Shard, Keys, NDArray[np.int64]] | None:
             keys, lengths = file.get_tensor("keys").numpy(), file.get_tensor("lengths").numpy()
     except (SafetensorError, OSError):
         return None
-    handle = os.open(path, os.O_RDONLY)
-    (size,) = struct.unpack("<Q", os.pread(handle, 8, 0))
-    entry = json.loads(os.pread(handle, size, 8))["values"]
+    with open(path, "rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        entry = json.loads(file.read(size))["values"]
     dtype = np.dtype(np.float16 if entry["dtype"] == "F16" else np.float32)
-    shard = _Shard(handle, 8 + size + entry["data_offsets"][0], entry["shape"][1], dtype)
+    shard = _Shard(path, 8 + size + entry["data_offsets"][0], entry["shape"][1], dtype)
     return shard, np.ascontiguousarray(keys).view("S16").ravel(), lengths
 
 

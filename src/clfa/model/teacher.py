@@ -176,7 +176,9 @@ def embed_dataset(
     def embed(kind: str, batch: list) -> list[Tensor]:
         """One (1, D) row for each of a batch of texts, or of undecoded images."""
         if not teacher:
-            teacher.append(load_teacher(name))
+            # fresh weights are drawn before the saved ones are read: a run must not depend on whether this was cached
+            with torch.random.fork_rng():
+                teacher.append(load_teacher(name))
         values = [KINDS[kind].decode(value) for value in batch]
         return [row[None] for row in teacher[0].embed(kind, values).cpu()]
 
