@@ -54,7 +54,7 @@ def import_mmsd2(
     """Import MMSD2.0, MMSD without label-giving words and with new labels (Qin et al. 2023).
 
     Args:
-        source: Folder with text_json_final.
+        source: Folder with train.json, valid.json and test.json.
         out: Dataset directory to write.
         images: Folder of images; `none` for texts alone. Default: SOURCE/images.
         text: `normalised` (NFC, white space collapsed) or `raw`.

@@ -205,8 +205,8 @@ def _prepare(
         column = described.get("column") or modality
         if train.has(column):
             continue
-        if described["kind"] == "image" or number == 0:
-            plan.problem = f"{dataset} holds no {modality}s" if modality == "image" else f"{dataset} has no {column}"
+        if number == 0 or not described.get("shares"):  # what has an encoder of its own is no extra
+            plan.problem = f"{dataset} holds no {column}s"
             return plan
         changes[f"model.modalities.{modality}"] = None
         plan.stand_ins.append(f"no {modality}")
