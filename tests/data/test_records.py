@@ -122,6 +122,20 @@ def test_skipped_images_are_listed_and_nothing_is_lost(tmp_path):
     assert sum(split["rows"] + split["dropped"] for split in manifest["splits"].values()) == 30
 
 
+def test_an_import_that_was_stopped_leaves_nothing_in_the_next(tmp_path):
+    def stopped():
+        yield from rows()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(stopped(), tmp_path / "out", ["a", "b"], DESCRIPTION)
+    assert not (tmp_path / "out").exists()
+    without_test = ((split, record) for split, record in rows() if split != "test")
+    manifest = write_dataset(without_test, tmp_path / "out", ["a", "b"], DESCRIPTION)
+    assert set(manifest["splits"]) == {"train", "validation"}
+    assert {path.name for path in (tmp_path / "out").glob("*.parquet")} == {"train.parquet", "validation.parquet"}
+
+
 def test_refusals(tmp_path):
     twice = [("train", Record("1", "x", None, "a"))] * 2
     with pytest.raises(UserError, match="twice"):

@@ -153,6 +153,18 @@ def test_optional_columns_and_odd_values_come_through(run, tmp_path):
     assert [row["text"] for row in found] == [2024, 2025]
 
 
+def test_columns_whose_first_chunk_is_empty_or_mixed(run, tmp_path):
+    """More rows than a chunk; a number after many empty cells, and numbers after texts."""
+    import pyarrow.parquet as pq
+
+    lines = [{"text": "word1", "image": "", "late": None, "mixed": "a"}] * 300
+    lines.append({"text": "word1", "image": "", "late": 7, "mixed": 8})
+    (tmp_path / "posts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert predict_file(run, tmp_path / "posts.jsonl", tmp_path / "out.parquet", COLUMNS)["predicted"] == 301
+    found = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert (found[0]["late"], found[-1]["late"], found[0]["mixed"], found[-1]["mixed"]) == (None, 7, "a", "8")
+
+
 def test_transparent_picture_in_memory_is_the_same_as_in_a_file(run, tmp_path):
     from PIL import Image
 

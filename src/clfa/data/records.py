@@ -7,6 +7,7 @@ filters) and `dropped.jsonl` (each row that was not kept, and why). Nothing is e
 import hashlib
 import json
 import os
+import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -84,7 +85,8 @@ def write_dataset(
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} exists and is not empty: choose another --out, or delete it first")
     partial = out.with_name(out.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)  # of an import that was stopped
+    partial.mkdir(parents=True)
     with _Writer(partial, class_names, description.get("columns", {})) as writer:
         for split, row in track(rows, f"importing to {out}", description.get("rows")):
             if isinstance(row, Dropped):

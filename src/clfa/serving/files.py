@@ -61,8 +61,8 @@ class _Found:
     """What a pass over the input finds before anything is predicted."""
 
     rows: int = 0
-    columns: dict[str, bool] = field(default_factory=dict)
-    """Column -> whether it can be written (images inside the table cannot)."""
+    columns: dict[str, dict[type, Any]] = field(default_factory=dict)
+    """Column -> a value of each type that occurs in it, to write it in one type."""
     bad: list[str] = field(default_factory=list)
     """The first rows with a bad image, if any of them stops the prediction."""
     bad_count: int = 0
@@ -118,9 +118,14 @@ def predict_file(
     taken = [name for name in ours if name in found.columns]
     if taken:
         raise UserError(f"{source} has columns that the output adds ({', '.join(taken)}): rename them in the input")
-    kept = [name for name, writable in found.columns.items() if writable]
+    kept = {name: samples for name, samples in found.columns.items() if not {bytes, dict} & samples.keys()}
+    types = kept | {"predicted": {str: ""}, "problem": {str: ""}}
+    types |= {f"probability_{name}": {float: 0.0} for name in predictor.class_names}
     counts = {"rows": found.rows, "predicted": 0, "without_image": 0, "bad_images": 0}
-    with replacing(output) as partial, closing(WRITERS[output.suffix](partial, [*kept, *ours])) as writer:
+    with (
+        replacing(output) as partial,
+        closing(WRITERS[output.suffix](partial, {name: types[name] for name in [*kept, *ours]})) as writer,
+    ):
         for row, answer, problem in _predicted(posts, found.rows):
             counts["predicted"] += answer is not None
             counts["without_image"] += problem == "no image"
@@ -135,7 +140,9 @@ def _look(posts: _Source) -> _Found:
     for row in track(posts.table.rows(None), f"checking {posts.path.name}"):
         found.rows += 1
         for name, value in row.items():
-            found.columns[name] = found.columns.get(name, True) and not isinstance(value, (bytes, dict))
+            if value is not None:
+                found.columns.setdefault(name, {}).setdefault(type(value), value)
+            found.columns.setdefault(name, {})
         if posts.on_bad == "fail" and posts.reads_images:
             _, problem = posts.post(row, found.rows)
             if problem.startswith("bad image"):
@@ -172,10 +179,14 @@ class Writer(Protocol):
         """The last one was written."""
 
 
+Types = Mapping[str, Mapping[type, Any]]
+"""Column -> a value of each type that occurs in it."""
+
+
 class _CsvWriter:
-    def __init__(self, path: Path, columns: list[str], delimiter: str = ","):
+    def __init__(self, path: Path, columns: Types, delimiter: str = ","):
         self.file = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115  # closed in `close`
-        self.writer = csv.DictWriter(self.file, columns, delimiter=delimiter)
+        self.writer = csv.DictWriter(self.file, list(columns), delimiter=delimiter)
         self.writer.writeheader()
 
     def write(self, row: Row) -> None:
@@ -186,7 +197,7 @@ class _CsvWriter:
 
 
 class _JsonlWriter:
-    def __init__(self, path: Path, columns: list[str]):
+    def __init__(self, path: Path, columns: Types):
         self.file = open(path, "w", encoding="utf-8")  # noqa: SIM115  # closed in `close`
 
     def write(self, row: Row) -> None:
@@ -197,39 +208,43 @@ class _JsonlWriter:
 
 
 class _ParquetWriter:
-    """Types are those of the first chunk; columns that are empty there are texts."""
+    """Each column in the type of its values; columns of mixed types, or without a value, are texts."""
 
-    def __init__(self, path: Path, columns: list[str]):
-        self.path = path
-        self.writer: Any = None
-        self.waiting: list[Row] = []
+    def __init__(self, path: Path, columns: Types):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.schema = pa.schema([(name, _arrow_type(list(samples.values()))) for name, samples in columns.items()])
+        self.texts = [field.name for field in self.schema if pa.types.is_string(field.type)]
+        self.writer, self.waiting = pq.ParquetWriter(path, self.schema), []  # type: ignore[var-annotated]
 
     def write(self, row: Row) -> None:
-        self.waiting.append(row)
+        self.waiting.append(row | {name: str(row[name]) for name in self.texts if row.get(name) is not None})
         if len(self.waiting) >= CHUNK:
             self._flush()
 
     def close(self) -> None:
         self._flush()
-        if self.writer is not None:
-            self.writer.close()
+        self.writer.close()
 
     def _flush(self) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        if not self.waiting:
-            return
-        if self.writer is None:
-            schema = pa.Table.from_pylist(self.waiting).schema
-            fields = [f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in schema]
-            fields = [f.with_type(pa.float64()) if f.name.startswith("probability_") else f for f in fields]
-            self.writer = pq.ParquetWriter(self.path, pa.schema(fields))
-        self.writer.write_table(pa.Table.from_pylist(self.waiting, schema=self.writer.schema))
+        self.writer.write_table(pa.Table.from_pylist(self.waiting, schema=self.schema))
         self.waiting = []
 
 
-WRITERS: dict[str, Callable[[Path, list[str]], Writer]] = {
+def _arrow_type(samples: list) -> Any:
+    import pyarrow as pa
+
+    try:
+        found = pa.infer_type(samples)
+    except pa.ArrowException:
+        return pa.string()
+    return pa.string() if pa.types.is_null(found) else found
+
+
+WRITERS: dict[str, Callable[[Path, Types], Writer]] = {
     ".csv": _CsvWriter,
     ".tsv": lambda path, columns: _CsvWriter(path, columns, "\t"),
     ".jsonl": _JsonlWriter,
