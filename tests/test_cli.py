@@ -157,9 +157,9 @@ def test_json_is_one_object_on_stdout(tmp_path):
 
 
 def test_train_from_the_command_line(run_config, tmp_path, capsys):
-    from clfa.config import save_config
+    from clfa.config import dump_config
 
-    save_config(run_config(train__epochs=1), tmp_path / "run.yaml")
+    (tmp_path / "run.yaml").write_text(dump_config(run_config(train__epochs=1)))
     out = str(tmp_path / "cli")
     assert (
         main(["train", "--config", str(tmp_path / "run.yaml"), "--output", out, "--loss.temperature", "0.07", "--json"])

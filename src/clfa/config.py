@@ -338,9 +338,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def save_config(config: Any, path: Path) -> None:
-    """Write the resolved configuration as YAML."""
-    path.write_text(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+def dump_config(config: Any) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
 
 
 def override(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

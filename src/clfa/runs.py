@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import clfa
-from clfa.config import DataConfig, RunConfig, differing, load_config, save_config
-from clfa.data.atomic import read_json, replacing, write_json
+from clfa.config import DataConfig, RunConfig, differing, dump_config, load_config
+from clfa.data.atomic import read_json, replacing, write_json, write_text
 from clfa.data.records import load_manifest
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, source_splits
@@ -105,7 +105,7 @@ class Run:
             raise UserError(f"{self} holds an unfinished run: add --resume to go on, or delete it")
         manifest = load_manifest(config.data.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        save_config(config, self.config_file)
+        write_text(self.config_file, dump_config(config))
         write_json(self.dataset_file, manifest)
         return True
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clfa.config import FusionConfig, save_config
+from clfa.config import FusionConfig, dump_config
 from clfa.errors import UserError
 from clfa.fusion import FUSIONS, Fusion, build_fusion, check_fusion, register
 
@@ -28,7 +28,7 @@ def test_the_page_works_as_it_is_written(run_config, tmp_path):
     assert len(CODE.splitlines()) <= 40
     (tmp_path / "gated.py").write_text(CODE)
     config = run_config(model__fusion__name="gated", train__epochs=1)
-    save_config(config, tmp_path / "run.yaml")
+    (tmp_path / "run.yaml").write_text(dump_config(config))
     own = {"CLFA_FUSIONS": str(tmp_path / "gated.py")}
     done = clfa("train", "--config", str(tmp_path / "run.yaml"), **own)
     assert done.returncode == 0, done.stderr
@@ -51,7 +51,7 @@ def test_the_checks_of_fusions_check_it_too(tmp_path):
             "-q",
             "-p",
             "no:cacheprovider",
-            str(ROOT / "tests" / "test_fusion.py"),
+            str(ROOT / "tests" / "fusion" / "test_fusion.py"),
             "-k",
             "gated",
         ],

@@ -7,10 +7,11 @@ import sys
 
 import pytest
 import torch
-from conftest import picture, text
+from conftest import make_dataset, picture, text
 
 from clfa import Predictor
 from clfa.cli import main
+from clfa.data.records import Record
 from clfa.errors import UserError
 from clfa.evidence.alignment import alignment_heatmap, worst_errors
 from clfa.evidence.evaluate import evaluate
@@ -288,3 +289,26 @@ def test_prediction_needs_nothing_but_the_run(run, tmp_path):
     code = f"from clfa import Predictor; print(Predictor({str(moved)!r})([{{'text': 'word1'}}])[0].predicted)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() in ("no", "yes")
+
+
+def test_images_in_a_column_of_another_name_are_images_too(run_config, dataset, tmp_path):
+    """Paths are beside the file and never outside of it; a missing one is a bad image, whatever its column is called."""
+    posts = make_dataset(
+        tmp_path / "photos",
+        {"train": 12, "validation": 6},
+        lambda split, n: Record(f"{split}{n}", text(n), picture(n), ["no", "yes"][n % 2]),
+    )
+    modalities = {"model__modalities__image": None, "loss__alignment_weight": 0, "train__epochs": 1}
+    photo = {"kind": "image", "encoder": run_config().model.modalities["image"].encoder, "column": "image"}
+    run = train(run_config(data__path=str(posts), **modalities, model__modalities__photo=photo))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "1.png").write_bytes(picture(1))
+    (tmp_path / "in" / "posts.csv").write_text("text,shot\nword1,1.png\nword2,gone.png\n")
+    columns = {**COLUMNS, "image": "shot"}
+    with pytest.raises(UserError, match="1 of 2 posts"):
+        predict_file(run, tmp_path / "in" / "posts.csv", tmp_path / "out.csv", columns)
+    counts = predict_file(run, tmp_path / "in" / "posts.csv", tmp_path / "out.csv", columns, on_bad="mask")
+    assert counts == {"rows": 2, "predicted": 2, "without_image": 0, "bad_images": 1}
+    (tmp_path / "in" / "out.csv").write_text(f"text,shot\nword1,{tmp_path}/secret.png\n")
+    with pytest.raises(UserError, match="lies outside"):
+        predict_file(run, tmp_path / "in" / "out.csv", tmp_path / "out2.csv", columns)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from clfa.config import SweepConfig, save_config
+from clfa.config import SweepConfig, dump_config
 from clfa.errors import UserError
 from clfa.evidence.results import Sweep, read_result
 from clfa.runs import Run
@@ -101,7 +101,7 @@ def test_a_sweep_round_trips_through_its_own_config(run_config, tmp_path):
 @pytest.mark.slow
 def test_processes_of_torchrun_share_the_runs(run_config, tmp_path):
     """Two processes, four runs: each is trained once, by one of them; the first writes the table."""
-    save_config(run_config(train__epochs=1), tmp_path / "run.yaml")
+    (tmp_path / "run.yaml").write_text(dump_config(run_config(train__epochs=1)))
     sweep_file = {"output": str(tmp_path / "sweep"), "seeds": 2, "run": "run.yaml"}
     sweep_file["systems"] = {"no_alignment": {"loss.alignment_weight": 0}, "clfa": {}}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep_file))

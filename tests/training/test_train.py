@@ -93,7 +93,7 @@ def test_test_split_is_never_opened(run_config, dataset, tmp_path):
     import shutil
 
     copy = tmp_path / "copy"
-    shutil.copytree(dataset, copy, ignore=shutil.ignore_patterns("states", "teachers", "hashes", "features"))
+    shutil.copytree(dataset, copy, ignore=shutil.ignore_patterns("states", "teachers", "hashes", "features", "keys"))
     (copy / "test.parquet").write_bytes(b"not a parquet file: opening it would raise")
     run = train(run_config(data__path=str(copy), model__modalities__text__frozen=True))
     assert (run / "metrics.json").is_file()

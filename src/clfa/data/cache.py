@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import struct
+import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from torch import Tensor
 from clfa.data.atomic import replacing
 from clfa.data.progress import Progress, progress
 
-SHARD_BYTES = 16_000_000
+SHARD_BYTES, SHARD_SECONDS = 16_000_000, 30  # a shard is written when it is full, or old
 WINDOW = 1_024  # contents that are sorted by length together
 WINDOW_BYTES = 16_000_000
 
@@ -85,9 +86,6 @@ class Cache:
         places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
         return np.where(self.keys[places] == keys, places, -1)
 
-    def __contains__(self, key: bytes) -> bool:
-        return bool(self.find(np.array([key], dtype="S16"))[0] >= 0)
-
     def get(self, key: bytes) -> Tensor | None:
         """(length, D) rows of one content in float32; `None` if it is not here."""
         entry = int(self.find(np.array([key], dtype="S16"))[0])
@@ -131,19 +129,18 @@ def fill(
         known, new = Cache(folder), set()
         for path in known.broken:
             path.unlink()
-        writer = _Writer(folder)
-        for window in _windows(contents):
-            keys = [content_key(kind, value) for value in window]
-            missing = [
-                (key, value)
-                for key, value, entry in zip(keys, window, known.find(np.array(keys, dtype="S16")))
-                if entry < 0 and not (key in new or new.add(key))  # type: ignore[func-returns-value]
-            ]
-            # neighbours of similar length share a batch, so little is computed on padding
-            missing.sort(key=lambda pair: len(pair[1]))
-            bar.add(len(window) - len(missing))
-            computed += _compute(missing, compute, batch_size, writer, bar)
-        writer.flush()
+        with closing(_Writer(folder)) as writer:  # what was computed is kept, whatever ends the fill
+            for window in _windows(contents):
+                keys = [content_key(kind, value) for value in window]
+                missing = [
+                    (key, value)
+                    for key, value, entry in zip(keys, window, known.find(np.array(keys, dtype="S16")))
+                    if entry < 0 and not (key in new or new.add(key))  # type: ignore[func-returns-value]
+                ]
+                # neighbours of similar length share a batch, so little is computed on padding
+                missing.sort(key=lambda pair: len(pair[1]))
+                bar.add(len(window) - len(missing))
+                computed += _compute(missing, compute, batch_size, writer, bar)
     return computed
 
 
@@ -178,6 +175,7 @@ class _Writer:
 
     def __init__(self, folder: Path):
         self.folder, self.keys, self.values, self.size = folder, [], [], 0  # type: ignore[var-annotated]
+        self.written = time.monotonic()
         self.number = max((int(path.stem) for path in folder.glob("[0-9]*.safetensors")), default=-1) + 1
 
     def add(self, key: bytes, values: Tensor) -> None:
@@ -186,10 +184,12 @@ class _Writer:
             values.detach().cpu().half().contiguous() if _fits_half(values) else values.detach().cpu().float()
         )
         self.size += values.numel() * 2
-        if self.size >= SHARD_BYTES:
-            self.flush()
+        if self.size >= SHARD_BYTES or time.monotonic() - self.written >= SHARD_SECONDS:
+            self.close()
 
-    def flush(self) -> None:
+    def close(self) -> None:
+        """Write what there is; the next entry begins a shard."""
+        self.written = time.monotonic()
         if not self.keys:
             return
         # one dtype a shard: single precision only where a value does not fit into half
@@ -234,4 +234,5 @@ def _windows(contents: Iterable[Content]) -> Iterable[list[Content]]:
         if len(window) >= WINDOW or size >= WINDOW_BYTES:
             yield window
             window, size = [], 0
-    yield from chain([window] if window else [])
+    if window:
+        yield window

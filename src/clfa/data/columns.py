@@ -1,5 +1,6 @@
 """Columns beyond text, image and label: cells of any kind, and knowledge about the words of a text."""
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,21 +11,22 @@ KNOWLEDGE_COLUMNS = ("attributes", "regions", "dependencies")
 
 
 def as_text(value: Any) -> str:
-    """A cell as text; empty for None."""
-    return "" if value is None else str(value)
+    """A cell as text; empty for None and NaN. What is no Unicode (halves of a pair) becomes a replacement character."""
+    if value is None or value != value:  # NaN is not itself
+        return ""
+    return str(value).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def as_cell(value: Any) -> str | bytes | None:
     """A cell as it is stored: bytes as they are, lists as words with spaces, anything else as text; `None` where empty."""
-    if isinstance(value, dict):  # files of `datasets`: {"bytes", "path"}
-        value = value.get("bytes") or value.get("path")
+    if isinstance(value, dict):
+        # files of `datasets` are {"bytes", "path"}; any other object stays one
+        value = value.get("bytes") or value.get("path") if "bytes" in value or "path" in value else json.dumps(value)
     if isinstance(value, bytes):
         return value or None
     if isinstance(value, (list, tuple)):
         value = " ".join(map(str, value))
-    if value is None or value != value or str(value).strip() == "":  # NaN is not itself
-        return None
-    return str(value)
+    return as_text(value) if as_text(value).strip() else None
 
 
 def knowledge_columns(row: Mapping[str, Any], where: str, text: str | None = None) -> dict[str, str]:

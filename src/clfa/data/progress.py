@@ -37,7 +37,7 @@ class Progress:
             self.told = time.monotonic()
             rate = self.done / (self.told - self.started)
             of, left = "", ""
-            if self.total:
+            if self.total and rate:
                 of, left = f" of {self.total:,}", f", {(self.total - self.done) / rate:.0f} s left"
             log.info("%s: %s%s, %.0f a second%s", self.what, f"{self.done:,}", of, rate, left)
 

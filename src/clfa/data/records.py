@@ -203,7 +203,7 @@ class _Writer:
         waiting.append(record)
         self.labels.setdefault(split, Counter())[record.label] += 1
         self.without_image[split] += record.image is None
-        self.size[split] += len(record.image) if isinstance(record.image, bytes) else 0
+        self.size[split] += sum(len(v) for v in (record.image, record.text, *record.values.values()) if v)  # type: ignore
         if len(waiting) >= GROUP_ROWS or self.size[split] >= GROUP_BYTES:
             self._flush(split)
 

@@ -218,14 +218,14 @@ class _Split:
             return self.light(column)[number].as_py()
         group = int(np.searchsorted(self.group_ends, number, side="right"))
         if self.group is None or self.group[:2] != (column, group):
-            with pq.ParquetFile(self.path, memory_map=False) as file:
+            with pq.ParquetFile(self.path, metadata=self.metadata, memory_map=False) as file:
                 self.group = (column, group, file.read_row_group(group, columns=[column]).column(0).to_pylist())
         return self.group[2][number - (int(self.group_ends[group - 1]) if group else 0)]
 
     def stream(self, column: str) -> Iterator[Content | None]:
         if column not in self.columns:
             return
-        with pq.ParquetFile(self.path, memory_map=False) as file:
+        with pq.ParquetFile(self.path, metadata=self.metadata, memory_map=False) as file:
             for group in range(self.metadata.num_row_groups):
                 for value in file.read_row_group(group, columns=[column]).column(0).to_pylist():
                     yield value["bytes"] if isinstance(value, dict) else value
@@ -235,7 +235,10 @@ class _Split:
         return column in self.columns and any(value is not None for value in self.stream(column))
 
     def keys(self, column: str, kind: str) -> Keys:
-        version = load_manifest(self.dataset)["splits"][self.split]["sha256"][:16]
+        # of this very file: whoever changes it gets new keys
+        described = load_manifest(self.dataset)["splits"].get(self.split, {}).get("sha256", "")[:16]
+        state = self.path.stat()
+        version = f"{described}-{state.st_size:x}-{state.st_mtime_ns:x}"
         path = self.dataset / "keys" / f"{self.split}-{column}-{kind}-{version}.npy"
         if not path.is_file():
             values = track(self.stream(column), f"reading {column} of {self.split}", self.count)

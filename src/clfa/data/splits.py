@@ -51,8 +51,11 @@ def sample_rows(labels, size: int, seed: int) -> list[int]:
         return list(range(size))
     if not len(set(labels.tolist())) <= size < len(labels):
         raise UserError(f"data.train_rows = {size}: must be between the number of classes and {len(labels)}")
-    picked, _ = train_test_split(np.arange(len(labels)), train_size=size, stratify=labels, random_state=seed)
-    return sorted(picked.tolist())
+    try:
+        chosen, _ = train_test_split(np.arange(len(labels)), train_size=size, stratify=labels, random_state=seed)
+    except ValueError as error:  # the rest, or a class, is too small
+        raise UserError(f"data.train_rows = {size}: no stratified sample of {len(labels)} rows: {error}") from None
+    return sorted(chosen.tolist())
 
 
 def split_rows(labels: Sequence | NDArray, how: str, seed: int, class_names: Sequence[str] | None = None) -> list[str]:
@@ -103,7 +106,9 @@ def _fold_rows(path: str, hashes: tuple[str, ...], folds: int, fold: int) -> dic
 
     rows = Rows(Path(path), list(load_manifest(path)["splits"]))
     classes = rows.labels
-    _, groups = np.unique([text.lower() for text in rows.texts], return_inverse=True)
+    lowered = [text.lower() for text in rows.texts]
+    number = {text: place for place, text in enumerate(sorted(set(lowered)))}
+    groups = np.array([number[text] for text in lowered])
     outer = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     rest, test = list(outer.split(classes, classes, groups))[fold]
     # a tenth of all rows is 1 / (10 (1 - 1/K)) of what is left

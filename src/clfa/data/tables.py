@@ -146,7 +146,11 @@ def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:
         return value or None
     if "://" in str(value):
         raise UserError(f"{where}: {value!r} is a URL; nothing is fetched, save the image and give its path")
-    path = (root / str(value)).resolve()
+    try:
+        path = (root / str(value)).resolve()
+        path.is_file()
+    except (OSError, ValueError) as error:  # too long, or with a zero byte
+        raise UserError(f"{where}: the image {str(value)[:60]!r} is no path: {error}") from None
     if not path.is_relative_to(root.resolve()):
         raise UserError(f"{where}: the image {str(value)!r} lies outside {root}; give --image-dir, or a path inside it")
     return path
@@ -158,13 +162,12 @@ def _first_pass(
     found = _Found()
     wanted = [columns["label"], columns["split"], columns["text"], *kept.values()]
     for table in tables:
+        names: dict[str, None] = {}
         for number, row in enumerate(track(table.rows(wanted), f"reading the labels of {table.name}")):
             if number == 0:
-                names = table.names()
-                needed = ("text", "label", "image") if embed else ("text", "label")
-                _check_columns(names, columns, table.name, needed, "for texts alone, use --images none")
-                _check_further(names, further, table.name)
-                found.names |= dict.fromkeys(names)
+                names = dict.fromkeys(table.names())
+                _check_columns(list(names), columns, table.name, ("label",), "")
+            names |= dict.fromkeys(row)  # JSON objects may leave empty values out
             label = as_text(row.get(columns["label"])).strip()
             where = f"{table.name}, row {number + 1}"
             if not label:
@@ -175,6 +178,10 @@ def _first_pass(
             for name, column in kept.items():
                 if found.columns.get(name) != "binary" and (value := as_cell(row.get(column))) is not None:
                     found.columns[name] = "binary" if isinstance(value, bytes) else "string"
+        needed = ("text", "image") if embed else ("text",)
+        _check_columns(list(names), columns, table.name, needed, "for texts alone, use --images none")
+        _check_further(list(names), further, table.name)
+        found.names |= names
     return found
 
 
@@ -205,7 +212,7 @@ def _record(
         image=None if root is None else safe_image(row.get(columns["image"]), root, where),
         label=as_text(row.get(columns["label"])).strip(),
         values={name: value for name, value in values.items() if value is not None}
-        | knowledge_columns(row, where, text),
+        | knowledge_columns({name: row.get(column) for name, column in kept.items()}, where, text),
     )
 
 
@@ -271,9 +278,14 @@ def _read_jsonl(path: Path, columns: Sequence[str] | None = None) -> Iterator[Ro
 
 
 def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, memory_map=False) as file:
+    try:
+        opened = pq.ParquetFile(path, memory_map=False)
+    except pa.ArrowException as error:
+        raise UserError(f"{path} is no Parquet file: {error}") from None
+    with opened as file:
         there = None if columns is None else [name for name in file.schema_arrow.names if name in columns]
         for batch in file.iter_batches(batch_size=64, columns=there):
             yield from batch.to_pylist()

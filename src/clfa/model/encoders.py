@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from clfa.config import WordVectors
 from clfa.errors import UserError
-from clfa.model.modalities import KINDS
+from clfa.model.modalities import KINDS, find_kind
 from clfa.model.word_vectors import build_words_model  # also registers its model with transformers
 
 logging.disable_progress_bar()
@@ -100,15 +100,15 @@ def load_encoder(name: str, kind: str, pretrained: bool = True, pooled: bool = F
     Raises:
         UserError: it cannot be loaded (says what to place where).
     """
-    folder = resolve(name)
+    folder, of_kind = resolve(name), find_kind(kind)
     try:
         config = AutoConfig.from_pretrained(folder)
-        config = getattr(config, KINDS[kind].tower, config)
+        config = getattr(config, of_kind.tower, config)
         if pretrained:
             backbone = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True)
         else:
             backbone = AutoModel.from_config(config)
-        preparer = KINDS[kind].load_preparer(folder)
+        preparer = of_kind.load_preparer(folder)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(_cannot_load(name, kind, error)) from None
     # convolutions run about twice as fast on CPUs in this layout; the numbers are the same to rounding

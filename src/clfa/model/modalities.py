@@ -32,6 +32,8 @@ class Kind(ABC):
     """Where a dual encoder's configuration keeps the encoder of this kind."""
     needs: str
     """Files that an encoder's folder must hold beside config and weights."""
+    in_files: bool = False
+    """Whether the cells of a table name files."""
 
     @abstractmethod
     def clean(self, value: Any, text_cleaning: str) -> Any:
@@ -94,7 +96,7 @@ class TextKind(Kind):
         cell = as_cell(value)
         if isinstance(cell, bytes):
             raise UserError(f"a text was expected, found {len(cell):,} bytes")
-        return None if cell is None else normalise_text(cell) if text_cleaning == "normalised" else str(value)
+        return None if cell is None else normalise_text(cell) if text_cleaning == "normalised" else cell
 
     def read(self, cell: Any, modality: ModalityConfig) -> str | None:
         """The text, or the part of it that the modality reads."""
@@ -125,13 +127,13 @@ class TextKind(Kind):
 class ImageKind(Kind):
     """Images, read by an image processor. A cell is `{"bytes": …, "path": None}`, as the library `datasets` stores it."""
 
-    name, tower, needs = "image", "vision_config", "preprocessor_config.json"
+    name, tower, needs, in_files = "image", "vision_config", "preprocessor_config.json", True
 
     def clean(self, value: Any, text_cleaning: str) -> dict[str, Any] | None:
         """Checked bytes of a path, of bytes, of a PIL image or of a cell."""
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
-        if value is None or (isinstance(value, str) and value == ""):
+        if value is None or (isinstance(value, str) and value == "") or (isinstance(value, float) and value != value):
             return None
         if isinstance(value, Image.Image):
             return {"bytes": _stored(to_rgb(ImageOps.exif_transpose(value))), "path": None}
@@ -197,9 +199,18 @@ def kind_of(modality: ModalityConfig) -> Kind:
     Raises:
         UserError: there is no such kind.
     """
-    if modality.kind not in KINDS:
-        raise UserError(f"unknown kind {modality.kind!r} of a modality; allowed: {', '.join(KINDS)}")
-    return KINDS[modality.kind]
+    return find_kind(modality.kind)
+
+
+def find_kind(name: str) -> Kind:
+    """The kind of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in KINDS:
+        raise UserError(f"unknown kind {name!r} of a modality; allowed: {', '.join(KINDS)}")
+    return KINDS[name]
 
 
 def value_of(row: Any, name: str, modality: ModalityConfig) -> str | bytes | None:

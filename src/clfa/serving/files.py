@@ -14,6 +14,7 @@ from clfa.data.columns import as_text, knowledge_columns
 from clfa.data.progress import progress, track
 from clfa.data.tables import Table, open_posts, safe_image
 from clfa.errors import UserError
+from clfa.model.modalities import kind_of
 from clfa.serving.predictor import Prediction, Predictor
 
 CHUNK = 256  # rows in memory
@@ -35,25 +36,25 @@ class _Source:
     def post(self, row: Row, number: int) -> tuple[Row | None, str]:
         """A post ready for the model, and its problem. `None`: it is not predicted."""
         where = f"{self.path.name}, row {number}"
-        further = {name: row.get(name) for name in self.predictor.pipeline.config.columns() if name in row}
-        post = further | {ours: row.get(column) for ours, column in self.columns.items()}
-        post |= knowledge_columns(row, where, as_text(post["text"]))
-        problem = ""
-        if self.reads_images:
-            try:
-                post["image"] = safe_image(post["image"], self.image_dir, where)
-                problem = "" if post["image"] else "no image"
-                return self.predictor.pipeline.prepare(post), problem
-            except UserError as error:
-                problem = f"bad image: {error}"
-                if self.on_bad == "skip":
-                    return None, problem
-        return self.predictor.pipeline.prepare(post | {"image": None}), problem
+        post = {name: row.get(name) for name in self.predictor.pipeline.config.columns() if name in row}
+        post |= knowledge_columns(row, where, as_text(row.get(self.columns["text"])))
+        post |= {ours: row.get(column) for ours, column in self.columns.items()}
+        without = post | dict.fromkeys(self.file_columns)
+        try:
+            post |= {name: safe_image(post.get(name), self.image_dir, where) for name in self.file_columns}
+            missing = [name for name in self.file_columns if not post[name]]
+            return self.predictor.pipeline.prepare(post), f"no {missing[0]}" if missing else ""
+        except UserError as error:
+            if not self.file_columns:
+                raise
+            masked = self.predictor.pipeline.prepare(without)  # raises if it is not the image that is bad
+            return None if self.on_bad == "skip" else masked, f"bad image: {error}"
 
     @property
-    def reads_images(self) -> bool:
-        """Whether the run has an image modality."""
-        return "image" in self.predictor.pipeline.config.columns()
+    def file_columns(self) -> list[str]:
+        """The columns that a modality reads from files, such as images."""
+        config = self.predictor.pipeline.config
+        return list(dict.fromkeys(config.column(name) for name, m in config.modalities.items() if kind_of(m).in_files))
 
 
 @dataclass
@@ -103,7 +104,13 @@ def predict_file(
     if output.exists():
         raise UserError(f"{output} exists: choose another --output, or delete it first")
     predictor = Predictor(run)
-    needed = ("text", "image") if "image" in predictor.pipeline.config.columns() else ("text",)
+    read = predictor.pipeline.config.columns()
+    # what was named, or is read from files, must be there; other columns may be missing
+    needed = [
+        ours
+        for ours, column in columns.items()
+        if ours == "text" or column != ours or (ours == "image" and ours in read)
+    ]
     table = open_posts(source, columns, needed)
     posts = _Source(table, source, columns, image_dir or source.parent, predictor, on_bad)
     found = _look(posts)
@@ -143,7 +150,7 @@ def _look(posts: _Source) -> _Found:
             if value is not None:
                 found.columns.setdefault(name, {}).setdefault(type(value), value)
             found.columns.setdefault(name, {})
-        if posts.on_bad == "fail" and posts.reads_images:
+        if posts.on_bad == "fail" and posts.file_columns:
             _, problem = posts.post(row, found.rows)
             if problem.startswith("bad image"):
                 found.bad_count += 1

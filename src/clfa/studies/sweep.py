@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clfa.config import RunConfig, SweepConfig, build_config, override, save_config
+from clfa.config import RunConfig, SweepConfig, build_config, dump_config, override
+from clfa.data.atomic import write_text
 from clfa.data.splits import load_rows
 from clfa.errors import UserError
 from clfa.evidence.compare import differences, system_scores
@@ -51,7 +52,7 @@ def sweep(config: SweepConfig) -> Sweep:
         Run(run.output).refuse_other(run)
     output.mkdir(parents=True, exist_ok=True)
     if is_first_process():
-        save_config(config, output / "config.yaml")
+        write_text(output / "config.yaml", dump_config(config))
     failed = run_all(plan, config.split, config.jobs)
     if failed:
         listed = "\n".join(f"{run}: {error}" for run, error in list(failed.items())[:5])
@@ -184,7 +185,7 @@ def _is_done(run: Run, split: str) -> bool:
 
 
 def _run_one(config: RunConfig, split: str, threads: int) -> float:
-    # a run is for itself, on the device of its process: accelerate must not take it for a part of a larger one
+    # a run is for itself, on the device of its process, and no part of what torchrun started
     if "LOCAL_RANK" in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = own_device(os.environ)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"):
