@@ -19,6 +19,7 @@ install_import_hook(["clfa"], "shapes.checked")
 
 from clfa.config import DataConfig, FusionConfig, LossConfig, ModalityConfig, ModelConfig, RunConfig, TrainConfig
 from clfa.data.records import Record, write_dataset
+from clfa.studies.tiny import word_tokenizer
 
 torch.set_num_threads(1)
 WORDS = [f"word{number}" for number in range(40)]
@@ -63,7 +64,7 @@ def encoders(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("encoders")
     torch.manual_seed(0)
-    tokenizer = _tokenizer()
+    tokenizer = word_tokenizer(WORDS)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     vocabulary = {"vocab_size": len(tokenizer), "max_position_embeddings": 64, "pad_token_id": 0}
     pixels = {"image_size": 32, "patch_size": 8}
@@ -159,17 +160,3 @@ def run_config(encoders, dataset, tmp_path):
 def needs_shared(name: str):
     """Skip mark for tests on research data that cannot be distributed."""
     return pytest.mark.skipif(not (SHARED / name).exists(), reason=f"research data not here: ../shared/{name}")
-
-
-def _tokenizer():
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: number for number, word in enumerate([*special, *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
