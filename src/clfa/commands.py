@@ -390,6 +390,8 @@ def predict(
 
     if (text is None) == (input is None) or (input is None) != (output is None):
         raise UserError("give --text and --image for one post, or --input and --output for a file of posts")
+    if text is not None and column:
+        raise UserError("--column names columns of --input; give a post with further columns to clfa.Predictor")
     if input is not None and output is not None:
         columns = {"text": text_column, "image": image_column, "knowledge": knowledge_column, **_further(column)}
         directory = Path(image_dir) if image_dir else None
@@ -452,7 +454,7 @@ def explain(
         image_column: Column of the image's path.
 
     Examples:
-        clfa explain runs/demo/clfa/seed-0 --input runs/demo/data --id congruity-000012 --output post.png
+        clfa explain runs/demo/runs/clfa/seed-0 --input runs/demo/data --id test-congruity-000012 --output post.png
     """
     from clfa.evidence.alignment import alignment_heatmap, find_post
     from clfa.model.pipeline import Pipeline

@@ -323,6 +323,40 @@ def load_config(cls: type[T], path: str | Path) -> T:
     return build_config(cls, read_yaml(path))
 
 
+# dotted name -> least and largest allowed value
+RANGES: dict[str, tuple[float, float]] = {
+    "train.epochs": (1, 1e9),
+    "train.batch_size": (1, 1e9),
+    "train.accumulation": (1, 1e9),
+    "train.patience": (1, 1e9),
+    "train.workers": (0, 1e9),
+    "train.encoder_learning_rate": (0, 1e99),
+    "train.head_learning_rate": (0, 1e99),
+    "train.weight_decay": (0, 1e99),
+    "train.warmup": (0, 1),
+    "train.clip": (1e-99, 1e99),
+    "model.dropout": (0, 0.999),
+    "model.fusion.dropout": (0, 0.999),
+    "loss.alignment_weight": (0, 1e99),
+    "loss.temperature": (1e-6, 1e99),
+    "loss.label_smoothing": (0, 0.999),
+    "seed": (0, 2**63 - 1),
+}
+
+
+def check_ranges(config: Any) -> None:
+    """Numbers that mean something.
+
+    Raises:
+        UserError: one lies outside of its range (`RANGES`).
+    """
+    values = _flatten(asdict(config))
+    for name, (low, high) in RANGES.items():
+        if not low <= values[name] <= high:
+            allowed = f"at least {low:g}" + (f" and at most {high:g}" if high < 1e6 else "")
+            raise UserError(f"{name} = {values[name]}: allowed is {allowed}")
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 

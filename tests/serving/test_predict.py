@@ -186,6 +186,18 @@ def test_results_on_other_data_never_replace_the_runs_own(run, dataset, tmp_path
     assert (run / "predictions" / "test@other.parquet").is_file()
 
 
+def test_columns_that_the_run_reads_or_does_not_read_are_told(run_config, posts, tmp_path, caplog):
+    knowledge = {"kind": "text", "shares": "text", "align": False}
+    run = train(run_config(train__epochs=1, model__modalities__knowledge=knowledge))
+    predict_file(run, posts, tmp_path / "out.csv", COLUMNS, on_bad="mask")
+    assert "has no column 'knowledge', which" in caplog.text
+    caplog.clear()
+    predict_file(run, posts, tmp_path / "named.csv", {**COLUMNS, "knowledge": "note"}, on_bad="mask")
+    assert "has no column" not in caplog.text
+    with pytest.raises(UserError, match="reads no column 'foo'; it reads text, image, knowledge"):
+        predict_file(run, posts, tmp_path / "no.csv", {**COLUMNS, "foo": "note"})
+
+
 def test_refusals(run, posts, tmp_path):
     with pytest.raises(UserError, match="--image-column note"):
         predict_file(run, posts, tmp_path / "out.csv", {**COLUMNS, "image": "notes"})

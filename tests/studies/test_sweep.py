@@ -91,6 +91,14 @@ def test_wrong_systems_are_told_before_anything_runs(run_config, tmp_path):
     assert not Path(config.output).exists()
 
 
+def test_systems_of_other_posts_are_refused(run_config, tmp_path):
+    """One table has one set of floors: it is of one data set."""
+    config = SweepConfig(run_config(), {"a": {}, "b": {"data.path": "elsewhere"}}, str(tmp_path / "sweep"), seeds=1)
+    with pytest.raises(UserError, match=r"system 'b': data\.path = elsewhere.*a sweep for each data set"):
+        sweep(config)
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_a_sweep_round_trips_through_its_own_config(run_config, tmp_path):
     from clfa.config import build_config
 

@@ -13,6 +13,7 @@ from clfa.data.records import Record
 from clfa.errors import UserError
 from clfa.evidence.evaluate import evaluate
 from clfa.runs import Run
+from clfa.serving.predictor import Predictor
 from clfa.training.optimizer import learning_rate, parameter_groups
 from clfa.training.sampler import LengthBuckets
 from clfa.training.train import train
@@ -140,7 +141,6 @@ def test_same_seed_same_bytes_other_seed_not(run_config, tmp_path):
 def test_cached_states_give_the_same_model_output(run_config, tmp_path):
     """A frozen encoder read from the cache is the frozen encoder run on the fly."""
     from clfa.data.rows import load_split
-    from clfa.serving.predictor import Predictor
 
     config = run_config(model__modalities__text__frozen=True, model__modalities__image__frozen=True)
     run = train(config)
@@ -184,6 +184,10 @@ def test_finished_and_changed_runs(run_config, caplog):
         ({"train__monitor": "f1"}, "macro_f1"),
         ({"data__train_rows": 1000}, "between"),
         ({"data__path": "nowhere"}, "clfa import"),
+        ({"train__epochs": 0}, r"train\.epochs = 0: allowed is at least 1"),
+        ({"model__dropout": 1.5}, r"model\.dropout = 1\.5: allowed is at least 0 and at most 0\.999"),
+        ({"train__head_learning_rate": -1.0}, r"head_learning_rate"),
+        ({"model__modalities__text__max_length": 1}, "at least 3"),
     ],
 )
 def test_mistakes_are_told(run_config, changes, message):
@@ -264,3 +268,11 @@ def test_any_metric_can_choose_the_epoch(run_config, monitor):
     trained = json.loads((run / "metrics.json").read_text())["training"]
     best = min(values) if monitor == "nll" else max(values)
     assert trained[f"best_validation_{monitor}"] == best == values[trained["best_epoch"] - 1]
+
+
+def test_texts_longer_than_the_encoder_reads_are_cut_to_it(run_config):
+    """The encoder has 64 positions, the default is 77 tokens: a long text is predicted, not a crash."""
+    run = train(run_config(train__epochs=1, model__modalities__text__max_length=77))
+    described = json.loads((run / "model.json").read_text())["model"]["modalities"]["text"]
+    assert described["max_length"] == 64
+    assert Predictor(run)([{"text": "word1 " * 200}])[0].predicted in ("no", "yes")

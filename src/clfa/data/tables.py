@@ -22,6 +22,7 @@ from clfa.data.splits import split_rows
 from clfa.errors import UserError
 
 Row = dict[str, Any]
+OPTIONS = ("id", "text", "image", "label", "split", "knowledge")  # columns with an option of their own
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def read_table(
         UserError: no such file, a column is missing (with the nearest name), a label is empty.
     """
     path = Path(source)
+    if not path.exists() and (path.suffix in _READERS or (path.parent.name and path.parent.is_dir())):
+        raise UserError(f"{source} is neither a file nor a folder: no such file, or a mistyped name")
     tables = _open_tables(path) if path.exists() else _open_hub(source)
     kept = {"knowledge": columns["knowledge"], **{name: name for name in KNOWLEDGE_COLUMNS}, **(further or {})}
     found = _first_pass(tables, columns, kept, embed, further or {})
@@ -152,7 +155,10 @@ def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:
     except (OSError, ValueError) as error:  # too long, or with a zero byte
         raise UserError(f"{where}: the image {str(value)[:60]!r} is no path: {error}") from None
     if not path.is_relative_to(root.resolve()):
-        raise UserError(f"{where}: the image {str(value)!r} lies outside {root}; give --image-dir, or a path inside it")
+        raise UserError(
+            f"{where}: the image {str(value)!r} lies outside {root}; name the folder of the images (--images at "
+            "import, --image-dir), or give a path inside it"
+        )
     return path
 
 
@@ -178,6 +184,8 @@ def _first_pass(
             for name, column in kept.items():
                 if found.columns.get(name) != "binary" and (value := as_cell(row.get(column))) is not None:
                     found.columns[name] = "binary" if isinstance(value, bytes) else "string"
+        if not names:
+            raise UserError(f"{table.name} holds no rows")
         needed = ("text", "image") if embed else ("text",)
         _check_columns(list(names), columns, table.name, needed, "for texts alone, use --images none")
         _check_further(list(names), further, table.name)
@@ -340,7 +348,10 @@ def _check_columns(
         if columns[ours] not in names:
             free = [other for other in names if other not in columns.values()]
             near = get_close_matches(columns[ours], names, 1) or (free if len(free) == 1 else [])
-            hint = f"did you mean --{ours}-column {near[0]}?" if near else f"name it with --{ours}-column"
+            option = f"--{ours}-column " if ours in OPTIONS else f"--column {ours}="
+            hint = f"did you mean {option}{near[0]}?" if near else f"name it with {option.strip()}"
+            if len(names) == 1 and any(sign in names[0] for sign in ";\t|"):
+                hint = "columns are separated by commas (in a .tsv file by tabs)"
             hint += f"; {without_image}" if ours == "image" else ""
             raise UserError(f"{table}: no column {columns[ours]!r} for the {ours}; it has {', '.join(names)}; {hint}")
 

@@ -201,7 +201,20 @@ def build_classifier(
                 if modality.words
                 else load_encoder(modality.encoder, modality.kind, modality.pretrained, modality.pooled)
             )
-    return Classifier(config, encoders, class_names, text_cleaning)
+    return Classifier(_fitting(config, encoders), encoders, class_names, text_cleaning)
+
+
+def _fitting(config: ModelConfig, encoders: Mapping[str, Encoder]) -> ModelConfig:
+    """The configuration with texts no longer than their encoders can read."""
+    modalities = {}
+    for name, modality in config.modalities.items():
+        limit = encoders[config.owner(name)].positions
+        if modality.max_length < 3:
+            raise UserError(
+                f"model.modalities.{name}.max_length = {modality.max_length}: at least 3, a word and two special tokens"
+            )
+        modalities[name] = replace(modality, max_length=min(modality.max_length, limit or modality.max_length))
+    return replace(config, modalities=modalities)
 
 
 def projection(width: int, config: ModelConfig) -> nn.Module:

@@ -76,6 +76,14 @@ class Encoder(nn.Module):
         self.train(training)
         return [row[mask] for row, mask in zip(states.cpu(), masks.cpu())]
 
+    @property
+    def positions(self) -> int | None:
+        """The longest input in tokens, special ones included, where the encoder has a limit."""
+        config = self.backbone.config
+        limit = getattr(config, "max_position_embeddings", None)
+        # the positions of these start after the padding index
+        return limit - 2 if limit and config.model_type in ("roberta", "xlm-roberta", "camembert") else limit
+
     def fingerprint(self, *settings: str) -> str:
         """16 hex digits that change with the weights, the preparer and further settings; hashed once for a frozen one."""
         if self._weights is None or any(parameter.requires_grad for parameter in self.parameters()):

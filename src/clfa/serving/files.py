@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from clfa.data.atomic import replacing
-from clfa.data.columns import as_text, knowledge_columns
+from clfa.data.columns import KNOWLEDGE_COLUMNS, as_text, knowledge_columns
 from clfa.data.progress import progress, track
-from clfa.data.tables import Table, open_posts, safe_image
+from clfa.data.tables import OPTIONS, Table, open_posts, safe_image
 from clfa.errors import UserError
 from clfa.model.modalities import kind_of
 from clfa.serving.predictor import Prediction, Predictor
+
+log = logging.getLogger(__name__)
 
 CHUNK = 256  # rows in memory
 
@@ -104,7 +107,11 @@ def predict_file(
     if output.exists():
         raise UserError(f"{output} exists: choose another --output, or delete it first")
     predictor = Predictor(run)
-    read = predictor.pipeline.config.columns()
+    config = predictor.pipeline.config
+    read = config.columns()
+    unread = [name for name in columns if name not in (*OPTIONS, *KNOWLEDGE_COLUMNS, *read)]
+    if unread:
+        raise UserError(f"{run} reads no column {unread[0]!r}; it reads {', '.join(read)}")
     # what was named, or is read from files, must be there; other columns may be missing
     needed = [
         ours
@@ -114,6 +121,9 @@ def predict_file(
     table = open_posts(source, columns, needed)
     posts = _Source(table, source, columns, image_dir or source.parent, predictor, on_bad)
     found = _look(posts)
+    for name in dict.fromkeys(config.column(name) for name in (config.query(), *config.contexts())):
+        if columns.get(name, name) not in found.columns:
+            log.warning("%s has no column %r, which %s reads: --column %s=… names another", source, name, run, name)
     if found.bad:
         listed = "\n  ".join(found.bad)
         raise UserError(

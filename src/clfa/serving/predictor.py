@@ -23,7 +23,7 @@ class Prediction:
 class Predictor:
     """A trained run, callable on posts.
 
-    >>> predictor = Predictor("runs/demo/clfa/seed-0")                      # doctest: +SKIP
+    >>> predictor = Predictor("runs/demo/runs/clfa/seed-0")                    # doctest: +SKIP
     >>> predictor([{"text": "what a lovely day", "image": "storm.jpg"}])    # doctest: +SKIP
     [Prediction(predicted='sarcastic', probabilities={'not_sarcastic': 0.03, 'sarcastic': 0.97})]
 

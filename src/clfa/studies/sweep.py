@@ -170,9 +170,19 @@ def _plan(config: SweepConfig) -> list[RunConfig]:
                 try:
                     runs.append(build_config(RunConfig, override(asdict(config.run), changes | own)))
                     check_fusion(runs[-1].model.fusion.name)
+                    _refuse_other_posts(config, runs[-1])
                 except UserError as error:
                     raise UserError(f"system {system!r}: {error}") from None
     return runs
+
+
+def _refuse_other_posts(config: SweepConfig, run: RunConfig) -> None:
+    """One table is of one data set: its floors are fitted once, and its systems are paired by post."""
+    if run.data.path != config.run.data.path:
+        raise UserError(
+            f"data.path = {run.data.path}, but run.data.path = {config.run.data.path}: all systems of a sweep are of the "
+            "same posts; make a sweep for each data set"
+        )
 
 
 def _folder(config: SweepConfig, system: str, seed: int, fold: int) -> Path:

@@ -79,7 +79,7 @@ def set_up(config: RunConfig) -> Setup:
     batches: DataLoader = DataLoader(
         rows,  # type: ignore[arg-type]  # rows are a map-style data set
         batch_sampler=sampler,
-        collate_fn=Collator(model_config, pipeline.preparers, pipeline.caches, teacher),
+        collate_fn=Collator(model.config, pipeline.preparers, pipeline.caches, teacher),
         num_workers=settings.workers,
         generator=torch.Generator().manual_seed(config.seed),
     )

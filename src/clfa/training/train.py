@@ -20,7 +20,7 @@ import transformers
 from torch import Tensor
 
 import clfa
-from clfa.config import RunConfig, TrainConfig
+from clfa.config import RunConfig, TrainConfig, check_ranges
 from clfa.data.atomic import write_json
 from clfa.data.progress import track
 from clfa.errors import UserError
@@ -81,6 +81,7 @@ def train(config: RunConfig, resume: bool = False) -> Path:
         UserError: the output holds another run, data or teacher do not fit, or the loss is no longer finite.
     """
     _refuse_several_processes()
+    check_ranges(config)
     run, settings = Run(config.output), config.train
     if not run.begin(config, resume):
         log.info("%s: already finished", run)
