@@ -107,23 +107,10 @@ def predict_file(
     if output.exists():
         raise UserError(f"{output} exists: choose another --output, or delete it first")
     predictor = Predictor(run)
-    config = predictor.pipeline.config
-    read = config.columns()
-    unread = [name for name in columns if name not in (*OPTIONS, *KNOWLEDGE_COLUMNS, *read)]
-    if unread:
-        raise UserError(f"{run} reads no column {unread[0]!r}; it reads {', '.join(read)}")
-    # what was named, or is read from files, must be there; other columns may be missing
-    needed = [
-        ours
-        for ours, column in columns.items()
-        if ours == "text" or column != ours or (ours == "image" and ours in read)
-    ]
-    table = open_posts(source, columns, needed)
+    table = _open(predictor, source, columns)
     posts = _Source(table, source, columns, image_dir or source.parent, predictor, on_bad)
     found = _look(posts)
-    for name in dict.fromkeys(config.column(name) for name in (config.query(), *config.contexts())):
-        if columns.get(name, name) not in found.columns:
-            log.warning("%s has no column %r, which %s reads: --column %s=… names another", source, name, run, name)
+    _warn_of_absent(posts, found)
     if found.bad:
         listed = "\n  ".join(found.bad)
         raise UserError(
@@ -149,6 +136,24 @@ def predict_file(
             counts["bad_images"] += problem.startswith("bad image")
             writer.write({name: row.get(name) for name in kept} | _cells(answer, predictor.class_names, problem))
     return counts
+
+
+def _open(predictor: Predictor, source: Path, columns: Mapping[str, str]) -> Table:
+    """The table, if it has the columns that it must have and none is named that the run does not read."""
+    read = predictor.pipeline.config.columns()
+    unread = [name for name in columns if name not in (*OPTIONS, *KNOWLEDGE_COLUMNS, *read)]
+    if unread:
+        raise UserError(f"the run reads no column {unread[0]!r}; it reads {', '.join(read)}")
+    # texts, images that the run reads, and what was named must be there; other columns may be missing
+    always = {"text", *(["image"] if "image" in read else [])}
+    return open_posts(source, columns, [ours for ours, column in columns.items() if ours in always or column != ours])
+
+
+def _warn_of_absent(posts: _Source, found: _Found) -> None:
+    config = posts.predictor.pipeline.config
+    for name in dict.fromkeys(config.column(name) for name in (config.query(), *config.contexts())):
+        if posts.columns.get(name, name) not in found.columns:
+            log.warning("%s has no column %r, which the run reads: --column %s=… names another", posts.path, name, name)
 
 
 def _look(posts: _Source) -> _Found:
