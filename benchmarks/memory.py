@@ -1,11 +1,11 @@
-"""Peak memory of import, cache, train (frozen), evaluate and predict, by the number of posts.
+"""Peak memory of import, cache, train (frozen, also with a graph of words), evaluate and predict, by the number of posts.
 
     python benchmarks/memory.py --rows 2000 10000 50000 --out /somewhere/with/6/GB
 
-Generated posts with images of about 30 KB and the small untrained encoders of the demo, frozen. Each step is a command of its
-own; its peak is the largest resident set that the kernel has seen (`ru_maxrss`), everything included. Printed is a table, kept
-are the figures in OUT/memory.json. Goal: from the fewest to the most posts at most 10 % more, and an index of at most 200
-bytes a post. `train` also evaluates on validation, with floors and a report, as the command does.
+Generated posts with images of about 30 KB and the small untrained encoders of the demo, frozen. Each step is a command of
+its own; its peak is the largest resident set that the kernel has seen (`ru_maxrss`), everything included. Printed is a
+table, kept are the figures in OUT/memory.json. Goal: from the fewest to the most posts at most 10 % more, and an index of
+at most 200 bytes a post. `train` also evaluates on validation, with floors and a report, as the command does.
 """
 
 import argparse
@@ -19,7 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-STEPS = ("import", "cache and train", "train", "evaluate", "predict")
+STEPS = ("import", "cache and train", "train", "train with a word graph", "evaluate", "predict")
+WORD_GRAPH = ("--model.modalities.text.graph", "window", "--model.fusion.name", "cmgcn")
 
 
 def main() -> None:
@@ -47,6 +48,7 @@ def measure(rows: int, out: Path) -> dict[str, dict[str, float]]:
         "import": ["import", "table", folder / "posts.csv", "--out", folder / "data"],
         "cache and train": ["train", "--config", config, "--output", folder / "first"],
         "train": ["train", "--config", config, "--output", folder / "second"],
+        "train with a word graph": ["train", "--config", config, "--output", folder / "third", *WORD_GRAPH],
         "evaluate": ["evaluate", folder / "second", "--split", "test"],
         "predict": ["predict", folder / "second", "--input", folder / "posts.csv", "--output", folder / "out.csv"],
     }

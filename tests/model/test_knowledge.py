@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from clfa.model.classifier import build_classifier
 from clfa.model.encoders import resolve
 from clfa.model.knowledge import (
     Words,
+    WordStore,
     choose_graph,
     hashtags,
     polarity_bias,
@@ -275,3 +277,22 @@ def test_every_token_of_real_posts_lies_in_its_word(wordpiece):
                 head = int(np.flatnonzero(of_token == numbers[word] - 1)[0])
                 assert edges[place, head] == 1
     assert len(texts) == 2000
+
+
+def test_words_of_a_row_are_kept_small(wordpiece):
+    """A text is taken apart once; what is kept of it is the same again, and no larger than an index should be."""
+    text = "ten words of a post with an unbelievable ending #monday"
+    store, calls = WordStore(), []
+
+    def align(heads):
+        calls.append(heads)
+        return word_of_token(wordpiece, text, word_places(text), 77), heads
+
+    for number, heads in enumerate(([2, 0, 2, 3, 3, 5, 6, 7, 8, 9], None)):
+        first, again = (store.get("text", number, 2, lambda heads=heads: align(heads)) for _ in range(2))
+        assert again[0].tolist() == first[0].tolist()
+        assert again[1] == first[1] == heads
+        edges = [token_edges(read_words(wordpiece, {}, text, None, 77, aligned), 20) for aligned in (first, again)]
+        assert torch.equal(*edges)
+    assert len(calls) == 2
+    assert max(sys.getsizeof(kept) for kept in store.rows["text"]) <= 200

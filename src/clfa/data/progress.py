@@ -1,9 +1,9 @@
-"""Progress of everything that can take over two seconds: a bar on a terminal, a line every ten seconds elsewhere."""
+"""Progress of everything that can take over two seconds: a bar on a terminal, elsewhere a line after two, then each ten."""
 
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Counts what is done, and tells how far it is, how fast, and how long it will take.
+    """Counts what is done, and shows how far it is, how fast, and how long it will take.
 
     Args:
         what: the work in a word or two ("encoding images").
@@ -23,7 +23,8 @@ class Progress:
         from tqdm import tqdm
 
         self.what, self.total, self.done = what, total, 0
-        self.started = self.told = time.monotonic()
+        self.started = time.monotonic()
+        self.next_line = self.started + 2
         # a bar appears only if the work takes longer than two seconds
         terminal = sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
         self.bar = tqdm(desc=what, total=total, delay=2, leave=False, file=sys.stderr) if terminal else None
@@ -33,9 +34,9 @@ class Progress:
         self.done += count
         if self.bar is not None:
             self.bar.update(count)
-        elif time.monotonic() - self.told >= 10:
-            self.told = time.monotonic()
-            rate = self.done / (self.told - self.started)
+        elif (now := time.monotonic()) >= self.next_line:
+            self.next_line = now + 10
+            rate = self.done / (now - self.started)
             of, left = "", ""
             if self.total and rate:
                 of, left = f" of {self.total:,}", f", {(self.total - self.done) / rate:.0f} s left"
@@ -57,9 +58,11 @@ def progress(what: str, total: int | None = None) -> Iterator[Progress]:
         bar.close()
 
 
-def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """The items, with their progress told."""
+def track(
+    items: Iterable[T], what: str, total: int | None = None, size: Callable[[T], int] = lambda item: 1
+) -> Iterator[T]:
+    """The items, with their progress shown; `size` says how many steps an item is (the posts of a batch)."""
     with progress(what, total) as bar:
         for item in items:
             yield item
-            bar.add()
+            bar.add(size(item))

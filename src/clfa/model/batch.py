@@ -13,7 +13,15 @@ from torch.nn.utils.rnn import pad_sequence
 from clfa.config import ModelConfig
 from clfa.data.cache import Cache, content_key
 from clfa.data.rows import Row
-from clfa.model.knowledge import Words, polarity_bias, read_lexicon, read_words, token_edges
+from clfa.model.knowledge import (
+    Words,
+    WordStore,
+    align_words,
+    polarity_bias,
+    read_lexicon,
+    read_words,
+    token_edges,
+)
 from clfa.model.modalities import kind_of, value_of
 
 
@@ -79,8 +87,8 @@ class Collator:
     preparers: Mapping[str, Any]
     states: Mapping[str, Cache] = field(default_factory=dict)
     teacher: Mapping[str, Cache] = field(default_factory=dict)
-    words: dict[tuple[str, int], Words] = field(default_factory=dict)
-    """Words of the texts of a split by row number, so that no text is taken apart twice."""
+    words: WordStore = field(default_factory=WordStore)
+    """Words of the texts of a split by row number."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         modalities: dict[str, Inputs] = {}
@@ -159,13 +167,13 @@ class Collator:
     def _words(self, name: str, row: Mapping[str, Any]) -> Words:
         modality = self.config.modalities[name]
 
-        def read() -> Words:
-            text = str(value_of(row, name, modality) or "")
-            return read_words(self.preparers[name], row, text, modality.graph, modality.max_length)
-
-        if not isinstance(row, Row) or row.changes:
-            return read()
-        place = (f"{name} of {row.rows.name}", row.number)
-        if place not in self.words:
-            self.words[place] = read()
-        return self.words[place]
+        tokenizer, text = self.preparers[name], str(value_of(row, name, modality) or "")
+        aligned = None
+        if isinstance(row, Row) and not row.changes:
+            aligned = self.words.get(
+                f"{name} of {row.rows.name}",
+                row.number,
+                int(row.rows.ends[-1]),
+                lambda: align_words(tokenizer, text, modality.graph, modality.max_length),
+            )
+        return read_words(tokenizer, row, text, modality.graph, modality.max_length, aligned)

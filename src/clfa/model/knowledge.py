@@ -5,7 +5,7 @@ Words are what white space separates. A word's knowledge holds for each of its w
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ SPACY_MODEL = "en_core_web_sm"
 HASHTAG = re.compile(r"#\s?(\w+)")
 
 Lexicon = Mapping[str, float]
+Aligned = tuple[NDArray[np.int64], list[int] | None]
+"""Number of the word of each token, and each word's head where there is a tree (see `Words`)."""
 
 
 def hashtags(text: str) -> str | None:
@@ -82,7 +84,14 @@ class Words:
     """Number of each word's head from 1, 0 for the root; `None` where there is no tree."""
 
 
-def read_words(tokenizer: Any, row: Mapping[str, Any], text: str, graph: str | None, max_length: int) -> Words:
+def read_words(
+    tokenizer: Any,
+    row: Mapping[str, Any],
+    text: str,
+    graph: str | None,
+    max_length: int,
+    aligned: Aligned | None = None,
+) -> Words:
     """The words of a text, and their dependency tree where the graph is one.
 
     Args:
@@ -91,19 +100,54 @@ def read_words(tokenizer: Any, row: Mapping[str, Any], text: str, graph: str | N
         text: the text.
         graph: `dependencies`, `spacy:MODEL`, `window` or `None`. A post without dependencies has no tree.
         max_length: of the tokens.
+        aligned: `align_words` of this text, where it is known already.
 
     Raises:
         UserError: dependencies that do not fit the words; no such spaCy model.
     """
     places = word_places(text)
-    words = [text[start:end] for start, end in places]
-    heads = None
+    of_token, heads = aligned or align_words(tokenizer, text, graph, max_length)
     if graph == "dependencies" and row.get("dependencies"):
         heads = read_heads(row["dependencies"], len(places), str(row.get("id", "post")))
-    elif graph and graph.startswith("spacy:"):
-        heads = _spacy_heads(graph.removeprefix("spacy:"), tuple(words))
-    bare = [word.lower().strip(".,;:!?\"'()[]#*") or word.lower() for word in words]
-    return Words(bare, word_of_token(tokenizer, text, places, max_length), heads)
+    bare = [word.lower().strip(".,;:!?\"'()[]#*") or word.lower() for word in (text[a:b] for a, b in places)]
+    return Words(bare, of_token, heads)
+
+
+def align_words(tokenizer: Any, text: str, graph: str | None, max_length: int) -> Aligned:
+    """What takes time to know of a text: the word of each of its tokens, and its tree where spaCy reads it."""
+    places = word_places(text)
+    heads = None
+    if graph and graph.startswith("spacy:") and places:
+        heads = parse_heads(_load_spacy(graph.removeprefix("spacy:")), [text[start:end] for start, end in places])
+    return word_of_token(tokenizer, text, places, max_length), heads
+
+
+class WordStore:
+    """`align_words` of the rows of some splits, so that no text is taken apart twice; about 150 bytes a row."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[bytes | None]] = {}
+
+    def get(self, name: str, number: int, count: int, align: Callable[[], Aligned]) -> Aligned:
+        """What is known of a row, or `align()` of it.
+
+        Args:
+            name: of the rows and the modality.
+            number: row number.
+            count: number of rows.
+            align: tells it where it is not known yet.
+        """
+        rows = self.rows.setdefault(name, [None] * count)
+        if (packed := rows[number]) is None:
+            of_token, heads = align()
+            values = np.array([len(of_token), *of_token, *(heads or [])])
+            if values.max() > np.iinfo(np.int16).max:
+                return of_token, heads
+            rows[number] = values.astype(np.int16).tobytes()
+            return of_token, heads
+        values = np.frombuffer(packed, dtype=np.int16).astype(np.int64)
+        tokens = int(values[0]) + 1
+        return values[1:tokens], values[tokens:].tolist() or None
 
 
 def token_edges(words: Words, length: int) -> Float[Tensor, "tokens tokens"]:
@@ -218,11 +262,6 @@ def parse_heads(nlp: Any, words: Sequence[str]) -> list[int]:
         document = step(document)
     # spaCy's root is its own head
     return [0 if token.head.i == token.i else token.head.i + 1 for token in document]
-
-
-@functools.lru_cache(maxsize=100_000)
-def _spacy_heads(model: str, words: tuple[str, ...]) -> list[int]:
-    return parse_heads(_load_spacy(model), words) if words else []
 
 
 @functools.cache

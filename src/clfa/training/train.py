@@ -146,7 +146,8 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int) -> d
     setup.sampler.set_epoch(epoch)
     model.train()
     sums: dict[str, float] = {}
-    for number, batch in enumerate(track(setup.batches, f"epoch {epoch + 1}", len(setup.batches))):
+    batches = track(setup.batches, f"posts of epoch {epoch + 1}", len(setup.rows), lambda batch: len(batch.labels))
+    for number, batch in enumerate(batches):
         factor = learning_rate(state.step, total, settings)
         for group in setup.optimizer.param_groups:
             group["factor"], group["lr"] = factor, group["peak"] * factor
