@@ -16,16 +16,11 @@ def info_nce(
     With s_kj = cos(F'_k, C_j) / tau:  L = 1/2 (L_xc + L_cx),
         L_xc = -1/B sum_k log( exp s_kk / sum_j exp s_kj ),   L_cx = -1/B sum_k log( exp s_kk / sum_j exp s_jk ).
 
+    F' are the pooled and projected `embeds` (need not be normalised), C the teacher's of the same posts in the same order,
+    tau the temperature. In nats; log B where nothing is learnt, 0 for a single pair.
+
     Source: CLFA (Zhang, Chang, Wu 2024), L_ic and L_ci (L_tc and L_ct for texts). The paper adds the two directions, its
     released code halves the sum, as here and as in CLIP. Equal to CLIP's loss for logit scale 1 / temperature.
-
-    Args:
-        embeds: F', pooled and projected (need not be normalised).
-        teacher_embeds: C, of the same posts in the same order.
-        temperature: tau; divides the cosine.
-
-    Returns:
-        Scalar in nats; log B where nothing is learnt, 0 for a single pair.
     """
     embeds = F.normalize(embeds.float(), dim=-1)
     teacher_embeds = F.normalize(teacher_embeds.float(), dim=-1)
@@ -40,14 +35,7 @@ def alignment_loss(
     mask: Bool[Tensor, " batch"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """`info_nce` over the posts that have the modality; 0 where none has it. No gradient reaches the teacher.
-
-    Args:
-        embeds: our embeddings of one modality.
-        teacher_embeds: the teacher's of the same modality.
-        mask: which posts have it.
-        temperature: tau.
-    """
+    """`info_nce` over the posts that have the modality (`mask`); 0 where none has it. No gradient reaches the teacher."""
     return pair_loss(embeds, teacher_embeds.detach(), mask, temperature)
 
 
@@ -57,13 +45,8 @@ def pair_loss(
     mask: Bool[Tensor, " batch"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """`info_nce` between two modalities of ours, over the posts that have both; 0 where none has. Both are pulled.
-
-    Args:
-        embeds: embeddings of one modality, such as the image.
-        others: of the other, such as its caption.
-        mask: which posts have both.
-        temperature: tau.
+    """`info_nce` between two modalities of ours, such as the image and its caption, over the posts that have both (`mask`);
+    0 where none has. Both are pulled.
     """
     if not mask.any():
         return embeds.float().sum() * 0
@@ -86,13 +69,8 @@ def total_loss(
     alignment_weight: float,
     penalty: Float[Tensor, ""] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
-    """L = alpha * L_con + L_ce (paper, section 3.4), L_con the sum over the aligned modalities; plus a fusion's penalty.
-
-    Args:
-        classification: `classification_loss`.
-        alignments: modality -> `alignment_loss`.
-        alignment_weight: alpha.
-        penalty: what the fusion adds to the loss, if anything.
+    """L = alpha * L_con + L_ce (paper, section 3.4), L_con the sum of `alignment_loss` over the aligned modalities and alpha
+    the `alignment_weight`; plus a fusion's penalty, if it has one.
 
     Returns:
         `{"loss", "classification_loss", "alignment_loss_<modality>" …, "penalty"}`; `loss` is the one to call `backward` on.

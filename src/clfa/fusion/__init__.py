@@ -3,9 +3,11 @@
 One architecture a file, each a subclass of `clfa.fusion.base.Fusion`; a configuration names it by its key in `FUSIONS`.
 """
 
+import functools
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from clfa.config import FusionConfig
@@ -60,13 +62,7 @@ def register(name: str) -> Callable[[AnyClass], AnyClass]:
 
 
 def build_fusion(dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str) -> Fusion:
-    """The fusion named in the configuration.
-
-    Args:
-        dim: width of the states.
-        contexts: names of the context modalities.
-        config: name and sizes.
-        pooling: how tokens become one vector.
+    """The fusion named in the configuration; the arguments are those of `Fusion`.
 
     Raises:
         UserError: unknown name, no subclass of Fusion, or sizes that do not fit.
@@ -92,10 +88,10 @@ def check_fusion(name: str) -> None:
             f"unknown fusion {name!r}; allowed: {', '.join(FUSIONS)}; for one of your own set "
             "CLFA_FUSIONS=its_file.py (docs/add-a-system.md)"
         )
-    found = FUSIONS[name]
-    if not (isinstance(found, type) and issubclass(found, Fusion)):
+    fusion = FUSIONS[name]
+    if not (isinstance(fusion, type) and issubclass(fusion, Fusion)):
         raise UserError(
-            f"the fusion {name!r} does not derive from clfa.fusion.Fusion: write `class {found.__name__}(Fusion)` "
+            f"the fusion {name!r} does not derive from clfa.fusion.Fusion: write `class {fusion.__name__}(Fusion)` "
             "(docs/add-a-system.md)"
         )
 
@@ -107,17 +103,13 @@ def read_own_fusions() -> None:
         UserError: a name that is no Python file, or a file that fails.
     """
     for path in filter(None, os.environ.get("CLFA_FUSIONS", "").split(os.pathsep)):
-        if path not in _READ:
-            _read_fusions(path)
-            _READ.add(path)
+        _read_fusions(path)
 
 
-_READ: set[str] = set()
-
-
+@functools.cache
 def _read_fusions(path: str) -> None:
-    spec = importlib.util.spec_from_file_location(f"clfa_own_fusions_{len(_READ)}", path)
-    if not path.endswith(".py") or not os.path.isfile(path) or spec is None or spec.loader is None:
+    spec = importlib.util.spec_from_file_location(f"clfa_own_fusions_{Path(path).stem}", path)
+    if not path.endswith(".py") or not Path(path).is_file() or spec is None or spec.loader is None:
         raise UserError(f"CLFA_FUSIONS names {path!r}, which is no Python file")
     try:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))

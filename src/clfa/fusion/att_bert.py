@@ -35,14 +35,13 @@ class AttBERT(Fusion):
         self.out = nn.Linear(dim * max(1, len(contexts)), dim)
 
     def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
-        """The fused vector of each post."""
         _, *others = self.modalities(query, contexts)
         hidden = query
         for layer in self.layers:
             hidden = layer(hidden, others[:1])
-        parts = [self.inter(hidden.pool(self.pooling))]
+        vectors = [self.inter(hidden.pool(self.pooling))]
         for context, affinity in zip(others[1:], self.affinities):
             pairs = torch.tanh(query.states @ affinity(context.states).transpose(1, 2))
             best = pairs.masked_fill(~query.mask[:, :, None], -1).amax(1)  # tanh is never below -1
-            parts.append(weighted_sum(masked_softmax(best, context.mask), context.states))
-        return self.out(self.dropout(torch.cat(parts, 1)))
+            vectors.append(weighted_sum(masked_softmax(best, context.mask), context.states))
+        return self.out(self.dropout(torch.cat(vectors, 1)))

@@ -57,12 +57,7 @@ class Fusion(nn.Module):
         self.contexts, self.pooling = tuple(contexts), pooling
 
     def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
-        """The fused vector of each post.
-
-        Args:
-            query: tokens of the query modality.
-            contexts: tokens of each context modality by its name.
-        """
+        """The fused vector of each post, from the tokens of the query and of each context by its name."""
         raise NotImplementedError(f"{type(self).__name__} has no forward(query, contexts)")
 
     def penalty(self) -> Float[Tensor, ""] | None:

@@ -38,7 +38,6 @@ class CMGCN(Fusion):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
-        """The fused vector of each post."""
         _, *others = self.modalities(query, contexts)
         words = query.mask.shape[1]
         graph = cross_edges(query, others)

@@ -17,7 +17,7 @@ class CoAttention(Fusion):
         a_t = softmax(H_t w_t),   a_v = softmax(H_v w_v);   h = tanh(W_h (sum_i a_t,i t_i + sum_j a_v,j v_j)).
 
     Source: Lu, Yang, Batra, Parikh 2016, Hierarchical Question-Image Co-Attention, equations 3–5. With several contexts each
-    has its own weights, and their parts in H_t and in h are added.
+    has its own weights, and their terms in H_t and in h are added.
     """
 
     reads_bias = True
@@ -32,7 +32,6 @@ class CoAttention(Fusion):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
-        """The fused vector of each post."""
         _, *others = self.modalities(query, contexts)
         mapped = self.query_map(query.states)
         hidden, total = mapped, torch.zeros_like(query.states[:, 0])

@@ -19,13 +19,7 @@ class CrossAttentionLayer(nn.Module):
 
     Source: CLFA, section 3.3 (one context: the image); released code (second context: knowledge text). With one
     context, no bias and full masks this is `nn.TransformerDecoderLayer` (post-norm, GELU, eps 1e-12). Without
-    `self_attention` the first step is left out.
-
-    Args:
-        dim: width D of the states.
-        contexts: how many contexts there are.
-        config: heads, width of the feed-forward part, dropout.
-        self_attention: whether the query's tokens look at each other first.
+    `self_attention` the first step is left out. `contexts` is how many there are.
     """
 
     def __init__(self, dim: int, contexts: int, config: FusionConfig, self_attention: bool = True):
@@ -51,10 +45,9 @@ class CrossAttentionLayer(nn.Module):
         states = query.states
         sources = [Tokens(states, query.mask), *contexts] if self.self_attention else contexts
         for attention, norm, source in zip(self.attentions, self.norms, sources):
-            present = source.present[:, None]
+            bias, present = source.bias, source.present[:, None]
             # a row of -inf would give NaN: rows without any key look everywhere, and the result is not used
             hidden = ~(source.mask | ~present)
-            bias = source.bias
             attended, _ = attention(
                 states,
                 source.states,
@@ -77,7 +70,6 @@ class CrossAttention(Fusion):
         self.layers = nn.ModuleList(CrossAttentionLayer(dim, len(contexts), config) for _ in range(config.layers))
 
     def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
-        """The fused vector of each post."""
         query, *others = self.modalities(query, contexts)
         for layer in self.layers:
             query = layer(query, others)

@@ -18,7 +18,7 @@ class DRNet(Fusion):
         c = sum_j w_j sum_i a_ji t_i, w by attention pooling over the concepts;   h = ReLU(W [s_t; s_v; p_t; p_v; c] + b).
 
     Added to the loss (`penalty`): 0.1 d sum_m ||W_shared^T W_m||^2 / (||W_shared||^2 ||W_m||^2), Frobenius norms, so
-    that the two parts are different.
+    that the two maps are different.
 
     Source: Xu, Zeng, Mao 2020, Reasoning with Multimodal Sarcastic Tweets via Modeling Cross-Modality Contrast and Semantic
     Association. There is no public code; the orthogonality on the weights, its factor and the concatenation are our reading.
@@ -36,26 +36,23 @@ class DRNet(Fusion):
         self.out = nn.Sequential(nn.Linear(dim * (5 if contexts else 2), dim), nn.ReLU())
 
     def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
-        """The fused vector of each post."""
         modalities = self.modalities(query, contexts)
-        parts = []
+        vectors = []
         for side, private in zip(modalities, self.private):
             pooled, present = side.pool(self.pooling), side.present[:, None]
-            parts += [torch.tanh(self.shared(pooled)) * present, torch.tanh(private(pooled)) * present]
+            vectors += [torch.tanh(self.shared(pooled)) * present, torch.tanh(private(pooled)) * present]
         if self.ask is not None and self.concepts is not None:
             concepts = modalities[-1]
             scores = self.ask(concepts.states) @ query.states.transpose(1, 2) / query.states.shape[2] ** 0.5
             answers = masked_softmax(scores, query.mask[:, None].expand_as(scores)) @ query.states
-            parts.append(weighted_sum(self.concepts.weights(concepts.states, concepts.mask), answers))
-        return self.out(self.dropout(torch.cat(parts, 1)))
+            vectors.append(weighted_sum(self.concepts.weights(concepts.states, concepts.mask), answers))
+        return self.out(self.dropout(torch.cat(vectors, 1)))
 
     def penalty(self) -> Float[Tensor, ""]:
         """How much the shared and the private maps overlap; about 0.1 each when they begin, 0 when they are orthogonal."""
         with torch.autocast(self.shared.weight.device.type, enabled=False):
             shared, total = self.shared.weight, self.shared.weight.new_zeros(())
-            for private in self.private.parameters():
-                if private.ndim > 1:
-                    total = total + (shared.T @ private).square().sum() / (
-                        shared.square().sum() * private.square().sum()
-                    )
+            for private in (parameter for parameter in self.private.parameters() if parameter.ndim > 1):
+                overlap = (shared.T @ private).square().sum()
+                total = total + overlap / (shared.square().sum() * private.square().sum())
             return 0.1 * len(shared) * total

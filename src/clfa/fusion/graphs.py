@@ -94,7 +94,8 @@ def cross_edges(query: Tokens, contexts: Sequence[Tokens]) -> Edges:
     start = words
     for context in contexts:
         weights = 1 + (unit @ normalize(context.states, dim=-1).transpose(1, 2)).clamp(min=0)
-        weights = weights if context.bias is None else weights + context.bias
+        if context.bias is not None:
+            weights = weights + context.bias
         weights = (weights * (query.mask[:, :, None] & context.mask[:, None])).float()
         end = start + context.mask.shape[1]
         edges[:, :words, start:end] = weights
@@ -109,13 +110,9 @@ def run_lstm(
     mask: Bool[Tensor, "batch tokens"],
     begin: Float[Tensor, "batch both"] | None = None,
 ) -> Float[Tensor, "batch tokens out"]:
-    """A one-layer bidirectional LSTM over the tokens that are there; the others become 0.
+    """A one-layer bidirectional LSTM over the tokens that are there (`mask`, from the left); the others become 0.
 
-    Args:
-        lstm: hidden size H.
-        states: tokens.
-        mask: which are there, from the left.
-        begin: (B, 4 H) first hidden and cell states of both directions; zeros by default.
+    `begin` (B, 4 H) holds the first hidden and cell states of both directions; zeros by default.
     """
     lengths = mask.sum(1).clamp(min=1).cpu()
     first = None
@@ -123,5 +120,5 @@ def run_lstm(
         hidden, cell = begin.view(len(states), 2, 2, lstm.hidden_size).permute(1, 2, 0, 3).contiguous()
         first = (hidden, cell)
     packed = pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
-    found, _ = pad_packed_sequence(lstm(packed, first)[0], batch_first=True, total_length=states.shape[1])
-    return found * mask[:, :, None]
+    hidden_states, _ = pad_packed_sequence(lstm(packed, first)[0], batch_first=True, total_length=states.shape[1])
+    return hidden_states * mask[:, :, None]

@@ -25,7 +25,7 @@ class HFM(Fusion):
 
     Source: Cai, Cai, Wan 2019, Multi-Modal Sarcasm Detection in Twitter with Hierarchical Fusion Model, section 3; their
     released code agrees. The first context is the image, every further one is read like the attributes; without attributes
-    the LSTM begins at 0. A missing modality is neither guide nor part of the sum (the original always has all three, and
+    the LSTM begins at 0. A missing modality is neither guide nor in the sum (the original always has all three, and
     does not mask padding).
     """
 
@@ -46,7 +46,6 @@ class HFM(Fusion):
         self.out = nn.Sequential(nn.Linear(dim, dim), nn.ReLU())
 
     def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
-        """The fused vector of each post."""
         _, *others = self.modalities(query, contexts)
         images, attributes = others[:1], others[1:]
         words = [pooling(one.states, one.mask) for pooling, one in zip(self.attributes, attributes)]

@@ -38,7 +38,6 @@ class HKE(Fusion):
         self.alone = AttentionPooling(dim) if not contexts else None
 
     def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
-        """The fused vector of each post."""
         if self.alone is not None:
             return self.alone(query.states, query.mask)
         _, *others = self.modalities(query, contexts)

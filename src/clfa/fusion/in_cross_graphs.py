@@ -36,13 +36,12 @@ class InCrossGraphs(Fusion):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
-        """The fused vector of each post."""
         modalities = self.modalities(query, contexts)
         nodes, across = join(modalities), cross_edges(query, modalities[1:])
         lengths, inside = [one.mask.shape[1] for one in modalities], [edges_of(one) for one in modalities]
         states = nodes.states
         for convolutions, convolution in zip(cast("Iterable[nn.ModuleList]", self.inside), self.across):
-            parts = zip(convolutions, states.split(lengths, 1), inside)
-            states = torch.cat([inner(part, graph) for inner, part, graph in parts], 1)
+            own = zip(convolutions, states.split(lengths, 1), inside)
+            states = torch.cat([inner(nodes_of_one, graph) for inner, nodes_of_one, graph in own], 1)
             states = convolution(self.dropout(states), across)
         return retrieve(nodes.states, states, nodes.mask)

@@ -35,14 +35,13 @@ class MultiView(Fusion):
         self.out = nn.Linear(dim * (1 + modalities), dim)
 
     def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
-        """The fused vector of each post."""
         tokens = self.modalities(query, contexts)
         views = [view(one.pool(self.pooling)) * one.present[:, None] for view, one in zip(self.views, tokens)]
         hidden = join(tokens)
         for layer in self.layers:
             hidden = layer(hidden)
-        parts = hidden.states.split([one.states.shape[1] for one in tokens], 1)
-        pooled = torch.stack([pool(part, one.mask, self.pooling) for part, one in zip(parts, tokens)], 1)
+        apart = hidden.states.split([one.states.shape[1] for one in tokens], 1)
+        pooled = torch.stack([pool(states, one.mask, self.pooling) for states, one in zip(apart, tokens)], 1)
         present = torch.stack([one.present for one in tokens], 1)
         weights = masked_softmax(self.weigh(pooled).squeeze(-1), present)
         return self.out(torch.cat([*views, weighted_sum(weights, pooled)], 1))

@@ -18,7 +18,6 @@ class Pool(Fusion):
     """
 
     def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
-        """The pooled tokens of each post."""
         return join(self.modalities(query, contexts)).pool(self.pooling)
 
 
@@ -30,5 +29,4 @@ class Concat(Fusion):
         self.mix = nn.Sequential(nn.Linear(dim * (1 + len(contexts)), dim), nn.ReLU())
 
     def forward(self, query: Tokens, contexts: dict[str, Tokens]) -> Float[Tensor, "batch dim"]:
-        """The fused vector of each post."""
         return self.mix(torch.cat([one.pool(self.pooling) for one in self.modalities(query, contexts)], -1))
