@@ -19,11 +19,12 @@ install_import_hook(["clfa"], "shapes.checked")
 
 from clfa.config import DataConfig, FusionConfig, LossConfig, ModalityConfig, ModelConfig, RunConfig, TrainConfig
 from clfa.data.records import Record, write_dataset
-from clfa.studies.tiny import word_tokenizer
+from clfa.studies.tiny import small_configs, word_tokenizer, write_encoder
 
 torch.set_num_threads(1)
 WORDS = [f"word{number}" for number in range(40)]
-DIM = 16
+DIM = 32
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -42,61 +43,19 @@ def text(seed: int, length: int = 6) -> str:
 @pytest.fixture(scope="session")
 def encoders(tmp_path_factory) -> Path:
     """Folder with tiny untrained Hugging Face models: bert, roberta, vit, deit, swin, resnet, mobilenet, clip."""
-    from transformers import (
-        BertConfig,
-        BertModel,
-        CLIPConfig,
-        CLIPModel,
-        DeiTConfig,
-        DeiTModel,
-        MobileNetV2Config,
-        MobileNetV2Model,
-        ResNetConfig,
-        ResNetModel,
-        RobertaConfig,
-        RobertaModel,
-        SwinConfig,
-        SwinModel,
-        ViTConfig,
-        ViTImageProcessorPil,
-        ViTModel,
-    )
+    from transformers import DeiTConfig, MobileNetV2Config, SwinConfig
 
     folder = tmp_path_factory.mktemp("encoders")
     torch.manual_seed(0)
     tokenizer = word_tokenizer(WORDS)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-    vocabulary = {"vocab_size": len(tokenizer), "max_position_embeddings": 64, "pad_token_id": 0}
-    pixels = {"image_size": 32, "patch_size": 8}
-    models = {
-        "bert": BertModel(BertConfig(**sizes, **vocabulary)),
-        "roberta": RobertaModel(RobertaConfig(**sizes, **vocabulary)),
-        "vit": ViTModel(ViTConfig(**sizes, **pixels)),
-        "deit": DeiTModel(DeiTConfig(**sizes, **pixels)),
-        "swin": SwinModel(
-            SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4)
-        ),
-        "resnet": ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[16, 24], depths=[1, 1], layer_type="basic")),
-        "mobilenet": MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.25, image_size=32)),
-        "clip": CLIPModel(
-            CLIPConfig(
-                text_config={
-                    **sizes,
-                    "vocab_size": len(tokenizer),
-                    "max_position_embeddings": 32,
-                    "eos_token_id": 3,
-                    "bos_token_id": 2,
-                    "pad_token_id": 0,
-                },
-                vision_config={**sizes, **pixels},
-                projection_dim=DIM,
-            )
-        ),
-    }
-    for name, model in models.items():
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-        ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder / name)
+    configs = small_configs(len(tokenizer), DIM, 32)
+    configs["deit"] = DeiTConfig(**{key: getattr(configs["vit"], key) for key in SIZES}, image_size=32, patch_size=8)
+    configs["swin"] = SwinConfig(
+        image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4
+    )
+    configs["mobilenet"] = MobileNetV2Config(depth_multiplier=0.25, image_size=32)
+    for name, config in configs.items():
+        write_encoder(folder / name, config, tokenizer, 32)
     return folder
 
 

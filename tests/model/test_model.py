@@ -194,7 +194,7 @@ def test_broken_folders_are_told(encoders, tmp_path):
         Classifier.from_pretrained(tmp_path)
     build(config(encoders))[0].save_pretrained(tmp_path)
     described = json.loads((tmp_path / "model.json").read_text())
-    described["model"]["dim"] = 32
+    described["model"]["dim"] = 48
     (tmp_path / "model.json").write_text(json.dumps(described))
     with pytest.raises(UserError, match="does not fit"):
         Classifier.from_pretrained(tmp_path)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from conftest import make_dataset, picture, text
+from conftest import DIM, make_dataset, picture, text
 
 from clfa import Predictor
 from clfa.cli import main
@@ -38,7 +38,7 @@ def run(encoders, dataset, tmp_path_factory):
     }
     config = RunConfig(
         DataConfig(str(dataset)),
-        ModelConfig(modalities, 16, 32, FusionConfig(layers=1, heads=2, feedforward=32)),
+        ModelConfig(modalities, DIM, 32, FusionConfig(layers=1, heads=2, feedforward=32)),
         str(tmp_path_factory.mktemp("runs") / "run"),
         str(encoders / "clip"),
         train=TrainConfig(epochs=2, batch_size=6, head_learning_rate=1e-3),

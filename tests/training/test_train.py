@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import make_dataset
+from conftest import DIM, make_dataset
 from safetensors.torch import load_file
 
 import clfa.training.train as training
@@ -62,7 +62,7 @@ def test_same_seed_same_bytes_whatever_is_cached(run_config, encoders, dataset, 
 
     text, image = load_encoder(str(encoders / "bert"), "text"), load_encoder(str(encoders / "vit"), "image")
     sources = [CaptionSource(dataset=str(dataset))]
-    described = TeacherConfig(sources, "", "", "", dim=16, projection_hidden=16)
+    described = TeacherConfig(sources, "", "", "", dim=DIM, projection_hidden=16)
     (tmp_path / "teacher").mkdir()
     DualEncoder(text, image, described).save_pretrained(tmp_path / "teacher")
     copy = shutil.copytree(dataset, tmp_path / "copy", ignore=shutil.ignore_patterns("teachers", "states"))
@@ -180,7 +180,7 @@ def test_finished_and_changed_runs(run_config, caplog):
     ("changes", "message"),
     [
         ({"teacher": None}, "there is no teacher"),
-        ({"model__dim": 24, "model__fusion__heads": 2}, "set model.dim to 16"),
+        ({"model__dim": 24, "model__fusion__heads": 2}, "set model.dim to 32"),
         ({"train__monitor": "f1"}, "macro_f1"),
         ({"data__train_rows": 1000}, "between"),
         ({"data__path": "nowhere"}, "clfa import"),

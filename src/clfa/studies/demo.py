@@ -34,13 +34,13 @@ from clfa.evidence.results import CurvePoint, Demo, Example, Illustrations, Syst
 from clfa.model.pipeline import Pipeline
 from clfa.report.page import write_demo
 from clfa.studies.sweep import METRIC, sweep
-from clfa.studies.tiny import word_tokenizer
+from clfa.studies.tiny import small_configs, word_tokenizer, write_encoder
 from clfa.training.teacher import train_teacher
 
 DRAWINGS = 3_000
 HELD_OUT = 200
 VALIDATION, TEST = 120, 600
-DIM = 128
+DIM, PIXELS = 128, 64
 EPOCHS = {100: 40, 200: 30, 400: 20}  # fewer posts, more passes: about the same time for each point of the curve
 LABELS = ["not_sarcastic", "sarcastic"]
 ABOUT = ("topic", "state", "tone")
@@ -153,24 +153,10 @@ def teacher_config(out: Path) -> TeacherConfig:
 
 def write_encoders(folder: Path) -> None:
     """Two small untrained encoders as Hugging Face folders: a BERT over whole words and a ResNet over 64x64 pixels."""
-    from transformers import BertConfig, ResNetConfig, ViTImageProcessorPil
-
     tokenizer = word_tokenizer(congruity.words())
-    tokenizer.save_pretrained(folder / "text")
-    BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=DIM,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=2 * DIM,
-        max_position_embeddings=64,
-    ).save_pretrained(folder / "text")
-    ResNetConfig(
-        embedding_size=32, hidden_sizes=[32, 64, DIM], depths=[1, 1, 1], layer_type="basic", hidden_act="relu"
-    ).save_pretrained(folder / "image")
-    ViTImageProcessorPil(
-        do_resize=True, size={"height": 64, "width": 64}, image_mean=[0.5] * 3, image_std=[0.25] * 3
-    ).save_pretrained(folder / "image")
+    configs = small_configs(len(tokenizer), DIM, PIXELS)
+    for kind, name in (("text", "bert"), ("image", "resnet")):
+        write_encoder(folder / kind, configs[name], tokenizer, PIXELS, weights=False)
 
 
 def write_posts(folder: Path, train: int) -> None:

@@ -77,49 +77,54 @@ def word_tokenizer(words: list[str]) -> Any:
     )
 
 
+def small_configs(words: int, dim: int, pixels: int) -> dict[str, Any]:
+    """Name -> Hugging Face configuration of a small encoder: bert, roberta, vit, resnet, clip.
+
+    Args:
+        words: size of the vocabulary of `word_tokenizer`.
+        dim: width of the states, and of CLIP's common space.
+        pixels: height and width of the images.
+    """
+    from transformers import BertConfig, CLIPConfig, ResNetConfig, RobertaConfig, ViTConfig
+
+    sizes: dict[str, Any] = {
+        "hidden_size": dim,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 2 * dim,
+    }
+    text: dict[str, Any] = {**sizes, "vocab_size": words, "max_position_embeddings": 64, "pad_token_id": 0}
+    image: dict[str, Any] = {**sizes, "image_size": pixels, "patch_size": 8}
+    return {
+        "bert": BertConfig(**text),
+        "roberta": RobertaConfig(**text),
+        "vit": ViTConfig(**image),
+        "resnet": ResNetConfig(
+            embedding_size=dim // 4, hidden_sizes=[dim // 4, dim // 2, dim], depths=[1, 1, 1], layer_type="basic"
+        ),
+        "clip": CLIPConfig(
+            text_config={**text, "bos_token_id": 2, "eos_token_id": 3}, vision_config=image, projection_dim=dim
+        ),
+    }
+
+
+def write_encoder(folder: Path, config: Any, tokenizer: Any, pixels: int, weights: bool = True) -> None:
+    """A Hugging Face folder with a configuration, random weights if asked for, and what prepares texts and images."""
+    from transformers import AutoModel, ViTImageProcessorPil
+
+    tokenizer.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": pixels, "width": pixels}, image_std=[0.25] * 3).save_pretrained(folder)
+    (AutoModel.from_config(config) if weights else config).save_pretrained(folder)
+
+
 def write_tiny_models(folder: Path) -> dict[str, str]:
-    """Random BERT, RoBERTa, ViT, ResNet and CLIP of a few thousand weights; hub name -> folder that stands in for it."""
+    """Random models of a few thousand weights; hub name -> folder that stands in for it."""
     import torch
-    from transformers import (
-        BertConfig,
-        BertModel,
-        CLIPConfig,
-        CLIPModel,
-        ResNetConfig,
-        ResNetModel,
-        RobertaConfig,
-        RobertaModel,
-        ViTConfig,
-        ViTImageProcessorPil,
-        ViTModel,
-    )
 
     tokenizer = word_tokenizer(["#", *congruity.words()])
-    sizes: dict[str, Any] = {
-        "hidden_size": DIM,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 2 * DIM,
-    }
-    words: dict[str, Any] = {"vocab_size": len(tokenizer), "max_position_embeddings": 128, "pad_token_id": 0}
-    pixels: dict[str, Any] = {"image_size": PIXELS, "patch_size": 8}
-    ends: dict[str, Any] = {"bos_token_id": 2, "eos_token_id": 3}
     torch.manual_seed(0)
-    made: dict[str, Any] = {
-        "bert": BertModel(BertConfig(**sizes, **words)),
-        "roberta": RobertaModel(RobertaConfig(**sizes, **words)),
-        "vit": ViTModel(ViTConfig(**sizes, **pixels)),
-        "resnet": ResNetModel(
-            ResNetConfig(embedding_size=8, hidden_sizes=[16, DIM], depths=[1, 1], layer_type="basic")
-        ),
-        "clip": CLIPModel(
-            CLIPConfig(text_config={**sizes, **words, **ends}, vision_config={**sizes, **pixels}, projection_dim=DIM)
-        ),
-    }
-    for name, model in made.items():
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-        ViTImageProcessorPil(size={"height": PIXELS, "width": PIXELS}).save_pretrained(folder / name)
+    for name, config in small_configs(len(tokenizer), DIM, PIXELS).items():
+        write_encoder(folder / name, config, tokenizer, PIXELS)
     return {hub: str(folder / name) for hub, name in MODELS.items()}
 
 
