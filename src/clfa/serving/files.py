@@ -3,12 +3,13 @@
 import csv
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from clfa.data.atomic import replacing
 from clfa.data.columns import KNOWLEDGE_COLUMNS, as_text, knowledge_columns
@@ -21,6 +22,7 @@ from clfa.serving.predictor import Prediction, Predictor
 log = logging.getLogger(__name__)
 
 CHUNK = 256  # rows in memory
+LISTED = 20  # bad images that are named
 
 Row = dict[str, Any]
 
@@ -42,7 +44,6 @@ class _Source:
         post = {name: row.get(name) for name in self.predictor.pipeline.config.columns() if name in row}
         post |= knowledge_columns(row, where, as_text(row.get(self.columns["text"])))
         post |= {ours: row.get(column) for ours, column in self.columns.items()}
-        without = post | dict.fromkeys(self.file_columns)
         try:
             post |= {name: safe_image(post.get(name), self.image_dir, where) for name in self.file_columns}
             missing = [name for name in self.file_columns if not post[name]]
@@ -50,26 +51,19 @@ class _Source:
         except UserError as error:
             if not self.file_columns:
                 raise
+            without = post | dict.fromkeys(self.file_columns)
             masked = self.predictor.pipeline.prepare(without)  # raises if it is not the image that is bad
             return None if self.on_bad == "skip" else masked, f"bad image: {error}"
 
-    @property
+    @cached_property
     def file_columns(self) -> list[str]:
         """The columns that a modality reads from files, such as images."""
         config = self.predictor.pipeline.config
         return list(dict.fromkeys(config.column(name) for name, m in config.modalities.items() if kind_of(m).in_files))
 
 
-@dataclass
-class _Found:
-    """What a pass over the input finds before anything is predicted."""
-
-    rows: int = 0
-    columns: dict[str, dict[type, Any]] = field(default_factory=dict)
-    """Column -> a value of each type that occurs in it, to write it in one type."""
-    bad: list[str] = field(default_factory=list)
-    """The first rows with a bad image, if any of them stops the prediction."""
-    bad_count: int = 0
+Types = dict[str, dict[type, Any]]
+"""Column -> a value of each type that occurs in it, to write it in one type."""
 
 
 def predict_file(
@@ -109,32 +103,27 @@ def predict_file(
     predictor = Predictor(run)
     table = _open(predictor, source, columns)
     posts = _Source(table, source, columns, image_dir or source.parent, predictor, on_bad)
-    found = _look(posts)
-    _warn_of_absent(posts, found)
-    if found.bad:
-        listed = "\n  ".join(found.bad)
-        raise UserError(
-            f"{found.bad_count} of {found.rows:,} posts name a missing or unreadable image, nothing was predicted; "
-            f"the first {len(found.bad)}:\n  {listed}\n"
-            "Fix the files or --image-dir, or use --on-bad mask (predict from the text alone) or --on-bad skip"
-        )
-    ours = ["predicted", *(f"probability_{name}" for name in predictor.class_names), "problem"]
-    taken = [name for name in ours if name in found.columns]
+    total, held = _look(posts)
+    probabilities: Types = {f"probability_{name}": {float: 0.0} for name in predictor.class_names}
+    added: Types = {"predicted": {str: ""}, **probabilities, "problem": {str: ""}}
+    taken = [name for name in added if name in held]
     if taken:
         raise UserError(f"{source} has columns that the output adds ({', '.join(taken)}): rename them in the input")
-    kept = {name: samples for name, samples in found.columns.items() if not {bytes, dict} & samples.keys()}
-    types = kept | {"predicted": {str: ""}, "problem": {str: ""}}
-    types |= {f"probability_{name}": {float: 0.0} for name in predictor.class_names}
-    counts = {"rows": found.rows, "predicted": 0, "without_image": 0, "bad_images": 0}
-    with (
-        replacing(output) as partial,
-        closing(WRITERS[output.suffix](partial, {name: types[name] for name in [*kept, *ours]})) as writer,
-    ):
-        for row, answer, problem in _predicted(posts, found.rows):
-            counts["predicted"] += answer is not None
-            counts["without_image"] += problem == "no image"
-            counts["bad_images"] += problem.startswith("bad image")
-            writer.write({name: row.get(name) for name in kept} | _cells(answer, predictor.class_names, problem))
+    kept = {name: samples for name, samples in held.items() if not {bytes, dict} & samples.keys()}
+    counts = {"rows": total, "predicted": 0, "without_image": 0, "bad_images": 0}
+    with replacing(output) as partial, WRITERS[output.suffix](partial, kept | added) as write:
+        for chunk in _predicted(posts, total):
+            written = []
+            for row, answer, problem in chunk:
+                counts["predicted"] += answer is not None
+                counts["without_image"] += problem == "no image"
+                counts["bad_images"] += problem.startswith("bad image")
+                cells = {name: row.get(name) for name in kept} | dict.fromkeys(added) | {"problem": problem}
+                if answer is not None:
+                    cells["predicted"] = answer.predicted
+                    cells |= {f"probability_{name}": value for name, value in answer.probabilities.items()}
+                written.append(cells)
+            write(written)
     return counts
 
 
@@ -149,126 +138,104 @@ def _open(predictor: Predictor, source: Path, columns: Mapping[str, str]) -> Tab
     return open_posts(source, columns, [ours for ours, column in columns.items() if ours in always or column != ours])
 
 
-def _warn_of_absent(posts: _Source, found: _Found) -> None:
+def _look(posts: _Source) -> tuple[int, Types]:
+    """How many rows and which columns there are, before anything is predicted.
+
+    Raises:
+        UserError: some images are bad, and any of them stops the prediction.
+    """
+    total, columns = 0, Types()
+    bad_count, bad = 0, []
+    for total, row in enumerate(track(posts.table.rows(None), f"checking {posts.path.name}"), 1):
+        for name, value in row.items():
+            samples = columns.setdefault(name, {})
+            if value is not None:
+                samples.setdefault(type(value), value)
+        problem = posts.post(row, total)[1] if posts.on_bad == "fail" and posts.file_columns else ""
+        if problem.startswith("bad image"):
+            bad_count += 1
+            if bad_count <= LISTED:
+                bad.append(f"row {total}: {problem.removeprefix('bad image: ')}")
+    _warn_of_absent(posts, columns)
+    if bad:
+        listed = "\n  ".join(bad)
+        raise UserError(
+            f"{bad_count} of {total:,} posts name a missing or unreadable image, nothing was predicted; "
+            f"the first {len(bad)}:\n  {listed}\n"
+            "Fix the files or --image-dir, or use --on-bad mask (predict from the text alone) or --on-bad skip"
+        )
+    return total, columns
+
+
+def _warn_of_absent(posts: _Source, columns: Types) -> None:
     config = posts.predictor.pipeline.config
     for name in dict.fromkeys(config.column(name) for name in (config.query(), *config.contexts())):
-        if posts.columns.get(name, name) not in found.columns:
+        if posts.columns.get(name, name) not in columns:
             log.warning("%s has no column %r, which the run reads: --column %s=… names another", posts.path, name, name)
 
 
-def _look(posts: _Source) -> _Found:
-    """Count rows and columns and, where a bad image stops everything, check all images."""
-    found = _Found()
-    for row in track(posts.table.rows(None), f"checking {posts.path.name}"):
-        found.rows += 1
-        for name, value in row.items():
-            if value is not None:
-                found.columns.setdefault(name, {}).setdefault(type(value), value)
-            found.columns.setdefault(name, {})
-        if posts.on_bad == "fail" and posts.file_columns:
-            _, problem = posts.post(row, found.rows)
-            if problem.startswith("bad image"):
-                found.bad_count += 1
-                if len(found.bad) < 20:
-                    found.bad.append(f"row {found.rows}: {problem.removeprefix('bad image: ')}")
-    return found
-
-
-def _predicted(posts: _Source, total: int) -> Iterator[tuple[Row, Prediction | None, str]]:
-    """Each row with its answer and its problem, a chunk of rows at a time."""
+def _predicted(posts: _Source, total: int) -> Iterator[list[tuple[Row, Prediction | None, str]]]:
+    """Rows with their answers and problems, a chunk of them at a time."""
     rows = enumerate(posts.table.rows(None), 1)
     with progress("predicting", total) as bar:
         while chunk := list(islice(rows, CHUNK)):
             prepared = [posts.post(row, number) for number, row in chunk]
             answers = iter(posts.predictor.answer([post for post, _ in prepared if post is not None]))
-            for (_, row), (post, problem) in zip(chunk, prepared):
-                yield row, next(answers) if post is not None else None, problem
+            yield [
+                (row, next(answers) if post is not None else None, problem)
+                for (_, row), (post, problem) in zip(chunk, prepared)
+            ]
             bar.add(len(chunk))
 
 
-def _cells(answer: Prediction | None, class_names: Sequence[str], problem: str) -> Row:
-    probabilities = {f"probability_{name}": answer.probabilities[name] if answer else None for name in class_names}
-    return {"predicted": answer.predicted if answer else None, **probabilities, "problem": problem}
+Writer = AbstractContextManager[Callable[[list[Row]], object]]
+"""An open file; what it gives writes some rows."""
 
 
-class Writer(Protocol):
-    """Writes rows to a file, one after the other."""
-
-    def write(self, row: Row) -> None:
-        """One row."""
-
-    def close(self) -> None:
-        """The last one was written."""
+@contextmanager
+def _csv_writer(path: Path, columns: Types, delimiter: str = ",") -> Iterator[Callable]:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(columns), delimiter=delimiter)
+        writer.writeheader()
+        yield writer.writerows
 
 
-Types = Mapping[str, Mapping[type, Any]]
-"""Column -> a value of each type that occurs in it."""
+@contextmanager
+def _jsonl_writer(path: Path, columns: Types) -> Iterator[Callable]:
+    with open(path, "w", encoding="utf-8") as file:
+        yield lambda rows: file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
-class _CsvWriter:
-    def __init__(self, path: Path, columns: Types, delimiter: str = ","):
-        self.file = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115  # closed in `close`
-        self.writer = csv.DictWriter(self.file, list(columns), delimiter=delimiter)
-        self.writer.writeheader()
-
-    def write(self, row: Row) -> None:
-        self.writer.writerow(row)
-
-    def close(self) -> None:
-        self.file.close()
-
-
-class _JsonlWriter:
-    def __init__(self, path: Path, columns: Types):
-        self.file = open(path, "w", encoding="utf-8")  # noqa: SIM115  # closed in `close`
-
-    def write(self, row: Row) -> None:
-        self.file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-
-    def close(self) -> None:
-        self.file.close()
-
-
-class _ParquetWriter:
+@contextmanager
+def _parquet_writer(path: Path, columns: Types) -> Iterator[Callable]:
     """Each column in the type of its values; columns of mixed types, or without a value, are texts."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    def __init__(self, path: Path, columns: Types):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    schema = pa.schema([(name, _arrow_type(list(samples.values()))) for name, samples in columns.items()])
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
 
-        self.schema = pa.schema([(name, _arrow_type(list(samples.values()))) for name, samples in columns.items()])
-        self.texts = [field.name for field in self.schema if pa.types.is_string(field.type)]
-        self.writer, self.waiting = pq.ParquetWriter(path, self.schema), []  # type: ignore[var-annotated]
+    def write(rows: list[Row]) -> None:
+        cells = [row | {name: str(row[name]) for name in texts if row[name] is not None} for row in rows]
+        file.write_table(pa.Table.from_pylist(cells, schema=schema))
 
-    def write(self, row: Row) -> None:
-        self.waiting.append(row | {name: str(row[name]) for name in self.texts if row.get(name) is not None})
-        if len(self.waiting) >= CHUNK:
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        self.writer.close()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        self.writer.write_table(pa.Table.from_pylist(self.waiting, schema=self.schema))
-        self.waiting = []
+    with pq.ParquetWriter(path, schema) as file:
+        yield write
 
 
 def _arrow_type(samples: list) -> Any:
     import pyarrow as pa
 
     try:
-        found = pa.infer_type(samples)
+        inferred = pa.infer_type(samples)
     except pa.ArrowException:
         return pa.string()
-    return pa.string() if pa.types.is_null(found) else found
+    return pa.string() if pa.types.is_null(inferred) else inferred
 
 
 WRITERS: dict[str, Callable[[Path, Types], Writer]] = {
-    ".csv": _CsvWriter,
-    ".tsv": lambda path, columns: _CsvWriter(path, columns, "\t"),
-    ".jsonl": _JsonlWriter,
-    ".parquet": _ParquetWriter,
+    ".csv": _csv_writer,
+    ".tsv": lambda path, columns: _csv_writer(path, columns, "\t"),
+    ".jsonl": _jsonl_writer,
+    ".parquet": _parquet_writer,
 }
