@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from docstring_parser import Docstring, parse
 from jsonargparse import (
@@ -66,15 +66,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Anything else that fails is a fault of ours: the exception passes, and Python prints it and exits with 1.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser(given)
+    words, command = _find_command(given)
+    parser = _new_parser("Understand posts that mix text and an image.", prog="clfa", version=__version__)
+    _add_commands(parser, COMMANDS, words)
     if not given:
         parser.print_help()
         return 2
     _log_to_stderr()
     try:
-        _print(*_run(parser.instantiate(parser.parse_args(given))))
+        options = parser.instantiate(parser.parse_args(given))
+        for word in words:
+            options = options[word]
+        _print(command(**_values(command, options)), options.json)
     except ArgumentError as error:
-        return _refuse(f"{error}\nSee `clfa {' '.join([*_command_words(given), '--help'])}`")
+        return _refuse(f"{error}\nSee `clfa {' '.join([*words, '--help'])}`")
     except UserError as error:
         return _refuse(str(error))
     except BrokenPipeError:  # whoever read the output has heard enough
@@ -86,11 +91,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build_parser(given: Sequence[str]) -> ArgumentParser:
-    """The parser of all commands; only those named in `given` get their options, which take most of the time to build."""
-    parser = _new_parser("Understand posts that mix text and an image.", prog="clfa", version=__version__)
-    _add_commands(parser, COMMANDS, given)
-    return parser
+def _find_command(given: Sequence[str]) -> tuple[list[str], Any]:
+    """The first of the given words, as far as they lead to a command, and where they lead."""
+    words: list[str] = []
+    place: Any = COMMANDS
+    for word in given:
+        if not isinstance(place, dict) or word not in place:
+            break
+        words.append(word)
+        place = place[word]
+    return words, place
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -101,17 +111,18 @@ def _new_parser(description: str, **settings: Any) -> ArgumentParser:
     return ArgumentParser(description=description, formatter_class=Formatter, exit_on_error=False, **settings)
 
 
-def _add_commands(parser: ArgumentParser, added: Any, given: Sequence[str]) -> None:
+def _add_commands(parser: ArgumentParser, added: dict[str, Any], words: Sequence[str]) -> None:
+    """All commands; only those among `words` get their options, which take most of the time to build."""
     subcommands = parser.add_subcommands(dest="command", title="commands", metavar="COMMAND")
     for name, command in added.items():
         if isinstance(command, dict):
             group = _new_parser(GROUPS[name])
             subcommands.add_subcommand(name, group, help=GROUPS[name])
-            _add_commands(group, command, given)
+            _add_commands(group, command, words)
         else:
             documented = parse(inspect.getdoc(command) or "")
             subparser = _new_parser(_description(documented))
-            if name in given:
+            if name in words:
                 _add_options(subparser, command, documented)
             subcommands.add_subcommand(name, subparser, help=documented.short_description)
 
@@ -125,45 +136,40 @@ def _description(documented: Docstring) -> str:
 def _add_options(parser: ArgumentParser, command: Command, documented: Docstring) -> None:
     """From the signature: parameters before `*` are positional, the others options; a configuration is all of its fields."""
     helps = {parameter.arg_name: parameter.description for parameter in documented.params}
-    for parameter in inspect.signature(command).parameters.values():
-        if is_dataclass(parameter.annotation):
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind, help = parameter.annotation, helps.get(name)
+        if is_dataclass(kind):
             parser.add_argument("--config", action="config", help="YAML file with the options below.")
-            parser.add_class_arguments(parameter.annotation)
+            parser.add_class_arguments(kind)
             continue
-        positional = parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-        required = parameter.default is inspect.Parameter.empty
-        several = get_origin(parameter.annotation) in (list, Sequence)
-        keywords: dict[str, Any] = {} if positional else {"required": required}
-        if not required:
-            keywords["default"] = list(parameter.default) if several else parameter.default
-        if parameter.annotation is bool:
-            keywords["action"] = ActionYesNo(no_prefix="no-")
+        if get_origin(kind) is Annotated:
+            kind, shared_help = get_args(kind)
+            help = help or shared_help
+        settings: dict[str, Any] = {"help": help, "type": kind}
+        several = get_origin(kind) in (list, Sequence)
+        if kind is bool:
+            settings = {"help": help, "action": ActionYesNo(no_prefix="no-")}
         elif several:
-            keywords |= {"type": get_args(parameter.annotation)[0], "nargs": "+"}
-            keywords |= {} if positional else {"action": "extend"}
-        else:
-            keywords["type"] = parameter.annotation
-        flag = parameter.name if positional else "--" + parameter.name.replace("_", "-")
-        parser.add_argument(flag, help=helps.get(parameter.name), **keywords)
+            settings |= {"type": get_args(kind)[0], "nargs": "+", "action": "extend"}
+        if parameter.default is not parameter.empty:
+            settings["default"] = list(parameter.default) if several else parameter.default
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            settings["required"] = parameter.default is parameter.empty
+            name = "--" + name.replace("_", "-")
+        parser.add_argument(name, **settings)
     parser.add_argument("--json", action="store_true", help="Print one JSON object to stdout.")
 
 
-def _run(options: Namespace) -> tuple[object, bool]:
-    """The result of the command that was parsed, and whether it is wanted as JSON."""
-    command: Any = COMMANDS
-    while isinstance(command, dict):
-        command, options = command[options.command], options[options.command]
-    values = {
-        parameter.name: _configuration(parameter.annotation, options)
-        if is_dataclass(parameter.annotation)
-        else options[parameter.name]
-        for parameter in inspect.signature(command).parameters.values()
-    }
-    return command(**values), options.json
-
-
-def _configuration(kind: Any, options: Namespace) -> object:
-    return kind(**{field.name: options[field.name] for field in fields(kind)})
+def _values(command: Command, options: Namespace) -> dict[str, Any]:
+    """Parameter -> value; those of a configuration are all of its fields."""
+    values: dict[str, Any] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        kind: Any = parameter.annotation
+        if is_dataclass(parameter.annotation):
+            values[name] = kind(**{field.name: options[field.name] for field in fields(kind)})
+        else:
+            values[name] = options[name]
+    return values
 
 
 def _print(result: object, as_json: bool) -> None:
@@ -194,18 +200,6 @@ def _lines(result: dict[str, Any]) -> list[str]:
 def _refuse(message: str) -> int:
     print(f"clfa: {message}", file=sys.stderr)
     return 2
-
-
-def _command_words(given: Sequence[str]) -> list[str]:
-    """Those of the given words that lead to a command."""
-    words: list[str] = []
-    place: Any = COMMANDS
-    for word in given:
-        if not isinstance(place, dict) or word not in place:
-            break
-        words.append(word)
-        place = place[word]
-    return words
 
 
 def _log_to_stderr() -> None:

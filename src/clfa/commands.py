@@ -6,32 +6,41 @@ Nothing heavy is imported before a command runs: `clfa --help` answers at once.
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from clfa.config import RunConfig, SweepConfig, TeacherConfig
 from clfa.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# options of several commands, with their help
+DatasetDir = Annotated[str, "Dataset directory."]
+NewDataset = Annotated[str, "Dataset directory to write."]
+RunDir = Annotated[str, "Run directory."]
+ImageFolder = Annotated[str | None, "Folder of images; `none` for texts alone. Default: SOURCE/images."]
+Cleaning = Annotated[Literal["normalised", "raw"], "`normalised` (NFC, white space collapsed) or `raw`."]
+OnBadImage = Annotated[
+    Literal["fail", "skip"], "Missing or unreadable images: `fail`, or `skip` and list them in dropped.jsonl."
+]
+IdColumn = Annotated[str, "Column of the id."]
+TextColumn = Annotated[str, "Column of the text."]
+ImageColumn = Annotated[str, "Column of the image's path."]
+
 
 def import_mmsd(
     source: str,
     *,
-    out: str,
-    images: str | None = None,
+    out: NewDataset,
+    images: ImageFolder = None,
     filter: Literal["tokens", "substrings", "none"] = "tokens",
-    text: Literal["normalised", "raw"] = "normalised",
-    on_bad: Literal["fail", "skip"] = "fail",
+    text: Cleaning = "normalised",
+    on_bad: OnBadImage = "fail",
 ) -> object:
     """Import MMSD, sarcasm in tweets with images (Cai, Cai and Wan 2019).
 
     Args:
         source: Folder with train.txt, valid2.txt and test2.txt.
-        out: Dataset directory to write.
-        images: Folder of images; `none` for texts alone. Default: SOURCE/images.
         filter: Drop posts that hold a label-giving word as a token, as a substring, or not at all.
-        text: `normalised` (NFC, white space collapsed) or `raw`.
-        on_bad: Missing or unreadable images: `fail`, or `skip` and list them in dropped.jsonl.
 
     Examples:
         clfa import mmsd MMSD --out data/mmsd
@@ -46,19 +55,15 @@ def import_mmsd(
 def import_mmsd2(
     source: str,
     *,
-    out: str,
-    images: str | None = None,
-    text: Literal["normalised", "raw"] = "normalised",
-    on_bad: Literal["fail", "skip"] = "fail",
+    out: NewDataset,
+    images: ImageFolder = None,
+    text: Cleaning = "normalised",
+    on_bad: OnBadImage = "fail",
 ) -> object:
     """Import MMSD2.0, MMSD without label-giving words and with new labels (Qin et al. 2023).
 
     Args:
         source: Folder with train.json, valid.json and test.json.
-        out: Dataset directory to write.
-        images: Folder of images; `none` for texts alone. Default: SOURCE/images.
-        text: `normalised` (NFC, white space collapsed) or `raw`.
-        on_bad: Missing or unreadable images: `fail`, or `skip` and list them in dropped.jsonl.
 
     Examples:
         clfa import mmsd2 MMSD2 --out data/mmsd2
@@ -73,25 +78,22 @@ def import_mmsd2(
 def import_mvsa(
     source: str,
     *,
-    out: str,
+    out: NewDataset,
     images: str | None = None,
     split_dir: str | None = None,
     split: Literal["stratified", "file-order"] = "stratified",
     seed: int = 0,
-    text: Literal["normalised", "raw"] = "normalised",
-    on_bad: Literal["fail", "skip"] = "fail",
+    text: Cleaning = "normalised",
+    on_bad: OnBadImage = "fail",
 ) -> object:
     """Import MVSA-Single or MVSA-Multiple, sentiment of tweets with images (Niu et al. 2016).
 
     Args:
         source: Folder with data and labelResultAll.txt.
-        out: Dataset directory to write.
         images: Folder of images; `none` for texts alone. Default: SOURCE/data.
         split_dir: Folder with train, dev and test lists.
         split: Without --split-dir: how to split 8:1:1.
         seed: Seed of a stratified split.
-        text: `normalised` (NFC, white space collapsed) or `raw`.
-        on_bad: Missing or unreadable images: `fail`, or `skip` and list them in dropped.jsonl.
 
     Examples:
         clfa import mvsa MVSA_Single --out data/mvsa_single
@@ -107,35 +109,29 @@ def import_mvsa(
 def import_table(
     source: str,
     *,
-    out: str,
+    out: NewDataset,
     images: str | None = None,
-    id_column: str = "id",
-    text_column: str = "text",
-    image_column: str = "image",
+    id_column: IdColumn = "id",
+    text_column: TextColumn = "text",
+    image_column: ImageColumn = "image",
     label_column: str = "label",
     split_column: str = "split",
     knowledge_column: str = "knowledge",
     column: Sequence[str] = (),
     seed: int = 0,
-    text: Literal["normalised", "raw"] = "normalised",
-    on_bad: Literal["fail", "skip"] = "fail",
+    text: Cleaning = "normalised",
+    on_bad: OnBadImage = "fail",
 ) -> object:
     """Import posts of your own: a CSV, TSV, JSONL or Parquet file, a folder of them, an image folder, or a hub data set.
 
     Args:
         source: File, folder or hub name.
-        out: Dataset directory to write.
         images: Folder that image paths are relative to; `none` for texts alone. Default: the folder of the file.
-        id_column: Column of the id.
-        text_column: Column of the text.
-        image_column: Column of the image's path.
         label_column: Column of the label.
         split_column: Column with train, validation, test.
         knowledge_column: Column with further text (caption, OCR).
         column: NAME=COLUMN keeps a further column under a name, for a modality that reads it.
         seed: Seed of a stratified split, where the source has none.
-        text: `normalised` (NFC, white space collapsed) or `raw`.
-        on_bad: Missing or unreadable images: `fail`, or `skip` and list them in dropped.jsonl.
 
     Examples:
         clfa import table posts.csv --out data/posts
@@ -200,11 +196,10 @@ def teacher_train(config: TeacherConfig) -> object:
     return train_teacher(config)
 
 
-def teacher_embed(dataset: str, *, teacher: str, splits: str = "all") -> object:
+def teacher_embed(dataset: DatasetDir, *, teacher: str, splits: str = "all") -> object:
     """Cache a teacher's embeddings next to a dataset directory, keyed by the teacher and by each post's content.
 
     Args:
-        dataset: Dataset directory.
         teacher: Folder or hub name of a CLIP-like dual encoder.
         splits: `all`, or some of train,validation,test with commas.
 
@@ -215,9 +210,8 @@ def teacher_embed(dataset: str, *, teacher: str, splits: str = "all") -> object:
     from clfa.data.records import load_manifest
     from clfa.model.teacher import embed_dataset, teacher_key
 
-    found = list(load_manifest(dataset)["splits"])
-    wanted = found if splits == "all" else splits.split(",")
-    _, computed = embed_dataset(Path(dataset), teacher, wanted)
+    all_splits = list(load_manifest(dataset)["splits"])
+    _, computed = embed_dataset(Path(dataset), teacher, all_splits if splits == "all" else splits.split(","))
     return {"teacher": teacher, "key": teacher_key(teacher), "computed": computed}
 
 
@@ -237,11 +231,10 @@ def train(config: RunConfig, *, resume: bool = False) -> object:
     return evaluate(str(train_run(config, resume)), split="validation")
 
 
-def evaluate(run: str, *, split: str = "test", dataset: str | None = None, normalise_format: bool = True) -> object:
+def evaluate(run: RunDir, *, split: str = "test", dataset: str | None = None, normalise_format: bool = True) -> object:
     """Evaluate a trained run: predictions table, metrics with intervals, floors, evidence, report, model card.
 
     Args:
-        run: Run directory.
         split: Split to evaluate.
         dataset: Another dataset directory with the same labels.
         normalise_format: Whether to predict again without formatting cues (white space, <num>, hashtags, emoji, ellipses).
@@ -275,13 +268,7 @@ def sweep(config: SweepConfig) -> object:
     return result
 
 
-def compare(
-    runs: list[str],
-    *,
-    split: str = "test",
-    metric: str = "macro_f1",
-    out: str = "comparison",
-) -> object:
+def compare(runs: list[str], *, split: str = "test", metric: str = "macro_f1", out: str = "comparison") -> object:
     """Compare systems on the same posts, in words: better, worse or cannot tell.
 
     A difference is claimed if its 95 % interval excludes 0 and its p (corrected for several comparisons after Holm) is at
@@ -309,21 +296,13 @@ def compare(
     return result
 
 
-def probe(
-    run: str,
-    *,
-    split: str = "test",
-    posts: int = 500,
-    corrupted: int = 100,
-    seed: int = 0,
-) -> object:
+def probe(run: RunDir, *, split: str = "test", posts: int = 500, corrupted: int = 100, seed: int = 0) -> object:
     """Does a run use both text and image? Shuffled, blanked, missing and corrupted modalities -> probe.json, report.
 
     The multimodal gain is the accuracy of the model over its best additive projection (EMAP, Hessel and Lee 2020), which
     may use text and image but not their interplay.
 
     Args:
-        run: Run directory.
         split: Split to probe on.
         posts: Posts for EMAP, which reads every text with every image (posts x posts); all of them if there are fewer.
         corrupted: Posts for the corruption suites; 0 leaves these out.
@@ -352,7 +331,7 @@ def probe(
 
 
 def predict(
-    run: str,
+    run: RunDir,
     *,
     text: str | None = None,
     image: str | None = None,
@@ -360,15 +339,14 @@ def predict(
     output: str | None = None,
     image_dir: str | None = None,
     on_bad: Literal["fail", "skip", "mask"] = "fail",
-    text_column: str = "text",
-    image_column: str = "image",
+    text_column: TextColumn = "text",
+    image_column: ImageColumn = "image",
     knowledge_column: str = "knowledge",
     column: Sequence[str] = (),
 ) -> object:
     """Predict one post, or each post of a file.
 
     Args:
-        run: Run directory.
         text: Text of one post.
         image: Image of one post.
         input: CSV, TSV, JSONL or Parquet file of posts.
@@ -376,7 +354,6 @@ def predict(
         image_dir: Folder that image paths are relative to; by default the folder of the file.
         on_bad: Images that are named but missing or unreadable: `fail` before anything is predicted, `skip` those posts
             (empty prediction), or `mask` the image and predict from the text alone.
-        text_column: Column of the text.
         image_column: Column of the image's path; empty cells mean that the post has no image.
         knowledge_column: Column of further text.
         column: NAME=COLUMN: where a further column that the run reads is in the file; by default under its own name.
@@ -400,7 +377,7 @@ def predict(
 
 
 def audit(
-    dataset: str,
+    dataset: DatasetDir,
     *,
     out: str | None = None,
     text_encoder: str | None = None,
@@ -410,7 +387,6 @@ def audit(
     """Find what a data set gives away before training: posts that splits share, cues, floors -> audit.json, audit.html.
 
     Args:
-        dataset: Dataset directory.
         out: Folder for the two files; the dataset directory by default.
         text_encoder: Adds the floor text_only, a linear probe on this frozen encoder (folder, hub or package: name).
         image_encoder: The same for images; with both also late_fusion.
@@ -433,25 +409,21 @@ def audit(
 
 
 def explain(
-    run: str,
+    run: RunDir,
     *,
     input: str,
     id: str,
     output: str = "alignment.png",
-    id_column: str = "id",
-    text_column: str = "text",
-    image_column: str = "image",
+    id_column: IdColumn = "id",
+    text_column: TextColumn = "text",
+    image_column: ImageColumn = "image",
 ) -> object:
     """Draw the alignment of words and image patches of one post over its image (the paper's Figure 4).
 
     Args:
-        run: Run directory.
         input: Dataset directory, or a CSV, TSV, JSONL or Parquet file of posts.
         id: Which post.
         output: PNG to write.
-        id_column: Column of the id.
-        text_column: Column of the text.
-        image_column: Column of the image's path.
 
     Examples:
         clfa explain runs/demo/runs/clfa/seed-0 --input runs/demo/data --id test-congruity-000012 --output post.png
@@ -461,9 +433,9 @@ def explain(
     from clfa.report import figures
 
     columns = {"id": id_column, "text": text_column, "image": image_column}
-    found = alignment_heatmap(Pipeline.load(run), find_post(Path(input), id, columns))
-    figures.save(figures.heatmap(found), Path(output))
-    return {"output": output, "predicted": found.predicted, "probability": found.probability}
+    heatmap = alignment_heatmap(Pipeline.load(run), find_post(Path(input), id, columns))
+    figures.save(figures.heatmap(heatmap), Path(output))
+    return {"output": output, "predicted": heatmap.predicted, "probability": heatmap.probability}
 
 
 def reproduce(
