@@ -314,33 +314,17 @@ def build_config(cls: type[T], values: dict[str, Any]) -> T:
         raise UserError(f"configuration: {error}") from None
 
 
-def load_config(cls: type[T], path: str | Path) -> T:
-    """A YAML file -> frozen dataclass.
-
-    Raises:
-        UserError: no such file, not YAML, or not such a configuration.
-    """
-    return build_config(cls, read_yaml(path))
-
-
-# dotted name -> least and largest allowed value
-RANGES: dict[str, tuple[float, float]] = {
-    "train.epochs": (1, 1e9),
-    "train.batch_size": (1, 1e9),
-    "train.accumulation": (1, 1e9),
-    "train.patience": (1, 1e9),
-    "train.workers": (0, 1e9),
-    "train.encoder_learning_rate": (0, 1e99),
-    "train.head_learning_rate": (0, 1e99),
-    "train.weight_decay": (0, 1e99),
-    "train.warmup": (0, 1),
-    "train.clip": (1e-99, 1e99),
-    "model.dropout": (0, 0.999),
-    "model.fusion.dropout": (0, 0.999),
-    "loss.alignment_weight": (0, 1e99),
-    "loss.temperature": (1e-6, 1e99),
-    "loss.label_smoothing": (0, 0.999),
-    "seed": (0, 2**63 - 1),
+LARGEST = 1e99
+# (least, largest) allowed value -> dotted names
+RANGES: dict[tuple[float, float], list[str]] = {
+    (1, LARGEST): ["train.epochs", "train.batch_size", "train.accumulation", "train.patience"],
+    (0, LARGEST): ["train.workers", "train.weight_decay", "train.encoder_learning_rate", "train.head_learning_rate"]
+    + ["loss.alignment_weight"],
+    (0, 0.999): ["model.dropout", "model.fusion.dropout", "loss.label_smoothing"],
+    (0, 1): ["train.warmup"],
+    (1e-99, LARGEST): ["train.clip"],
+    (1e-6, LARGEST): ["loss.temperature"],
+    (0, 2**63 - 1): ["seed"],
 }
 
 
@@ -351,10 +335,11 @@ def check_ranges(config: Any) -> None:
         UserError: one lies outside of its range (`RANGES`).
     """
     values = _flatten(asdict(config))
-    for name, (low, high) in RANGES.items():
-        if not low <= values[name] <= high:
-            allowed = f"at least {low:g}" + (f" and at most {high:g}" if high < 1e6 else "")
-            raise UserError(f"{name} = {values[name]}: allowed is {allowed}")
+    for (low, high), names in RANGES.items():
+        for name in names:
+            if not low <= values[name] <= high:
+                allowed = f"at least {low:g}" + (f" and at most {high:g}" if high < 1e6 else "")
+                raise UserError(f"{name} = {values[name]}: allowed is {allowed}")
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -395,11 +380,11 @@ def override(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def differing(old: Any, new: Any, ignored: Sequence[str] = ()) -> list[str]:
-    """Dotted names of the fields in which two configurations differ, sorted."""
+def differing(old: Any, new: Any, ignored: Sequence[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """Dotted names of the fields in which two configurations differ, sorted -> both values, `None` where there is none."""
     before, after = _flatten(asdict(old)), _flatten(asdict(new))
-    names = sorted(before.keys() | after.keys())
-    return [name for name in names if before.get(name) != after.get(name) and name not in ignored]
+    both = {name: (before.get(name), after.get(name)) for name in sorted(before.keys() | after.keys())}
+    return {name: (was, now) for name, (was, now) in both.items() if was != now and name not in ignored}
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

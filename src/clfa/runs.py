@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import clfa
-from clfa.config import DataConfig, RunConfig, differing, dump_config, load_config
+from clfa.config import DataConfig, RunConfig, build_config, differing, dump_config, read_yaml
 from clfa.data.atomic import read_json, replacing, write_json, write_text
 from clfa.data.records import load_manifest
 from clfa.data.rows import Rows
@@ -139,7 +141,7 @@ class Run:
         changed = differing(self.config(), config, ignored=("output",))
         if changed:
             raise UserError(
-                f"{self} holds a run with another configuration ({', '.join(changed[:8])} differ): "
+                f"{self} holds a run with another configuration ({', '.join(list(changed)[:8])} differ): "
                 "choose another output, or delete it"
             )
         other = self.changed_splits(config.data)
@@ -153,7 +155,7 @@ class Run:
 
     def config(self) -> RunConfig:
         """Its configuration; what an older version did not know yet has its default."""
-        return load_config(RunConfig, self.config_file)
+        return build_config(RunConfig, read_yaml(self.config_file))
 
     def manifest(self) -> dict[str, Any] | None:
         """`dataset.json` of the data set as it was in training."""
@@ -169,7 +171,7 @@ class Run:
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of `log.jsonl`, one an epoch."""
-        return [json.loads(line) for line in self.log_file.read_text(encoding="utf-8").splitlines()]
+        return _read_lines(self.log_file)
 
     def changed_splits(self, data: DataConfig) -> list[str]:
         """Splits of the data set that are not what they were in training; all of them if the data set is gone."""
@@ -216,23 +218,22 @@ class Run:
 
     def openings(self, dataset: str) -> int:
         """How often the test split of this data set was opened for this run, by `test_ledger.jsonl`."""
-        if not self.ledger_file.is_file():
-            return 0
-        lines = self.ledger_file.read_text(encoding="utf-8").splitlines()
-        return sum(json.loads(line)["dataset"] == dataset for line in lines)
+        lines = _read_lines(self.ledger_file) if self.ledger_file.is_file() else []
+        return sum(line["dataset"] == dataset for line in lines)
 
     # ---- predictions
 
-    def write_predictions(self, split: str, found: Predictions) -> None:
+    def write_predictions(self, split: str, predictions: Predictions) -> None:
         """Write the predictions table: `id, label, predicted, probability_<class> …, split, run`."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        names, count = found.class_names, len(found.ids)
-        columns: dict[str, Any] = {"id": found.ids, "label": [names[number] for number in found.labels]}
-        columns["predicted"] = [names[number] for number in found.predicted]
-        columns |= {f"probability_{name}": found.probabilities[:, place] for place, name in enumerate(names)}
-        columns |= {"split": [split] * count, "run": [self.path.name] * count}
+        names, count = predictions.class_names, len(predictions.ids)
+        columns = {
+            "id": predictions.ids,
+            "label": [names[number] for number in predictions.labels],
+            "predicted": [names[number] for number in predictions.predicted],
+            **{f"probability_{name}": values for name, values in zip(names, predictions.probabilities.T)},
+            "split": [split] * count,
+            "run": [self.path.name] * count,
+        }
         with replacing(self.predictions_file(split)) as partial:
             pq.write_table(pa.table(columns), partial)
 
@@ -242,8 +243,6 @@ class Run:
         Raises:
             UserError: there is none.
         """
-        import pyarrow.parquet as pq
-
         path = self.predictions_file(split)
         if not path.is_file():
             raise UserError(f"{path} not found: make it with `clfa evaluate {self} --split {split}`")
@@ -251,9 +250,8 @@ class Run:
         names = [name.removeprefix("probability_") for name in table if name.startswith("probability_")]
         number = {name: place for place, name in enumerate(names)}
         labels = np.array([number[name] for name in table["label"]], dtype=np.int64)
-        return Predictions(
-            table["id"], names, labels, np.stack([table[f"probability_{name}"] for name in names], axis=1)
-        )
+        probabilities = np.stack([table[f"probability_{name}"] for name in names], axis=1)
+        return Predictions(table["id"], names, labels, probabilities)
 
 
 def pool_runs(name: str, runs: Sequence[Run], split: str) -> System:
@@ -270,33 +268,36 @@ def pool_runs(name: str, runs: Sequence[Run], split: str) -> System:
         config = run.config()
         folds = max(folds, config.data.folds)
         by_seed.setdefault(config.seed, {})[config.data.fold if config.data.folds else 0] = run
-    first: Predictions | None = None
-    predictions = []
+    pooled = []
     for seed, of_fold in by_seed.items():
         if len(of_fold) < folds and len(runs) > 1:
             raise UserError(f"{name}: seed {seed} has {len(of_fold)} of {folds} folds; run the sweep to its end")
-        found = _join([of_fold[fold].predictions(split) for fold in sorted(of_fold)])
-        first = first or found
-        predictions.append(_in_order(first, found, name).predicted)
-    if first is None:
+        pooled.append(_join([of_fold[fold].predictions(split) for fold in sorted(of_fold)]))
+    if not pooled:
         raise UserError(f"{name}: no runs")
-    return System(name, first.ids, first.class_names, first.labels, np.stack(predictions), list(by_seed))
+    first = pooled[0]
+    predictions = np.stack([_predicted_in_order(first.ids, each, name) for each in pooled])
+    return System(name, first.ids, first.class_names, first.labels, predictions, list(by_seed))
 
 
-def _join(parts: list[Predictions]) -> Predictions:
-    ids = [id for part in parts for id in part.ids]
-    labels, probabilities = (
-        np.concatenate([getattr(part, column) for part in parts]) for column in ("labels", "probabilities")
+def _join(folds: list[Predictions]) -> Predictions:
+    return Predictions(
+        [id for fold in folds for id in fold.ids],
+        folds[0].class_names,
+        np.concatenate([fold.labels for fold in folds]),
+        np.concatenate([fold.probabilities for fold in folds]),
     )
-    return Predictions(ids, parts[0].class_names, labels, probabilities)
 
 
-def _in_order(first: Predictions, found: Predictions, name: str) -> Predictions:
-    """The same posts in the order of `first`."""
-    if found.ids == first.ids:
-        return found
-    if sorted(found.ids) != sorted(first.ids):
+def _predicted_in_order(ids: list[str], predictions: Predictions, name: str) -> NDArray[np.int64]:
+    """(N,) classes of the same posts in the order of `ids`."""
+    if predictions.ids == ids:
+        return predictions.predicted
+    if sorted(predictions.ids) != sorted(ids):
         raise UserError(f"{name}: its runs were evaluated on different posts: delete the old ones")
-    place = {id: number for number, id in enumerate(found.ids)}
-    order = np.array([place[id] for id in first.ids])
-    return Predictions(first.ids, found.class_names, found.labels[order], found.probabilities[order])
+    place = {id: number for number, id in enumerate(predictions.ids)}
+    return predictions.predicted[[place[id] for id in ids]]
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
