@@ -30,20 +30,15 @@ def as_cell(value: Any) -> str | bytes | None:
 
 
 def knowledge_columns(row: Mapping[str, Any], where: str, text: str | None = None) -> dict[str, str]:
-    """Knowledge of a row (`KNOWLEDGE_COLUMNS`), by the names of its columns.
-
-    Args:
-        row: of a table.
-        where: file and row, for errors.
-        text: the text whose words the dependencies are of.
+    """Knowledge of a row (`KNOWLEDGE_COLUMNS`), by the names of its columns; `where` is the file and row, for errors.
 
     Raises:
-        UserError: dependencies that do not fit the words of the text.
+        UserError: dependencies that do not fit the words of `text`.
     """
-    found = {name: str(cell) for name in KNOWLEDGE_COLUMNS if (cell := as_cell(row.get(name))) is not None}
-    if "dependencies" in found:
-        read_heads(found["dependencies"], len(word_places(as_text(text))), where)
-    return found
+    knowledge = {name: str(cell) for name in KNOWLEDGE_COLUMNS if (cell := as_cell(row.get(name))) is not None}
+    if "dependencies" in knowledge:
+        read_heads(knowledge["dependencies"], len(word_places(as_text(text))), where)
+    return knowledge
 
 
 def word_places(text: str) -> list[tuple[int, int]]:

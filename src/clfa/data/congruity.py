@@ -3,8 +3,8 @@
 Every scene shows one of five topics in a good or a bad state, and every post has a tone, praise or complaint. A post
 is sarcastic when tone and state disagree: praise for a bad scene, or a complaint about a good one.
 Topic, state and tone are balanced over all 20 combinations. The text is drawn without knowing the state and the
-picture without knowing the tone, so each tone and each state comes equally often with either label: text alone and
-picture alone are at chance, and only a model that compares the two can do better. The same seed gives the same bytes.
+image without knowing the tone, so each tone and each state comes equally often with either label: text alone and
+image alone are at chance, and only a model that compares the two can do better. The same seed gives the same bytes.
 """
 
 import functools
@@ -77,7 +77,7 @@ BACKDROPS = {
     "table": """f6d6be ecb898 fae4d0 100 100 100; b2decf 86c0b6 ccece0 100 98 96; 9ebae2 7092cc b8ceee 98 98 100;
         54527a 36365a 68668e 80 80 92; a87a5c 825a44 b88c6c 100 94 86""",
 }
-# Objects are shapes in percent of the picture's width, y downwards: "o" oval (x, y, two radii), "c" rounded box (x, y,
+# Objects are shapes in percent of the image's width, y downwards: "o" oval (x, y, two radii), "c" rounded box (x, y,
 # half width, half height, radius), "p" polygon, "l" line (width, points), "f" fade (from y, to y), "+" another object;
 # a comma repeats the kind and colour.
 OBJECTS = """sky = f top!>bottom! -20 120 / sun = o halo! 0 0 15 15, 0 0 10.5 10.5; o own! 0 0 6.5 6.5 /
@@ -155,22 +155,22 @@ SCENES = {
 
 
 def draw_scene(topic: str, state: str, generator: np.random.Generator, size: int = 64) -> Image.Image:
-    """Draw one scene as an RGB picture of ``size`` x ``size`` pixels; ``generator`` decides all that may vary.
+    """Draw one scene as an RGB image of ``size`` x ``size`` pixels; ``generator`` decides all that may vary.
     Raises ValueError if ``topic`` or ``state`` is not in TOPICS or STATES, or if ``size`` is below 16 pixels.
     """
     _require("topic", topic, TOPICS)
     _require("state", state, STATES)
     if size < SMALLEST_SIZE:
-        raise ValueError(f"size is {size} pixels, allowed are {SMALLEST_SIZE} or more: ask for a larger picture")
+        raise ValueError(f"size is {size} pixels, allowed are {SMALLEST_SIZE} or more: ask for a larger image")
     side = size * OVERSAMPLING
     canvas = Image.new("RGB", (side, side))
     scene = _expand(SCENES[topic], STATES.index(state), generator)
     _paint(ImageDraw.Draw(canvas, "RGBA"), scene, side / 100, generator)
-    picture = canvas.resize((size, size), Image.Resampling.LANCZOS)
-    picture = ImageOps.mirror(picture) if generator.random() < 0.5 else picture
-    # A random exposure per picture, so that the mean colour says little about the state.
+    image = canvas.resize((size, size), Image.Resampling.LANCZOS)
+    image = ImageOps.mirror(image) if generator.random() < 0.5 else image
+    # A random exposure per image, so that the mean colour says little about the state.
     exposure = generator.uniform(0.84, 1.06) * generator.uniform(0.96, 1.04, 3)
-    return Image.fromarray(np.clip(np.asarray(picture) * exposure, 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(np.asarray(image) * exposure, 0, 255).astype(np.uint8))
 
 
 def scene_caption(topic: str, state: str, generator: np.random.Generator) -> str:
@@ -192,11 +192,11 @@ def comment(topic: str, tone: str, generator: np.random.Generator) -> str:
 
 
 def captioned_drawings(count: int, seed: int, size: int = 64) -> Iterator[tuple[Image.Image, str]]:
-    """Return ``count`` pairs (RGB picture of ``size`` x ``size`` pixels, text) to train a teacher on.
+    """Return ``count`` pairs (RGB image of ``size`` x ``size`` pixels, text) to train a teacher on.
 
-    As with pictures in the wild, a third of the texts describe the scene, a third go on with ". " and a comment, and a
+    As with images in the wild, a third of the texts describe the scene, a third go on with ". " and a comment, and a
     third are the comment alone; comments here always fit the state, never a sarcastic one.
-    The same ``seed`` gives the same pairs, and none of their pictures is drawn by ``posts`` under that seed.
+    The same ``seed`` gives the same pairs, and none of their images is drawn by ``posts`` under that seed.
     Raises ValueError if ``count`` or ``seed`` is negative or ``size`` is below 16 pixels.
     """
     return (_captioned(n, cell, seed, size) for n, cell in enumerate(_cells(count, seed, TEACHER_STREAM, STATES)))
@@ -247,29 +247,29 @@ def _post(number: int, cell: tuple[str, ...], seed: int, size: int) -> dict:
     generator = np.random.default_rng([seed, POST_STREAM, number])
     text, image = comment(topic, tone, generator), draw_scene(topic, state, generator, size)
     label = "not_sarcastic" if STATES.index(state) == TONES.index(tone) else "sarcastic"
-    told = {"topic": topic, "state": state, "tone": tone}
-    return {"id": f"congruity-{number:06d}", "text": text, "image": image, "label": label} | told
+    post = {"id": f"congruity-{number:06d}", "text": text, "image": image, "label": label}
+    return post | {"topic": topic, "state": state, "tone": tone}
 
 
 def _say(phrases: str, side: int, generator: np.random.Generator) -> str:
-    return " ".join(_expand(_pick(phrases.split("/"), generator), side, generator).split())
+    return " ".join(_expand(_choose(phrases.split("/"), generator), side, generator).split())
 
 
 def _expand(text: str, side: int, generator: np.random.Generator) -> str:
     while match := INNERMOST.search(text):
         choices = match[2].split("|")
-        chosen = choices[side] if match[1] == "[" else _pick(choices, generator)
+        chosen = choices[side] if match[1] == "[" else _choose(choices, generator)
         text = text[: match.start()] + chosen + text[match.end() :]
     return text
 
 
-def _pick(choices: list[str], generator: np.random.Generator) -> str:
+def _choose(choices: list[str], generator: np.random.Generator) -> str:
     return choices[int(generator.integers(len(choices)))]
 
 
 def _paint(draw: ImageDraw.ImageDraw, scene: str, unit: float, generator: np.random.Generator) -> None:
     backdrop, *things = scene.split(";")
-    *hues, red, green, blue = _pick(BACKDROPS[backdrop].split(";"), generator).split()
+    *hues, red, green, blue = _choose(BACKDROPS[backdrop].split(";"), generator).split()
     light = np.array([int(red), int(green), int(blue), 100]) / 100
     zoom, shift = unit * generator.uniform(0.95, 1.1), complex(*generator.uniform(-4, 4, 2))
     for thing in ("sky 1 50 0 1 0", *things):
@@ -285,7 +285,7 @@ def _paint(draw: ImageDraw.ImageDraw, scene: str, unit: float, generator: np.ran
             for first, last, share, width, points in _shapes(name):
                 for colour in (first, last):
                     if colour not in fills:
-                        pure = ImageColor.getcolor("#" + _pick(pools[colour.rstrip("!")], generator), "RGBA")
+                        pure = ImageColor.getcolor("#" + _choose(pools[colour.rstrip("!")], generator), "RGBA")
                         fills[colour] = np.array(pure) * (1 if colour.endswith("!") else light)
                 fill = tuple((fills[first] + (fills[last] - fills[first]) * share).astype(int).tolist())
                 pixels = (points * turn + foot).view(float).tolist()

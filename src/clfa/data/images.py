@@ -1,4 +1,4 @@
-"""The one door for images: untrusted bytes become an RGB picture, or an error that says what is wrong."""
+"""The one door for images: untrusted bytes become an RGB image, or an error that says what is wrong."""
 
 import io
 
@@ -46,7 +46,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bit grey: a plain convert would clip everything to white
         image = image.point(lambda value: value / 256).convert("L")
     if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")

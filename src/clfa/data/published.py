@@ -1,12 +1,13 @@
 """Research data sets as published -> rows `(split, Record | Dropped)`, exactly one for each row of the source.
 
-Each reader returns `(rows, labels, description)`, ready for `clfa.data.records.write_dataset`.
+Each reader returns `(rows, class_names, description)`, ready for `clfa.data.records.write_dataset`; without a folder of
+images it reads texts only.
 """
 
 import ast
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,9 @@ SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev",
 def read_mmsd(source: Path, images: Path | None, filter: str = "tokens") -> tuple[Rows, list[str], dict[str, Any]]:
     """MMSD (Cai et al. 2019): one Python list a line, `[id, text, label]` or `[id, text, hashtag, annotator]`.
 
-    Args:
-        source: folder with `train.txt`, `valid2.txt`, `test2.txt`.
-        images: folder of `<id>.jpg`; `None` reads texts only.
-        filter: `tokens` drops posts that contain one of the label-giving words as a token (19,816/2,410/2,409 remain),
-            `substrings` anywhere in the text (19,557/2,387/2,373, as some later papers did), `none` keeps all.
+    Images are `<id>.jpg`. `filter`: `tokens` drops posts that contain one of the label-giving words as a token
+    (19,816/2,410/2,409 remain), `substrings` anywhere in the text (19,557/2,387/2,373, as some later papers did), `none`
+    keeps all.
 
     Raises:
         UserError: a file is missing or a line is not such a list (file and line number are named).
@@ -46,29 +45,24 @@ def read_mmsd(source: Path, images: Path | None, filter: str = "tokens") -> tupl
             path = _existing(source / name, "train.txt, valid2.txt and test2.txt of MMSD")
             for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
                 try:
-                    id, text, *found = ast.literal_eval(line)
-                    label = NUMBERED[found[-1]]
-                    extra = {"hashtag_label": NUMBERED[found[0]]} if len(found) == 2 else {}
+                    id, text, *labels = ast.literal_eval(line)
+                    label = NUMBERED[labels[-1]]
+                    extra = {"hashtag_label": NUMBERED[labels[0]]} if len(labels) == 2 else {}
                 except (ValueError, SyntaxError, IndexError, TypeError, KeyError):
-                    raise UserError(
-                        f"{path}:{number}: expected a list [id, text, label], found {line[:80]!r}"
-                    ) from None
+                    problem = f"expected a list [id, text, label], found {line[:80]!r}"
+                    raise UserError(f"{path}:{number}: {problem}") from None
                 word = _giveaway(text, filter)
                 if word:
                     yield split, Dropped(str(id), split, f"contains {word!r}", f"{name}:{number}")
-                    continue
-                yield split, Record(str(id), text, images and images / f"{id}.jpg", label, extra)
+                else:
+                    yield split, Record(str(id), text, images and images / f"{id}.jpg", label, extra)
 
     filters = [f"giveaway words as {filter}"] if filter != "none" else []
     return rows(), MMSD_LABELS, {"name": "mmsd", "filters": filters, "columns": {"hashtag_label": "string"}}
 
 
 def read_mmsd2(source: Path, images: Path | None) -> tuple[Rows, list[str], dict[str, Any]]:
-    """MMSD2.0 (Qin et al. 2023): JSON lists of `{"image_id", "text", "label"}`.
-
-    Args:
-        source: folder with `train.json`, `valid.json`, `test.json`.
-        images: folder of `<image_id>.jpg`; `None` reads texts only.
+    """MMSD2.0 (Qin et al. 2023): JSON lists of `{"image_id", "text", "label"}`, images `<image_id>.jpg`.
 
     Raises:
         UserError: a file is missing or an entry lacks a field.
@@ -81,9 +75,8 @@ def read_mmsd2(source: Path, images: Path | None) -> tuple[Rows, list[str], dict
                 try:
                     id, text, label = str(entry["image_id"]), entry["text"], NUMBERED[entry["label"]]
                 except (KeyError, IndexError, TypeError):
-                    raise UserError(
-                        f"{path}, entry {number}: expected image_id, text and label 0 or 1, found {str(entry)[:80]}"
-                    ) from None
+                    problem = f"expected image_id, text and label 0 or 1, found {str(entry)[:80]}"
+                    raise UserError(f"{path}, entry {number}: {problem}") from None
                 yield split, Record(id, text, images and images / f"{id}.jpg", label)
 
     return rows(), MMSD_LABELS, {"name": "mmsd2", "filters": []}
@@ -99,7 +92,7 @@ def read_mvsa(
 
     Args:
         source: the folder that holds `data/`.
-        images: folder of `<id>.jpg`, by default `source/data`; `None` reads texts only.
+        images: folder of `<id>.jpg`.
         split_dir: folder with `train`, `dev`/`valid`/`validation` and `test` as `.json` (list of ids or of
             `{"id", "emotion_label"}`, 0 positive, 1 neutral, 2 negative) or `.txt` (an id a line). Its labels are used
             where `labelResultAll.txt` is absent.
@@ -113,9 +106,9 @@ def read_mvsa(
     result = source / "labelResultAll.txt"
     lists = _read_split_lists(split_dir) if split_dir else None
     if result.is_file():
-        found = list(_read_joint_labels(result))
-        joint = dict(found)
-        if len(joint) < len(found):
+        labels = list(_read_joint_labels(result))
+        joint = dict(labels)
+        if len(joint) < len(labels):
             raise UserError(f"{result} names an id twice")
     elif lists:
         joint = {id: (label, {}) for entries in lists.values() for id, label in entries.items() if label}
@@ -127,8 +120,8 @@ def read_mvsa(
         if unknown:
             raise UserError(f"{split_dir}: {len(unknown)} ids have no label, the first: {', '.join(unknown[:5])}")
     else:
-        labelled = [(id, label) for id, (label, _) in joint.items() if label in MVSA_LABELS]
-        split_of = dict(zip([id for id, _ in labelled], split_rows([label for _, label in labelled], split, seed)))
+        labelled = {id: label for id, (label, _) in joint.items() if label in MVSA_LABELS}
+        split_of = dict(zip(labelled, split_rows(list(labelled.values()), split, seed)))
 
     def rows() -> Rows:
         for id, (label, extra) in joint.items():
@@ -150,8 +143,9 @@ def read_mvsa(
 def _giveaway(text: str, filter: str) -> str | None:
     if filter == "none":
         return None
-    found = text.split() if filter == "tokens" else [word for word in MMSD_FILTER if word in text]
-    return next((word for word in found if word in MMSD_FILTER), None)
+    if filter == "substrings":
+        return next((word for word in MMSD_FILTER if word in text), None)
+    return next((word for word in text.split() if word in MMSD_FILTER), None)
 
 
 def _existing(path: Path, what: str) -> Path:
@@ -176,24 +170,22 @@ def _read_joint_labels(path: Path) -> Iterator[tuple[str, tuple[str, dict[str, s
         pairs = [pair.strip().split(",") for pair in annotators if pair.strip()]
         if not pairs or any(len(pair) != 2 or not set(pair) <= set(MVSA_LABELS) for pair in pairs):
             raise UserError(f"{path}:{number}: expected id<TAB>text_label,image_label …, found {line[:80]!r}")
-        text, image = (_majority([pair[side] for pair in pairs]) for side in (0, 1))
+        text, image = map(_majority, zip(*pairs))
         if text is None or image is None:
             yield id.strip(), ("annotators disagree", {})
         else:
             yield id.strip(), (_joint(text, image), {"text_label": text, "image_label": image})
 
 
-def _majority(votes: list[str]) -> str | None:
+def _majority(votes: Sequence[str]) -> str | None:
     label, count = Counter(votes).most_common(1)[0]
     return label if count * 2 > len(votes) else None
 
 
 def _joint(text: str, image: str) -> str:
-    if text == image:
+    if text == image or image == "neutral":
         return text
-    if "neutral" in (text, image):
-        return image if text == "neutral" else text
-    return "text and image contradict"
+    return image if text == "neutral" else "text and image contradict"
 
 
 def _read_split_lists(folder: Path) -> dict[str, dict[str, str | None]]:
@@ -207,9 +199,9 @@ def _read_split_lists(folder: Path) -> dict[str, dict[str, str | None]]:
         lists[split] = dict(_split_entry(entry, path) for entry in entries)
         if len(lists[split]) < len(entries):
             raise UserError(f"{path} names an id twice")
-    ids = [id for entries in lists.values() for id in entries]
-    if len(set(ids)) < len(ids):
-        twice = [id for id, count in Counter(ids).items() if count > 1]
+    counts = Counter(id for entries in lists.values() for id in entries)
+    twice = [id for id, count in counts.items() if count > 1]
+    if twice:
         raise UserError(f"{folder}: {len(twice)} ids are in two splits, the first: {', '.join(twice[:5])}")
     return lists
 

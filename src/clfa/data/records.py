@@ -9,14 +9,15 @@ import json
 import os
 import shutil
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import clfa
-from clfa.data.atomic import write_json
+from clfa.data.atomic import read_json, write_json
 from clfa.data.images import MAX_IMAGE_BYTES, open_image
 from clfa.data.progress import track
 from clfa.errors import UserError
@@ -68,8 +69,8 @@ def write_dataset(
 
     Args:
         rows: `(split, Record)` for each kept and `(split, Dropped)` for each dropped row of the source, in file order.
-        out: folder to make; must not exist.
-        class_names: class names in the order of their numbers.
+        out: folder to make.
+        class_names: in the order of their numbers.
         description: put into the manifest as it is (reader, filters, …). `columns` names the further columns that are
             stored, `{name: "string" or "binary"}`; other entries of `Record.values` are not. `rows`, their number, is for
             the progress.
@@ -87,7 +88,7 @@ def write_dataset(
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)  # of an import that was stopped
     partial.mkdir(parents=True)
-    with _Writer(partial, class_names, description.get("columns", {})) as writer:
+    with closing(_Writer(partial, class_names, description.get("columns", {}))) as writer:
         for split, row in track(rows, f"importing to {out}", description.get("rows")):
             if isinstance(row, Dropped):
                 writer.drop(row)
@@ -98,7 +99,7 @@ def write_dataset(
             except UserError as error:
                 writer.bad(split, row, error)
                 continue
-            writer.keep(split, clean_record(row, text, image))
+            writer.keep(split, _clean(row, text, image))
     if writer.bad_images and on_bad == "fail":
         listed = "\n  ".join(writer.bad_images)
         raise UserError(
@@ -117,7 +118,34 @@ def write_dataset(
     return manifest
 
 
-def clean_record(record: Record, text: str, image: bytes | None) -> Record:
+def load_manifest(dataset: str | Path) -> dict[str, Any]:
+    """The content of `DATASET/dataset.json`.
+
+    Raises:
+        UserError: the folder is not a dataset directory.
+    """
+    manifest = read_json(Path(dataset) / "dataset.json")
+    if manifest is None:
+        raise UserError(f"{dataset} is not a dataset directory (no dataset.json): make one with `clfa import`")
+    return manifest
+
+
+def _read_image(image: Path | bytes | None) -> bytes | None:
+    """Bytes of an image that was fully decoded once, or `None` where the row names no image."""
+    if not isinstance(image, Path):
+        if image is not None:
+            open_image(image)
+        return image
+    if not image.is_file():
+        raise UserError(f"no such file: {image}")
+    if image.stat().st_size > MAX_IMAGE_BYTES:
+        raise UserError(f"{image.name}: over {MAX_IMAGE_BYTES:,} bytes; shrink the image")
+    data = image.read_bytes()
+    open_image(data, image.name)
+    return data
+
+
+def _clean(record: Record, text: str, image: bytes | None) -> Record:
     """The record as it is stored: every text normalised unless they are `raw`, the image as checked bytes."""
     if text == "raw":
         return replace(record, image=image)
@@ -125,56 +153,24 @@ def clean_record(record: Record, text: str, image: bytes | None) -> Record:
     return replace(record, text=normalise_text(record.text), image=image, values=values)
 
 
-def load_manifest(dataset: str | Path) -> dict[str, Any]:
-    """The content of `DATASET/dataset.json`.
-
-    Raises:
-        UserError: the folder is not a dataset directory.
-    """
-    path = Path(dataset) / "dataset.json"
-    if not path.is_file():
-        raise UserError(f"{dataset} is not a dataset directory (no dataset.json): make one with `clfa import`")
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _read_image(image: Path | bytes | None) -> bytes | None:
-    """Bytes of an image that was fully decoded once, or `None` where the row names no image."""
-    if image is None:
-        return None
-    if isinstance(image, Path):
-        if not image.is_file():
-            raise UserError(f"no such file: {image}")
-        if image.stat().st_size > MAX_IMAGE_BYTES:
-            raise UserError(f"{image.name}: over {MAX_IMAGE_BYTES:,} bytes; shrink the image")
-        name, data = image.name, image.read_bytes()
-    else:
-        name, data = "image", image
-    open_image(data, name)
-    return data
-
-
 class _Writer:
     """Parquet files of the splits, written a row group at a time, and `dropped.jsonl`."""
 
     def __init__(self, folder: Path, class_names: list[str], columns: Mapping[str, str]):
-        self.folder, self.class_names, self.columns = folder, class_names, dict(columns)
-        self.numbers = {name: number for number, name in enumerate(class_names)}
-        self.schema = _schema(class_names, self.columns)
+        self.folder, self.class_names, self.columns = folder, class_names, columns
+        self.schema = _schema(class_names, columns)
         self.files: dict[str, Any] = {}
-        self.waiting: dict[str, list[Record]] = {}
+        self.waiting: dict[str, list[Record]] = defaultdict(list)
         self.size: Counter[str] = Counter()
-        self.labels: dict[str, Counter[str | None]] = {}
+        self.labels: dict[str, Counter[str | None]] = defaultdict(Counter)
         self.without_image: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.seen: set[bytes] = set()
         self.bad_images: list[str] = []
         self.bad_count = 0
-        self.dropped_file = open(folder / "dropped.jsonl", "w", encoding="utf-8")  # noqa: SIM115  # closed in __exit__
+        self.dropped_file = open(folder / "dropped.jsonl", "w", encoding="utf-8")  # noqa: SIM115  # see `close`
 
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         self.dropped_file.close()
         for split in self.waiting:
             self._flush(split)
@@ -199,26 +195,25 @@ class _Writer:
         self.drop(Dropped(row.id, split, f"bad image: {error}", str(row.image)))
 
     def keep(self, split: str, record: Record) -> None:
-        waiting = self.waiting.setdefault(split, [])
-        waiting.append(record)
-        self.labels.setdefault(split, Counter())[record.label] += 1
+        self.waiting[split].append(record)
+        self.labels[split][record.label] += 1
         self.without_image[split] += record.image is None
         self.size[split] += sum(len(v) for v in (record.image, record.text, *record.values.values()) if v)  # type: ignore
-        if len(waiting) >= GROUP_ROWS or self.size[split] >= GROUP_BYTES:
+        if len(self.waiting[split]) >= GROUP_ROWS or self.size[split] >= GROUP_BYTES:
             self._flush(split)
 
     def describe(self) -> dict[str, Any]:
         """The entry of each split in the manifest."""
         described: dict[str, Any] = {}
         for split in SPLITS:
-            if split not in self.files:
-                if split != "test":
-                    usable = sum(sum(counts.values()) for counts in self.labels.values())
-                    raise UserError(f"no rows for the split {split!r}: the source has {usable} usable rows in all")
+            if split == "test" and split not in self.files:
                 continue
+            if split not in self.files:
+                usable = sum(counts.total() for counts in self.labels.values())
+                raise UserError(f"no rows for the split {split!r}: the source has {usable} usable rows in all")
             counts = self.labels[split]
             described[split] = {
-                "rows": sum(counts.values()),
+                "rows": counts.total(),
                 "labels": {name: counts[name] for name in self.class_names},
                 "dropped": self.dropped[split],
                 "without_image": self.without_image[split],
@@ -237,7 +232,7 @@ class _Writer:
             "id": [record.id for record in records],
             "text": [record.text for record in records],
             "image": [record.image and {"bytes": record.image, "path": None} for record in records],
-            "label": [None if record.label is None else self.numbers[record.label] for record in records],
+            "label": [None if record.label is None else self.class_names.index(record.label) for record in records],
             **{name: [record.values.get(name) for record in records] for name in self.columns},
         }
         if records:

@@ -18,18 +18,14 @@ def load_rows(data: DataConfig, split: str, seed: int = 0) -> Rows:
 
     With folds the three splits are pooled; fold `data.fold` is `test`, about a tenth of all rows `validation`, the rest
     `train`. Folds are stratified by label, and posts with equal text (letter case aside) are never on two sides.
-
-    Args:
-        data: path, folds, sample.
-        split: `train`, `validation` or `test`.
-        seed: of the sample of train.
+    `seed` is of the sample of train.
 
     Raises:
         UserError: no such split or fold, or a sample larger than train.
     """
     rows = _load_fold(data, split) if data.folds else Rows(Path(data.path), [split])
     if data.train_rows is not None and split == "train":
-        rows = rows.select(sample_rows(rows.labels, data.train_rows, seed))
+        rows = rows.select(_sample_rows(rows.labels, data.train_rows, seed))
     return rows
 
 
@@ -38,15 +34,36 @@ def source_splits(data: DataConfig, splits: list[str]) -> list[str]:
     return list(load_manifest(data.path)["splits"]) if data.folds else splits
 
 
-def sample_rows(labels, size: int, seed: int) -> list[int]:
-    """Row numbers of a stratified sample, in file order.
+def split_rows(labels: Sequence | NDArray, how: str, seed: int, class_names: Sequence[str] | None = None) -> list[str]:
+    """A split name per row, 8:1:1 within each class: `stratified` shuffles with `seed`, `file-order` does not.
+
+    `labels` (N,) are class names or numbers, taken in their sorted order; `class_names` those of numbers, for the message.
 
     Raises:
-        UserError: more rows asked for than there are, or fewer than one per class.
+        UserError: a class is too small to be in all three splits.
     """
+    labels = np.asarray(labels)
+    values, counts = np.unique(labels, return_counts=True)
+    small = [class_names[value] if class_names else str(value) for value, n in zip(values, counts) if n < 10]
+    if small:
+        raise UserError(f"cannot split 8:1:1: fewer than 10 rows of {', '.join(small)}; add a split column")
+    generator = np.random.default_rng(seed)
+    result = np.empty(len(labels), dtype=object)
+    for value in values:
+        rows = np.flatnonzero(labels == value)
+        if how == "stratified":
+            rows = generator.permutation(rows)
+        tenth = round(len(rows) / 10)
+        result[rows] = "train"
+        result[rows[-2 * tenth : -tenth]] = "validation"
+        result[rows[-tenth:]] = "test"
+    return list(result)
+
+
+def _sample_rows(labels: NDArray, size: int, seed: int) -> list[int]:
+    """Row numbers of a stratified sample, in file order."""
     from sklearn.model_selection import train_test_split
 
-    labels = np.array(labels)
     if size == len(labels):
         return list(range(size))
     if not len(set(labels.tolist())) <= size < len(labels):
@@ -56,35 +73,6 @@ def sample_rows(labels, size: int, seed: int) -> list[int]:
     except ValueError as error:  # the rest, or a class, is too small
         raise UserError(f"data.train_rows = {size}: no stratified sample of {len(labels)} rows: {error}") from None
     return sorted(chosen.tolist())
-
-
-def split_rows(labels: Sequence | NDArray, how: str, seed: int, class_names: Sequence[str] | None = None) -> list[str]:
-    """A split name per row, 8:1:1 within each class: `stratified` shuffles with `seed`, `file-order` does not.
-
-    Args:
-        labels: (N,) class names or numbers; classes are taken in their sorted order.
-        how: `stratified` or `file-order`.
-        seed: of the shuffle.
-        class_names: names of numbered classes, for the message.
-
-    Raises:
-        UserError: a class is too small to be in all three splits.
-    """
-    values, counts = np.unique(np.asarray(labels), return_counts=True)
-    small = [class_names[value] if class_names else str(value) for value, n in zip(values, counts) if n < 10]
-    if small:
-        raise UserError(f"cannot split 8:1:1: fewer than 10 rows of {', '.join(small)}; add a split column")
-    generator = np.random.default_rng(seed)
-    result = np.empty(len(labels), dtype=object)
-    for value in values:
-        rows = np.flatnonzero(np.asarray(labels) == value)
-        if how == "stratified":
-            rows = generator.permutation(rows)
-        tenth = round(len(rows) / 10)
-        result[rows] = "train"
-        result[rows[-2 * tenth : -tenth]] = "validation"
-        result[rows[-tenth:]] = "test"
-    return list(result)
 
 
 def _load_fold(data: DataConfig, split: str) -> Rows:
@@ -106,13 +94,11 @@ def _fold_rows(path: str, hashes: tuple[str, ...], folds: int, fold: int) -> dic
 
     rows = Rows(Path(path), list(load_manifest(path)["splits"]))
     classes = rows.labels
-    lowered = [text.lower() for text in rows.texts]
-    number = {text: place for place, text in enumerate(sorted(set(lowered)))}
-    groups = np.array([number[text] for text in lowered])
+    groups = np.array([text.lower() for text in rows.texts], dtype=object)
     outer = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     rest, test = list(outer.split(classes, classes, groups))[fold]
     # a tenth of all rows is 1 / (10 (1 - 1/K)) of what is left
-    parts = max(2, round(10 * (1 - 1 / folds)))
-    inner = StratifiedGroupKFold(parts, shuffle=True, random_state=0)
+    inner_folds = max(2, round(10 * (1 - 1 / folds)))
+    inner = StratifiedGroupKFold(inner_folds, shuffle=True, random_state=0)
     train, validation = next(inner.split(classes[rest], classes[rest], groups[rest]))
     return {"train": rest[train].tolist(), "validation": rest[validation].tolist(), "test": test.tolist()}

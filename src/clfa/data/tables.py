@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ class Table:
 
 
 @dataclass
-class _Found:
-    """What the first pass over a source finds: labels, splits and further columns, no texts and no images."""
+class _Survey:
+    """What a first pass over a source keeps of it: labels, splits and further columns, no texts and no images."""
 
     labels: array = field(default_factory=lambda: array("i"))
     splits: array = field(default_factory=lambda: array("b"))
@@ -70,8 +71,7 @@ def read_table(
     Args:
         source: file, folder or hub name.
         images: folder that image paths are relative to; by default the folder of the file.
-        columns: our name -> column name in the file, for `id`, `text`, `image`, `label`, `split`, `knowledge`.
-            The columns `attributes`, `dependencies` and `regions` (see docs/method.md) are read where they are.
+        columns: our name -> column name in the file, for `OPTIONS`. `KNOWLEDGE_COLUMNS` are read where they are.
             Without an id column rows are numbered; without a split column (and one file) the split is stratified 8:1:1.
         seed: seed of that split.
         embed: whether images are wanted at all.
@@ -84,40 +84,36 @@ def read_table(
     if not path.exists() and (path.suffix in _READERS or (path.parent.name and path.parent.is_dir())):
         raise UserError(f"{source} is neither a file nor a folder: no such file, or a mistyped name")
     tables = _open_tables(path) if path.exists() else _open_hub(source)
-    kept = {"knowledge": columns["knowledge"], **{name: name for name in KNOWLEDGE_COLUMNS}, **(further or {})}
-    found = _first_pass(tables, columns, kept, embed, further or {})
-    if columns["split"] != "split" and columns["split"] not in found.names:
-        raise UserError(f"{source} has no column {columns['split']!r}; it has {', '.join(sorted(found.names))}")
-    class_names = sorted(found.numbers)
+    further = further or {}
+    kept = {"knowledge": columns["knowledge"], **{name: name for name in KNOWLEDGE_COLUMNS}, **further}
+    survey = _survey(tables, columns, kept, embed, further)
+    if columns["split"] != "split" and columns["split"] not in survey.names:
+        raise UserError(f"{source} has no column {columns['split']!r}; it has {', '.join(sorted(survey.names))}")
+    class_names = sorted(survey.numbers)
     if len(class_names) < 2:
         raise UserError(f"{source}: column {columns['label']!r} holds {class_names}; at least two classes are needed")
-    splits, drawn = _draw_missing(found, class_names, seed)
+    drawn = -1 in survey.splits
+    splits = _draw_missing(survey, class_names, seed) if drawn else survey.splits
     how = "given" if all(table.split for table in tables) else f"stratified 8:1:1, seed {seed}"
-    if columns["split"] in found.names:
+    if columns["split"] in survey.names:
         how = f"column {columns['split']}" + (f", empty cells {how}" if drawn else "")
+
+    root = images or (path if path.is_dir() else path.parent)
 
     def rows() -> Rows:
         places = iter(splits)
         for table in tables:
-            root = images or (path if path.is_dir() else path.parent)
             for number, row in enumerate(table.rows(None)):
-                where = f"{table.name}, row {number + 1}"
-                yield (
-                    SPLITS[next(places)],
-                    _record(row, number, table.split, columns, kept, root if embed else None, where),
-                )
+                yield SPLITS[next(places)], _record(row, number, table, columns, kept, root if embed else None)
 
-    described = {"name": path.stem, "filters": [], "split": how, "rows": len(splits), "columns": found.columns}
+    described = {"name": path.stem, "filters": [], "split": how, "rows": len(splits), "columns": survey.columns}
     return rows(), class_names, described
 
 
 def open_posts(path: Path, columns: Mapping[str, str], needed: Sequence[str] = ("text",)) -> Table:
     """A CSV, TSV, JSONL or Parquet file of posts to predict on (labels are not needed).
 
-    Args:
-        path: the file.
-        columns: our name -> column name.
-        needed: which of them must be there.
+    `columns` is our name -> column name; those of `needed` must be there.
 
     Raises:
         UserError: no such file, unknown ending, no rows, or a needed column is missing.
@@ -131,9 +127,8 @@ def open_posts(path: Path, columns: Mapping[str, str], needed: Sequence[str] = (
     names = dict.fromkeys(first)
     if any(columns[name] not in names for name in needed):  # JSON objects may leave empty values out
         names |= dict.fromkeys(name for row in table.rows(None) for name in row)
-    _check_columns(
-        list(names), columns, str(path), needed, "for posts without images, add the column and leave it empty"
-    )
+    without_image = "for posts without images, add the column and leave it empty"
+    _check_columns(list(names), columns, str(path), needed, without_image)
     return table
 
 
@@ -162,10 +157,10 @@ def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:
     return path
 
 
-def _first_pass(
+def _survey(
     tables: list[Table], columns: Mapping[str, str], kept: Mapping[str, str], embed: bool, further: Mapping[str, str]
-) -> _Found:
-    found = _Found()
+) -> _Survey:
+    survey = _Survey()
     wanted = [columns["label"], columns["split"], columns["text"], *kept.values()]
     for table in tables:
         names: dict[str, None] = {}
@@ -179,48 +174,44 @@ def _first_pass(
             if not label:
                 raise UserError(f"{where}: the label is empty; fill it in or delete the row")
             split = _split_name(row[columns["split"]], where) if row.get(columns["split"]) else table.split
-            found.labels.append(found.numbers.setdefault(label, len(found.numbers)))
-            found.splits.append(-1 if split is None else SPLITS.index(split))
+            survey.labels.append(survey.numbers.setdefault(label, len(survey.numbers)))
+            survey.splits.append(-1 if split is None else SPLITS.index(split))
             for name, column in kept.items():
-                if found.columns.get(name) != "binary" and (value := as_cell(row.get(column))) is not None:
-                    found.columns[name] = "binary" if isinstance(value, bytes) else "string"
+                if survey.columns.get(name) != "binary" and (value := as_cell(row.get(column))) is not None:
+                    survey.columns[name] = "binary" if isinstance(value, bytes) else "string"
         if not names:
             raise UserError(f"{table.name} holds no rows")
         needed = ("text", "image") if embed else ("text",)
         _check_columns(list(names), columns, table.name, needed, "for texts alone, use --images none")
         _check_further(list(names), further, table.name)
-        found.names |= names
-    return found
+        survey.names |= names
+    return survey
 
 
-def _draw_missing(found: _Found, class_names: list[str], seed: int) -> tuple[array, bool]:
-    """The split of each row, those without one drawn 8:1:1; and whether any was drawn."""
-    if -1 not in found.splits:
-        return found.splits, False
-    ranks = np.argsort(np.argsort(list(found.numbers)))  # numbers in the order of the names, as readers give them
-    labels = ranks[np.frombuffer(found.labels, dtype=np.int32)]
+def _draw_missing(survey: _Survey, class_names: list[str], seed: int) -> array:
+    """The split of each row, those without one drawn 8:1:1."""
+    ranks = np.argsort(np.argsort(list(survey.numbers)))  # numbers in the order of the names, as readers give them
+    labels = ranks[np.frombuffer(survey.labels, dtype=np.int32)]
     drawn = split_rows(labels, "stratified", seed, class_names)
-    return array("b", [SPLITS.index(new) if old < 0 else old for old, new in zip(found.splits, drawn)]), True
+    return array("b", [SPLITS.index(new) if old < 0 else old for old, new in zip(survey.splits, drawn)])
 
 
 def _record(
-    row: Row,
-    number: int,
-    split: str | None,
-    columns: Mapping[str, str],
-    kept: Mapping[str, str],
-    root: Path | None,
-    where: str,
+    row: Row, number: int, table: Table, columns: Mapping[str, str], kept: Mapping[str, str], root: Path | None
 ) -> Record:
+    where = f"{table.name}, row {number + 1}"
     id, text = row.get(columns["id"]), as_text(row.get(columns["text"]))
-    values = {name: as_cell(row.get(column)) for name, column in kept.items() if name not in KNOWLEDGE_COLUMNS}
+    if id is None:
+        id = f"{table.split}-{number:06d}" if table.split else f"{number:06d}"
+    cells = {name: row.get(column) for name, column in kept.items()}
+    values = {name: as_cell(cell) for name, cell in cells.items() if name not in KNOWLEDGE_COLUMNS}
     return Record(
-        id=str(id) if id is not None else f"{split}-{number:06d}" if split else f"{number:06d}",
+        id=str(id),
         text=text,
         image=None if root is None else safe_image(row.get(columns["image"]), root, where),
         label=as_text(row.get(columns["label"])).strip(),
         values={name: value for name, value in values.items() if value is not None}
-        | knowledge_columns({name: row.get(column) for name, column in kept.items()}, where, text),
+        | knowledge_columns(cells, where, text),
     )
 
 
@@ -228,11 +219,9 @@ def _open_tables(path: Path) -> list[Table]:
     """A file, or a folder with a file per split."""
     if path.is_file():
         return [_open_file(path)]
-    found: list[Table] = []
-    for split, names in SPLIT_NAMES.items():
-        files = [file for file in sorted(path.iterdir()) if file.stem in names and file.suffix in _READERS]
-        found += [_open_file(file, split) for file in files]
-    return found or _open_hub(str(path))
+    files = [file for file in sorted(path.iterdir()) if file.suffix in _READERS]
+    tables = [_open_file(file, split) for split, names in SPLIT_NAMES.items() for file in files if file.stem in names]
+    return tables or _open_hub(str(path))
 
 
 def _open_file(path: Path, split: str | None = None) -> Table:
@@ -266,10 +255,6 @@ def _read_csv(path: Path, columns: Sequence[str] | None = None, delimiter: str =
                 yield row
         except csv.Error as error:
             raise UserError(f"{path}:{reader.line_num}: {error}; double each quote inside a quoted text") from None
-
-
-def _read_tsv(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    return _read_csv(path, columns, "\t")
 
 
 def _read_jsonl(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
@@ -309,9 +294,8 @@ def _open_hub(source: str) -> list[Table]:
         raise UserError(f"{source} is neither a file nor a data set that `datasets` can load: {error}") from None
     tables = []
     for split, rows in splits.items():
-        for name, feature in rows.features.items():
-            if isinstance(feature, Image):
-                rows = rows.cast_column(name, Image(decode=False))
+        for name in [name for name, feature in rows.features.items() if isinstance(feature, Image)]:
+            rows = rows.cast_column(name, Image(decode=False))
         tables.append(Table(source, _hub_rows(rows), _split_name(split, source) if len(splits) > 1 else None))
     return tables
 
@@ -319,19 +303,16 @@ def _open_hub(source: str) -> list[Table]:
 def _hub_rows(rows: Any) -> Callable[[Sequence[str] | None], Iterator[Row]]:
     from datasets import ClassLabel
 
-    classes = {name: feature.names for name, feature in rows.features.items() if isinstance(feature, ClassLabel)}
+    labels = {name: feature for name, feature in rows.features.items() if isinstance(feature, ClassLabel)}
+    # unlabelled rows carry None or -1, which have no name
+    class_names = {name: dict(enumerate(feature.names)) for name, feature in labels.items()}
 
     def read(columns: Sequence[str] | None) -> Iterator[Row]:
         there = [name for name in rows.column_names if columns is None or name in columns]
         for row in rows.select_columns(there):
-            yield {key: _class_name(value, classes[key]) if key in classes else value for key, value in row.items()}
+            yield {name: class_names[name].get(cell) if name in class_names else cell for name, cell in row.items()}
 
     return read
-
-
-def _class_name(number: int | None, names: list[str]) -> str | None:
-    """Unlabelled rows carry None or -1."""
-    return None if number is None or number < 0 else names[number]
 
 
 def _split_name(name: str, where: str) -> str:
@@ -368,7 +349,7 @@ def _check_further(names: list[str], further: Mapping[str, str], table: str) -> 
 
 _READERS: dict[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]] = {
     ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".tsv": partial(_read_csv, delimiter="\t"),
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
 }
