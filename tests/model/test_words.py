@@ -7,7 +7,7 @@ from torch import nn
 
 from clfa.config import WordVectors
 from clfa.errors import UserError
-from clfa.model.encoders import build_words, load_encoder
+from clfa.model.encoders import Encoder, load_encoder
 from clfa.model.word_vectors import WordsModel, build_words_model
 
 TEXTS = ["The day isn't good , <user> #sun !", "the sun , the day", "good day #sun"]
@@ -28,7 +28,7 @@ def test_vocabulary_is_of_the_training_texts_and_white_space_is_not_seen():
 
 def test_lstm_is_torchs_on_each_text_alone():
     torch.manual_seed(0)
-    encoder = build_words(WordVectors(size=6, lstm=5, min_count=1), TEXTS).eval()
+    encoder = Encoder(*build_words_model(WordVectors(size=6, lstm=5, min_count=1), TEXTS), "text").eval()
     assert encoder.width == 10
     states, mask = encoder(encoder.prepare(TEXTS))
     lstm = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
@@ -56,7 +56,7 @@ def test_vectors_from_a_file(tmp_path):
 
 def test_saved_folder_is_an_encoder_like_any_other(tmp_path):
     torch.manual_seed(0)
-    encoder = build_words(WordVectors(size=6, lstm=5, min_count=1), TEXTS).eval()
+    encoder = Encoder(*build_words_model(WordVectors(size=6, lstm=5, min_count=1), TEXTS), "text").eval()
     encoder.backbone.save_pretrained(tmp_path)
     encoder.preparer.save_pretrained(tmp_path)
     loaded = load_encoder(str(tmp_path), "text").eval()

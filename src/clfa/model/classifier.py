@@ -3,7 +3,6 @@
 The loss is not here: `Classifier(batch) -> Output`, and prediction never sees a teacher or a label.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from clfa.config import ModelConfig, build_config
-from clfa.data.atomic import write_json
+from clfa.data.atomic import read_json, write_json
 from clfa.errors import UserError
-from clfa.fusion import Fusion, Tokens, build_fusion, pool
+from clfa.fusion import Fusion, Tokens, build_fusion
 from clfa.model.batch import Batch, Inputs
-from clfa.model.encoders import Encoder, build_words, load_encoder
+from clfa.model.encoders import Encoder, load_encoder
 from clfa.model.modalities import KINDS
+from clfa.model.word_vectors import build_words_model
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Classifier(nn.Module):
     """Text and image encoders, a projection each, a fusion, a linear classifier (CLFA, section 3).
 
     Args:
-        config: sizes and modalities; the first modality is the query.
+        config: sizes and modalities.
         encoders: modality -> encoder, for each modality that does not share another's.
-        class_names: class names in the order of the logits.
+        class_names: in the order of the logits.
         text_cleaning: how the texts of the training set were cleaned, `normalised` or `raw`; new posts get the same.
     """
 
@@ -62,9 +62,7 @@ class Classifier(nn.Module):
         self.config, self.class_names, self.text_cleaning = config, list(class_names), text_cleaning
         self.query, self.contexts = config.query(), config.contexts()
         self.encoders: Any = nn.ModuleDict(encoders)
-        self.projections = nn.ModuleDict(
-            {name: projection(encoder.width, config) for name, encoder in encoders.items()}
-        )
+        self.projections = nn.ModuleDict({name: _projection(one.width, config) for name, one in encoders.items()})
         self.fusion = build_fusion(config.dim, self.contexts, config.fusion, config.pooling)
         _refuse_unread_knowledge(config, self.fusion)
         self.dropout = nn.Dropout(config.dropout)
@@ -85,9 +83,8 @@ class Classifier(nn.Module):
                 continue
             inputs = batch.modalities[name]
             encoded, mask = self.encode(name, inputs)
-            mask = mask & inputs.present[:, None]
             states = self.projections[self.config.owner(name)](encoded)
-            tokens[name] = Tokens(states, mask, inputs.edges, inputs.bias)
+            tokens[name] = Tokens(states, mask & inputs.present[:, None], inputs.edges, inputs.bias)
         return tokens
 
     def fuse(self, tokens: dict[str, Tokens]) -> Output:
@@ -102,9 +99,9 @@ class Classifier(nn.Module):
             )
         return Output(
             logits=self.classifier(self.dropout(fused)),
-            states={name: found.states for name, found in tokens.items()},
-            masks={name: found.mask for name, found in tokens.items()},
-            embeds={name: pool(found.states, found.mask, "mean") for name, found in tokens.items()},
+            states={name: one.states for name, one in tokens.items()},
+            masks={name: one.mask for name, one in tokens.items()},
+            embeds={name: one.pool("mean") for name, one in tokens.items()},
             fused=fused,
             penalty=self.fusion.penalty(),
         )
@@ -156,14 +153,15 @@ class Classifier(nn.Module):
             UserError: the folder is not a trained run, or its files do not fit each other.
         """
         folder = Path(folder)
-        if not (folder / "model.json").is_file():
+        described = read_json(folder / "model.json")
+        if described is None:
             raise UserError(f"{folder} holds no trained model (no model.json): train one with `clfa train`")
-        described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         config = build_config(ModelConfig, described["model"])
-        encoders = {}
-        for name, modality in config.modalities.items():
-            if not modality.shares:
-                encoders[name] = load_encoder(str(folder / name), modality.kind, False, modality.pooled)
+        encoders = {
+            name: load_encoder(str(folder / name), modality.kind, False, modality.pooled)
+            for name, modality in config.modalities.items()
+            if not modality.shares
+        }
         model = cls(config, encoders, described["labels"], described["text"])
         try:
             model.load_state_dict(load_file(folder / "model.safetensors"))
@@ -182,11 +180,7 @@ def build_classifier(
 ) -> Classifier:
     """A new classifier with the encoders named in the configuration.
 
-    Args:
-        config: sizes and modalities.
-        class_names: class names.
-        text_cleaning: see `Classifier`.
-        texts: the training texts of each modality with `words`, which make its vocabulary.
+    `texts` are the training texts of each modality with `words`, which make its vocabulary.
 
     Raises:
         UserError: an encoder cannot be loaded, or the modalities contradict each other.
@@ -195,12 +189,12 @@ def build_classifier(
     for name, modality in config.modalities.items():
         if modality.shares and modality.shares not in config.modalities:
             raise UserError(f"modality {name!r} shares {modality.shares!r}, which is not among the modalities")
-        if not modality.shares:
-            encoders[name] = (
-                build_words(modality.words, texts[name])
-                if modality.words
-                else load_encoder(modality.encoder, modality.kind, modality.pretrained, modality.pooled)
-            )
+        if modality.shares:
+            continue
+        if modality.words:
+            encoders[name] = Encoder(*build_words_model(modality.words, texts[name]), "text")
+        else:
+            encoders[name] = load_encoder(modality.encoder, modality.kind, modality.pretrained, modality.pooled)
     return Classifier(_fitting(config, encoders), encoders, class_names, text_cleaning)
 
 
@@ -217,7 +211,7 @@ def _fitting(config: ModelConfig, encoders: Mapping[str, Encoder]) -> ModelConfi
     return replace(config, modalities=modalities)
 
 
-def projection(width: int, config: ModelConfig) -> nn.Module:
+def _projection(width: int, config: ModelConfig) -> nn.Module:
     """The mapping net f' of the paper, on every token: linear, ReLU, linear (768 -> 1536 -> 512 in the released code).
 
     With `projection_hidden: 0` a single linear layer, for rows that have no mapping net.
@@ -231,11 +225,8 @@ def projection(width: int, config: ModelConfig) -> nn.Module:
 
 def _refuse_unread_knowledge(config: ModelConfig, fusion: Fusion) -> None:
     for name, modality in config.modalities.items():
-        for key, given, read in (
-            ("graph", modality.graph, fusion.reads_edges),
-            ("polarity", modality.polarity, fusion.reads_bias),
-        ):
-            if given and not read:
+        for key, read in (("graph", fusion.reads_edges), ("polarity", fusion.reads_bias)):
+            if getattr(modality, key) and not read:
                 raise UserError(
                     f"the fusion {config.fusion.name} reads no {key}: set model.modalities.{name}.{key} to null"
                 )

@@ -7,7 +7,6 @@ are, encoders with feature maps (ResNet, MobileNetV2) flattened to one token per
 import functools
 import hashlib
 import re
-from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,18 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
-from clfa.config import WordVectors
 from clfa.errors import UserError
-from clfa.model.modalities import KINDS, find_kind
-from clfa.model.word_vectors import build_words_model  # also registers its model with transformers
+from clfa.model import word_vectors  # noqa: F401  # registers its model with transformers
+from clfa.model.modalities import KINDS
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()  # unused pooling heads are reported as missing weights on each load
 
 
 class Encoder(nn.Module):
-    """A Hugging Face backbone and what prepares its inputs.
+    """A Hugging Face backbone (`AutoModel`) and its preparer: a tokenizer (texts) or image processor (images).
 
-    Attributes:
-        backbone: the `AutoModel`; its outputs are passed on unchanged.
-        preparer: tokenizer (texts) or image processor (images).
-        pooled: whether the backbone's own summary is the only token.
-        width: H, the size of a token state.
+    With `pooled` the backbone's own summary is the only token. `width` is H, the size of a token state.
     """
 
     backbone: Any
@@ -54,13 +48,12 @@ class Encoder(nn.Module):
     ) -> tuple[Float[Tensor, "batch tokens width"], Bool[Tensor, "batch tokens"]]:
         """Token states of `{"input_ids" (B,L), "attention_mask" (B,L)}` or `{"pixel_values" (B,3,h,w)}`, and their mask."""
         output = self.backbone(**inputs)
-        states = output.last_hidden_state
         if self.pooled:
             states = output.pooler_output.flatten(1)[:, None]
-        elif states.ndim == 4:
-            states = states.flatten(2).transpose(1, 2)
-        if self.pooled:
             return states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        states = output.last_hidden_state
+        if states.ndim == 4:
+            states = states.flatten(2).transpose(1, 2)
         return states, self.kind.mask(states, inputs)
 
     def prepare(self, values: list, max_length: int = 77) -> dict[str, Tensor]:
@@ -87,7 +80,10 @@ class Encoder(nn.Module):
     def fingerprint(self, *settings: str) -> str:
         """16 hex digits that change with the weights, the preparer and further settings; hashed once for a frozen one."""
         if self._weights is None or any(parameter.requires_grad for parameter in self.parameters()):
-            self._weights = fingerprint(self.backbone, settings_of(self.preparer))
+            preparer = re.sub(
+                r"name_or_path='[^']*', ", "", repr(self.preparer)
+            )  # the same wherever it was loaded from
+            self._weights = fingerprint(self.backbone, preparer)
         return fingerprint(self._weights, *settings, *(["pooled"] if self.pooled else []))
 
     def save(self, folder: Path) -> None:
@@ -99,16 +95,14 @@ class Encoder(nn.Module):
 def load_encoder(name: str, kind: str, pretrained: bool = True, pooled: bool = False) -> Encoder:
     """Load a text or image encoder from a local folder, a hub name or `package:NAME/FOLDER`.
 
-    Args:
-        name: where it is. Of a dual encoder (CLIP) the tower of this kind is taken.
-        kind: `text` or `image`.
-        pretrained: `False` builds the architecture in its config.json with fresh weights.
-        pooled: take the backbone's summary of the whole text or image as its only token (CLIP, BERT, ResNet have one).
+    Of a dual encoder (CLIP) the tower of this kind is taken. Without `pretrained` the architecture in its config.json gets
+    fresh weights. `pooled` takes the backbone's summary of the whole text or image as its only token (CLIP, BERT, ResNet
+    have one).
 
     Raises:
         UserError: it cannot be loaded (says what to place where).
     """
-    folder, of_kind = resolve(name), find_kind(kind)
+    folder, of_kind = resolve(name), KINDS[kind]
     try:
         config = AutoConfig.from_pretrained(folder)
         config = getattr(config, of_kind.tower, config)
@@ -118,15 +112,13 @@ def load_encoder(name: str, kind: str, pretrained: bool = True, pooled: bool = F
             backbone = AutoModel.from_config(config)
         preparer = of_kind.load_preparer(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(_cannot_load(name, kind, error)) from None
+        raise UserError(
+            f"cannot load the {kind} encoder {name!r}: {(str(error) or type(error).__name__).splitlines()[0]}\n"
+            f"Give a local folder with config.json, model.safetensors and {of_kind.needs}, or a hub name while online"
+        ) from None
     # convolutions run about twice as fast on CPUs in this layout; the numbers are the same to rounding
     backbone.to(memory_format=torch.channels_last)
     return Encoder(backbone, preparer, kind, pooled)
-
-
-def build_words(config: WordVectors, texts: Iterable[str]) -> Encoder:
-    """A new encoder of word vectors with the vocabulary of these texts, see `clfa.model.word_vectors`."""
-    return Encoder(*build_words_model(config, texts), "text")
 
 
 @functools.cache
@@ -154,26 +146,14 @@ def resolve(name: str) -> str:
         raise UserError(f"{name}: the Python package {package!r} is not installed; pip install it") from None
 
 
-def settings_of(preparer: Any) -> str:
-    """The settings of a tokenizer or image processor in words, wherever it was loaded from."""
-    return re.sub(r"name_or_path='[^']*', ", "", repr(preparer))
-
-
-def fingerprint(*parts: nn.Module | str) -> str:
+def fingerprint(*contents: nn.Module | str) -> str:
     """16 hex digits of the weights of modules and of strings; names the caches made with them."""
     digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        if isinstance(part, str):
-            digest.update(part.encode())
+    for content in contents:
+        if isinstance(content, str):
+            digest.update(content.encode())
         else:
-            for name, tensor in sorted(part.state_dict().items()):
+            for name, tensor in sorted(content.state_dict().items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _cannot_load(name: str, kind: str, error: Exception) -> str:
-    return (
-        f"cannot load the {kind} encoder {name!r}: {(str(error) or type(error).__name__).splitlines()[0]}\n"
-        f"Give a local folder with config.json, model.safetensors and {KINDS[kind].needs}, or a hub name while online"
-    )

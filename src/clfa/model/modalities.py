@@ -99,7 +99,7 @@ class TextKind(Kind):
         return None if cell is None else normalise_text(cell) if text_cleaning == "normalised" else cell
 
     def read(self, cell: Any, modality: ModalityConfig) -> str | None:
-        """The text, or the part of it that the modality reads."""
+        """The text, or the hashtags in it where the modality reads no more."""
         return hashtags(cell) if modality.part == "hashtags" and cell is not None else cell
 
     def load_preparer(self, folder: str | Path) -> Any:
@@ -133,12 +133,13 @@ class ImageKind(Kind):
         """Checked bytes of a path, of bytes, of a PIL image or of a cell."""
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
-        if value is None or (isinstance(value, str) and value == "") or (isinstance(value, float) and value != value):
+        if value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and value != value):
             return None
         if isinstance(value, Image.Image):
             return {"bytes": _stored(to_rgb(ImageOps.exif_transpose(value))), "path": None}
-        data, name = bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else None, "image"
-        if data is None:
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            data, name = bytes(value), "image"
+        else:
             path = Path(value)
             if not path.is_file():
                 raise UserError(f"no such file: {path}")
@@ -190,30 +191,21 @@ def _stored(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (TextKind(), ImageKind())}
+class _Kinds(dict[str, Kind]):
+    """Kinds by name; an unknown name is a `UserError`."""
+
+    def __missing__(self, name: str) -> Kind:
+        raise UserError(f"unknown kind {name!r} of a modality; allowed: {', '.join(self)}")
+
+
+KINDS = _Kinds({kind.name: kind for kind in (TextKind(), ImageKind())})
 
 
 def kind_of(modality: ModalityConfig) -> Kind:
-    """The kind of a modality.
-
-    Raises:
-        UserError: there is no such kind.
-    """
-    return find_kind(modality.kind)
-
-
-def find_kind(name: str) -> Kind:
-    """The kind of this name.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name not in KINDS:
-        raise UserError(f"unknown kind {name!r} of a modality; allowed: {', '.join(KINDS)}")
-    return KINDS[name]
+    """The kind of a modality; a `UserError` if there is no such kind."""
+    return KINDS[modality.kind]
 
 
 def value_of(row: Any, name: str, modality: ModalityConfig) -> str | bytes | None:
     """The text or the undecoded bytes of a row for one modality; `None` where the post has none."""
-    column = modality.column or name
-    return kind_of(modality).read(row.get(column), modality)
+    return kind_of(modality).read(row.get(modality.column or name), modality)

@@ -6,7 +6,6 @@ by the content of each post.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -32,13 +31,7 @@ MODEL_TYPE = "clfa_dual_encoder"
 
 
 class DualEncoder(nn.Module):
-    """A text and an image encoder, each with masked mean pooling and an MLP into one space.
-
-    Args:
-        text: text encoder.
-        image: image encoder.
-        config: sizes of the projections.
-    """
+    """A text and an image encoder, each with masked mean pooling and an MLP into one space."""
 
     def __init__(self, text: Encoder, image: Encoder, config: TeacherConfig):
         super().__init__()
@@ -74,13 +67,12 @@ class DualEncoder(nn.Module):
         for name, encoder in self.encoders.items():
             encoder.save(folder / name)
         save_file({key: value.contiguous() for key, value in self.state_dict().items()}, folder / "model.safetensors")
-        described = {"model_type": MODEL_TYPE, **asdict(self.config)}
-        write_json(folder / "config.json", described)
+        write_json(folder / "config.json", {"model_type": MODEL_TYPE, **asdict(self.config)})
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "DualEncoder":
         """Load what `save_pretrained` wrote, in evaluation mode."""
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        described = read_json(folder / "config.json")
         described.pop("model_type")
         text, image = (load_encoder(str(folder / kind), kind, pretrained=False) for kind in ("text", "image"))
         model = cls(text, image, build_config(TeacherConfig, described))
@@ -94,31 +86,20 @@ class HubTeacher(nn.Module):
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any):
         super().__init__()
         self.model: Any = model
-        self.tokenizer: Any = tokenizer
-        self.image_processor: Any = image_processor
         text = getattr(model.config, "text_config", model.config)
-        self.max_length = getattr(text, "max_position_embeddings", 77)
+        max_length = getattr(text, "max_position_embeddings", 77)
         if text.model_type in ("xlm-roberta", "altclip_text_model", "roberta"):
-            self.max_length -= 2  # their positions start after the padding index
+            max_length -= 2  # their positions start after the padding index
         # SigLIP was trained on texts padded to their full length, without a mask
-        self.padding: bool | str = "max_length" if model.config.model_type.startswith("siglip") else True
-
-        self.embedders = {"text": self._embed_texts, "image": self._embed_images}
+        padding = "max_length" if model.config.model_type.startswith("siglip") else True
+        prepare_texts = partial(tokenizer, truncation=True, max_length=max_length, padding=padding)
+        self.prepare = {"text": prepare_texts, "image": image_processor}
 
     def embed(self, kind: str, values: list) -> Float[Tensor, "batch dim"]:
         """Embeddings of texts or RGB images (not normalised)."""
-        found = self.embedders[kind](values)
-        return found if isinstance(found, Tensor) else found.pooler_output
-
-    def _embed_texts(self, values: list) -> Any:
-        inputs = self.tokenizer(
-            values, truncation=True, max_length=self.max_length, padding=self.padding, return_tensors="pt"
-        )
-        return self.model.get_text_features(**inputs.to(self.model.device))
-
-    def _embed_images(self, values: list) -> Any:
-        inputs = self.image_processor(images=values, return_tensors="pt")
-        return self.model.get_image_features(**inputs.to(self.model.device))
+        inputs = self.prepare[kind](values, return_tensors="pt")
+        embeds = getattr(self.model, f"get_{kind}_features")(**inputs.to(self.model.device))
+        return embeds if isinstance(embeds, Tensor) else embeds.pooler_output
 
 
 Teacher = DualEncoder | HubTeacher
@@ -154,16 +135,10 @@ def load_teacher(name: str) -> Teacher:
 def embed_dataset(
     dataset: Path, name: str, splits: list[str], columns: Mapping[str, str] | None = None, batch_size: int = 32
 ) -> tuple[Cache, dict[str, int]]:
-    """Cache a teacher's embeddings of the texts and images of a dataset directory.
+    """Cache a teacher's embeddings of the texts and images, or of other `columns` (column -> kind), of a dataset directory.
 
-    Files: `DATASET/teachers/<key>/`, key = 16 hex digits of the teacher's weights and name.
-
-    Args:
-        dataset: dataset directory.
-        name: teacher.
-        splits: which splits to embed; others are not opened.
-        columns: column -> kind of what to embed; texts and images by default.
-        batch_size: contents per forward pass.
+    Files: `DATASET/teachers/<key>/`, see `teacher_key`. Only these splits are opened; `batch_size` is contents per forward
+    pass.
 
     Returns:
         The cache (width = the teacher's), and split -> number of contents computed now.
@@ -199,9 +174,8 @@ def teacher_key(name: str) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         # the report says how good the teacher is, not what it computes
-        if path.name == "report.json":
-            continue
-        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+        if path.name != "report.json":
+            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 

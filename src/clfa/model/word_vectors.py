@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
 from clfa.config import ModelConfig, WordVectors
 from clfa.errors import UserError
+from clfa.fusion.graphs import run_lstm
 
 SPECIAL = ["[PAD]", "[UNK]", "[END]"]
 # <user> and <num> of MMSD, hashtags, words with an apostrophe, any other sign for itself; white space is never seen
@@ -56,10 +56,7 @@ class WordsModel(PreTrainedModel):
         """(B, T) numbers of words and mask -> states (B, T, H). Padding is never read: the LSTM gets packed texts."""
         states = self.dropout(self.vectors(input_ids))
         if self.lstm is not None:
-            lengths = attention_mask.sum(1).clamp(min=1).cpu()
-            packed, _ = self.lstm(pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False))
-            states, _ = pad_packed_sequence(packed, batch_first=True, total_length=input_ids.shape[1])
-            states = self.dropout(states)
+            states = self.dropout(run_lstm(self.lstm, states, attention_mask.bool()))
         return BaseModelOutput(last_hidden_state=states)
 
 
@@ -68,11 +65,7 @@ AutoModel.register(WordsConfig, WordsModel)
 
 
 def build_words_model(config: WordVectors, texts: Iterable[str]) -> tuple[WordsModel, PreTrainedTokenizerFast]:
-    """A new model and its tokenizer, with the vocabulary of these texts (lower case).
-
-    Args:
-        config: sizes, file of vectors.
-        texts: the training texts; no other split may be in them.
+    """A new model and its tokenizer, with the vocabulary of these texts (lower case): those of train, of no other split.
 
     Raises:
         UserError: the file of vectors is missing or has other widths.
@@ -120,7 +113,7 @@ def _read_vectors(config: WordVectors, wanted: set[str]) -> dict[str, list[float
     path = Path(str(config.vectors))
     if not path.is_file():
         raise UserError(f"{path} not found: words.vectors is a text file of word vectors (GloVe), or leave it out")
-    found = {}
+    vectors = {}
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             word, *values = line.rstrip("\n").split(" ")
@@ -130,5 +123,5 @@ def _read_vectors(config: WordVectors, wanted: set[str]) -> dict[str, list[float
                         f"{path}:{number}: {len(values)} numbers after the word, words.size is {config.size}: "
                         f"set words.size to {len(values)}"
                     )
-                found[word] = [float(value) for value in values]
-    return found
+                vectors[word] = [float(value) for value in values]
+    return vectors
