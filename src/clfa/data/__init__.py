@@ -1,1 +1,1 @@
-"""Files of the wild -> dataset directory -> batches."""
+"""Raw files -> dataset directory -> batches."""

@@ -141,11 +141,11 @@ def read_mvsa(
 
 
 def _giveaway(text: str, filter: str) -> str | None:
-    if filter == "none":
-        return None
+    if filter == "tokens":
+        return next((word for word in text.split() if word in MMSD_FILTER), None)
     if filter == "substrings":
-        return next((word for word in MMSD_FILTER if word in text), None)
-    return next((word for word in text.split() if word in MMSD_FILTER), None)
+        return next((word for word in sorted(MMSD_FILTER) if word in text), None)
+    return None
 
 
 def _existing(path: Path, what: str) -> Path:

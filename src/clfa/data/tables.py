@@ -7,7 +7,7 @@ import csv
 import json
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -37,24 +37,16 @@ class Table:
     split: str | None = None
     """The split that all its rows are in, if they are in one."""
 
-    def names(self) -> list[str]:
-        """The columns of its first row."""
-        return list(next(self.rows(None), {}))
+    def names(self) -> dict[str, None]:
+        """The columns of its first row.
 
-
-@dataclass
-class _Survey:
-    """What a first pass over a source keeps of it: labels, splits and further columns, no texts and no images."""
-
-    labels: array = field(default_factory=lambda: array("i"))
-    splits: array = field(default_factory=lambda: array("b"))
-    """Place in SPLITS, -1 where the split is still to be drawn."""
-    numbers: dict[str, int] = field(default_factory=dict)
-    """Class name -> number in the order in which they occur."""
-    columns: dict[str, str] = field(default_factory=dict)
-    """Further column -> `string` or `binary`."""
-    names: dict[str, None] = field(default_factory=dict)
-    """All columns of the source."""
+        Raises:
+            UserError: there is no row.
+        """
+        first = next(self.rows(None), None)
+        if first is None:
+            raise UserError(f"{self.name} holds no rows")
+        return dict.fromkeys(first)
 
 
 def read_table(
@@ -121,10 +113,7 @@ def open_posts(path: Path, columns: Mapping[str, str], needed: Sequence[str] = (
     if path.is_dir() or not path.exists():
         raise UserError(f"{path} not found: give a CSV, TSV, JSONL or Parquet file")
     table = _open_file(path)
-    first = next(table.rows(None), None)
-    if first is None:
-        raise UserError(f"{path} holds no rows")
-    names = dict.fromkeys(first)
+    names = table.names()
     if any(columns[name] not in names for name in needed):  # JSON objects may leave empty values out
         names |= dict.fromkeys(name for row in table.rows(None) for name in row)
     without_image = "for posts without images, add the column and leave it empty"
@@ -157,20 +146,28 @@ def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:
     return path
 
 
+class _Survey:
+    """What a first pass over a source keeps of it: labels, splits and further columns, no texts and no images."""
+
+    def __init__(self) -> None:
+        self.labels, self.splits = array("i"), array("b")  # a split is its place in SPLITS, -1 where it is to be drawn
+        self.numbers: dict[str, int] = {}  # class name -> number in the order in which they occur
+        self.columns: dict[str, str] = {}  # further column -> `string` or `binary`
+        self.names: dict[str, None] = {}  # all columns of the source
+
+
 def _survey(
     tables: list[Table], columns: Mapping[str, str], kept: Mapping[str, str], embed: bool, further: Mapping[str, str]
 ) -> _Survey:
     survey = _Survey()
     wanted = [columns["label"], columns["split"], columns["text"], *kept.values()]
     for table in tables:
-        names: dict[str, None] = {}
-        for number, row in enumerate(track(table.rows(wanted), f"reading the labels of {table.name}")):
-            if number == 0:
-                names = dict.fromkeys(table.names())
-                _check_columns(list(names), columns, table.name, ("label",), "")
+        names = table.names()
+        _check_columns(list(names), columns, table.name, ("label",), "")
+        for number, row in enumerate(track(table.rows(wanted), f"reading the labels of {table.name}"), 1):
             names |= dict.fromkeys(row)  # JSON objects may leave empty values out
             label = as_text(row.get(columns["label"])).strip()
-            where = f"{table.name}, row {number + 1}"
+            where = f"{table.name}, row {number}"
             if not label:
                 raise UserError(f"{where}: the label is empty; fill it in or delete the row")
             split = _split_name(row[columns["split"]], where) if row.get(columns["split"]) else table.split
@@ -179,8 +176,6 @@ def _survey(
             for name, column in kept.items():
                 if survey.columns.get(name) != "binary" and (value := as_cell(row.get(column))) is not None:
                     survey.columns[name] = "binary" if isinstance(value, bytes) else "string"
-        if not names:
-            raise UserError(f"{table.name} holds no rows")
         needed = ("text", "image") if embed else ("text",)
         _check_columns(list(names), columns, table.name, needed, "for texts alone, use --images none")
         _check_further(list(names), further, table.name)

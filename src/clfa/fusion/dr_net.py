@@ -1,6 +1,7 @@
 """Decomposition and relation network."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,7 +30,7 @@ class DRNet(Fusion):
     def __init__(self, dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str):
         super().__init__(dim, contexts, config, pooling)
         self.shared: nn.Linear = nn.Linear(dim, dim)
-        self.private = nn.ModuleList(nn.Linear(dim, dim) for _ in ("query", *contexts[:1]))
+        self.private: Any = nn.ModuleList(nn.Linear(dim, dim) for _ in ("query", *contexts[:1]))
         self.ask = nn.Linear(dim, dim, bias=False) if contexts else None
         self.concepts = AttentionPooling(dim) if contexts else None
         self.dropout = nn.Dropout(config.dropout)
@@ -52,7 +53,8 @@ class DRNet(Fusion):
         """How much the shared and the private maps overlap; about 0.1 each when they begin, 0 when they are orthogonal."""
         with torch.autocast(self.shared.weight.device.type, enabled=False):
             shared, total = self.shared.weight, self.shared.weight.new_zeros(())
-            for private in (parameter for parameter in self.private.parameters() if parameter.ndim > 1):
+            for layer in self.private:
+                private = layer.weight
                 overlap = (shared.T @ private).square().sum()
                 total = total + overlap / (shared.square().sum() * private.square().sum())
             return 0.1 * len(shared) * total

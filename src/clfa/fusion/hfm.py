@@ -1,8 +1,8 @@
 """Hierarchical fusion of text, image and attribute words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -37,7 +37,7 @@ class HFM(Fusion):
         self.lstm = nn.LSTM(dim, dim // 2, batch_first=True, bidirectional=True)
         self.attributes = nn.ModuleList(AttentionPooling(dim) for _ in attributes)
         self.begin = nn.ModuleList(nn.Linear(dim, 2 * dim) for _ in attributes)
-        self.scores = nn.ModuleList(nn.ModuleList(GuidedScore(dim) for _ in modalities) for _ in modalities)
+        self.scores: Any = nn.ModuleList(nn.ModuleList(GuidedScore(dim) for _ in modalities) for _ in modalities)
         self.weigh = nn.ModuleList(
             nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, 1, bias=False)) for _ in modalities
         )
@@ -57,10 +57,7 @@ class HFM(Fusion):
         modalities = [text, *others]
         guides = [text.pool("mean"), *(image.pool("mean") for image in images), *words]
         present = torch.stack([one.present for one in modalities], 1)
-        vectors = [
-            self._weighted(one, guides, present, scores)
-            for one, scores in zip(modalities, cast("Iterable[nn.ModuleList]", self.scores))
-        ]
+        vectors = [self._weighted(one, guides, present, scores) for one, scores in zip(modalities, self.scores)]
         beta = masked_softmax(torch.cat([weigh(vector) for weigh, vector in zip(self.weigh, vectors)], 1), present)
         mapped = torch.stack([to_map(vector) for to_map, vector in zip(self.maps, vectors)], 1)
         return self.out(self.dropout(weighted_sum(beta, mapped)))

@@ -1,7 +1,7 @@
 """Hierarchical congruity with knowledge."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -54,7 +54,7 @@ class Congruity(nn.Module):
         )
         self.text_graph = nn.ModuleList(GraphConvolution(dim, attention=True) for _ in range(2))
         self.context_graph = nn.ModuleList(GraphConvolution(dim, attention=True) for _ in range(2))
-        self.importances = nn.ModuleList(AttentionPooling(dim) for _ in range(3))
+        self.importances: Any = nn.ModuleList(AttentionPooling(dim) for _ in range(3))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(4))
         self.places = nn.Parameter(torch.empty(2, PLACES, dim))
         nn.init.normal_(self.places, std=dim**-0.5)
@@ -76,7 +76,7 @@ class Congruity(nn.Module):
         for number in (0, 1):
             phrases = self.norms[number](self.text_graph[number](phrases, words))
             regions = self.norms[2 + number](self.context_graph[number](regions, grid))
-        weight = cast(AttentionPooling, self.importances[2]).weights(context.states, context.mask)
+        weight = self.importances[2].weights(context.states, context.mask)
         fused = torch.zeros_like(query.states[:, 0])
         for level, (text, other) in enumerate(((atomic.states, context.states), (phrases, regions))):
             summary = self.importances[level](text, query.mask)

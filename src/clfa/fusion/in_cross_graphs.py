@@ -1,7 +1,7 @@
 """Interactive in-modal and cross-modal graphs."""
 
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,7 +29,7 @@ class InCrossGraphs(Fusion):
 
     def __init__(self, dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str):
         super().__init__(dim, contexts, config, pooling)
-        self.inside = nn.ModuleList(
+        self.inside: Any = nn.ModuleList(
             nn.ModuleList(GraphConvolution(dim) for _ in ("query", *contexts)) for _ in range(config.layers)
         )
         self.across = nn.ModuleList(GraphConvolution(dim) for _ in range(config.layers))
@@ -40,7 +40,7 @@ class InCrossGraphs(Fusion):
         nodes, across = join(modalities), cross_edges(query, modalities[1:])
         lengths, inside = [one.mask.shape[1] for one in modalities], [edges_of(one) for one in modalities]
         states = nodes.states
-        for convolutions, convolution in zip(cast("Iterable[nn.ModuleList]", self.inside), self.across):
+        for convolutions, convolution in zip(self.inside, self.across):
             own = zip(convolutions, states.split(lengths, 1), inside)
             states = torch.cat([inner(nodes_of_one, graph) for inner, nodes_of_one, graph in own], 1)
             states = convolution(self.dropout(states), across)

@@ -6,6 +6,7 @@ have its encoders, a case in `clfa.model.encoders`.
 
 import io
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from PIL import Image, ImageOps
 from torch import Tensor
+from transformers import AutoImageProcessor, AutoTokenizer
 
 from clfa.config import ModalityConfig
 from clfa.data.columns import as_cell
@@ -34,6 +36,12 @@ class Kind(ABC):
     """Files that an encoder's folder must hold beside config and weights."""
     in_files: bool = False
     """Whether the cells of a table name files."""
+    blank: Any
+    """Decoded stand-in for a missing value, so that shapes hold; its mask says that it is not there."""
+    edges: Callable[[Tensor], Tensor]
+    """Mask (B, L) -> the graph of the tokens (B, L, L) where none is given."""
+    silent: Any
+    """A cell that says nothing: an empty text, a grey image."""
 
     @abstractmethod
     def clean(self, value: Any, text_cleaning: str) -> Any:
@@ -50,16 +58,6 @@ class Kind(ABC):
     def decode(self, value: Any) -> Any:
         """What a preparer takes."""
         return value
-
-    @property
-    @abstractmethod
-    def blank(self) -> Any:
-        """Decoded stand-in for a missing value, so that shapes hold; its mask says that it is not there."""
-
-    @property
-    @abstractmethod
-    def silent(self) -> Any:
-        """A cell that says nothing: an empty text, a grey image."""
 
     @abstractmethod
     def load_preparer(self, folder: str | Path) -> Any:
@@ -79,17 +77,13 @@ class Kind(ABC):
         """Which tokens are there."""
         return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
 
-    @abstractmethod
-    def edges(self, mask: Bool[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens tokens"]:
-        """The graph of the tokens where none is given."""
-
 
 class TextKind(Kind):
     """Texts, read by a tokenizer."""
 
     name, tower, needs = "text", "text_config", "tokenizer files"
-    blank = ""  # type: ignore[assignment]
-    silent = ""  # type: ignore[assignment]
+    blank = silent = ""
+    edges = staticmethod(window_edges)
 
     def clean(self, value: Any, text_cleaning: str) -> str | None:
         """The text, normalised unless the training set was `raw`; bytes are refused."""
@@ -103,8 +97,6 @@ class TextKind(Kind):
         return hashtags(cell) if modality.part == "hashtags" and cell is not None else cell
 
     def load_preparer(self, folder: str | Path) -> Any:
-        from transformers import AutoTokenizer
-
         return AutoTokenizer.from_pretrained(folder)
 
     def prepare(self, preparer: Any, values: list, max_length: int) -> dict[str, Tensor]:
@@ -119,15 +111,16 @@ class TextKind(Kind):
         """The tokenizer's mask."""
         return inputs["attention_mask"].bool()
 
-    def edges(self, mask: Tensor) -> Tensor:
-        """Neighbouring words."""
-        return window_edges(mask)
-
 
 class ImageKind(Kind):
     """Images, read by an image processor. A cell is `{"bytes": …, "path": None}`, as the library `datasets` stores it."""
 
     name, tower, needs, in_files = "image", "vision_config", "preprocessor_config.json", True
+    edges = staticmethod(grid_edges)
+    blank = Image.new("RGB", (32, 32))
+
+    def __init__(self) -> None:
+        self.silent = {"bytes": _stored(Image.new("RGB", (224, 224), (127, 127, 127))), "path": None}
 
     def clean(self, value: Any, text_cleaning: str) -> dict[str, Any] | None:
         """Checked bytes of a path, of bytes, of a PIL image or of a cell."""
@@ -154,18 +147,8 @@ class ImageKind(Kind):
         """The RGB image."""
         return open_image(value)
 
-    @property
-    def blank(self) -> Image.Image:
-        return Image.new("RGB", (32, 32))
-
-    @property
-    def silent(self) -> dict[str, Any]:
-        return {"bytes": _stored(Image.new("RGB", (224, 224), (127, 127, 127))), "path": None}
-
     def load_preparer(self, folder: str | Path) -> Any:
         """The PIL backend is asked for: torchvision is never needed."""
-        from transformers import AutoImageProcessor
-
         return AutoImageProcessor.from_pretrained(folder, backend="pil")
 
     def prepare(self, preparer: Any, values: list, max_length: int) -> dict[str, Tensor]:
@@ -179,10 +162,6 @@ class ImageKind(Kind):
         states = backbone.eval()(**self.prepare(preparer, [self.blank], 0)).last_hidden_state
         backbone.train(training)
         return states.shape[1] if states.ndim == 4 else states.shape[-1]
-
-    def edges(self, mask: Tensor) -> Tensor:
-        """The grid of the patches."""
-        return grid_edges(mask)
 
 
 def _stored(image: Image.Image) -> bytes:

@@ -114,7 +114,7 @@ def load_teacher(name: str) -> Teacher:
     folder = Path(resolve(name))
     teacher: Teacher
     try:
-        if _is_dual_encoder(folder):
+        if (read_json(folder / "config.json") or {}).get("model_type") == MODEL_TYPE:
             teacher = DualEncoder.from_pretrained(folder)
         else:
             config = AutoConfig.from_pretrained(str(folder) if folder.exists() else name)
@@ -170,14 +170,9 @@ def teacher_key(name: str) -> str:
     folder = Path(resolve(name))
     if not folder.exists():
         return fingerprint(name)
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt"))
     digest = hashlib.blake2b(digest_size=8)
-    for path in files:
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt")):
         # the report says how good the teacher is, not what it computes
         if path.name != "report.json":
             digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-def _is_dual_encoder(folder: Path) -> bool:
-    return (read_json(folder / "config.json") or {}).get("model_type") == MODEL_TYPE
