@@ -1,6 +1,7 @@
 """The one door for images: untrusted bytes become an RGB image, or an error that says what is wrong."""
 
 import io
+from pathlib import Path
 
 from PIL import Image, ImageOps
 
@@ -12,6 +13,23 @@ MAX_IMAGE_PIXELS = 25_000_000
 MAX_IMAGE_SIDE = 16_384
 
 
+def read_image(image: Path | bytes) -> bytes:
+    """The bytes of an image, from a file or as they are, after they were decoded once.
+
+    Raises:
+        UserError: no such file, or see `open_image`.
+    """
+    if isinstance(image, bytes):
+        open_image(image)
+        return image
+    if not image.is_file():
+        raise UserError(f"no such file: {image}")
+    _refuse_large(image.stat().st_size, image.name)  # before it is in memory
+    data = image.read_bytes()
+    open_image(data, image.name)
+    return data
+
+
 def open_image(data: bytes, name: str = "image") -> Image.Image:
     """Decode an untrusted image to RGB: first frame, EXIF rotation applied, transparency on white, 16 bit scaled to 8.
 
@@ -20,8 +38,7 @@ def open_image(data: bytes, name: str = "image") -> Image.Image:
     Raises:
         UserError: not one of JPEG/PNG/WebP/GIF/BMP, too large, truncated or otherwise unreadable.
     """
-    if len(data) > MAX_IMAGE_BYTES:
-        raise UserError(f"{name}: {len(data):,} bytes, at most {MAX_IMAGE_BYTES:,} are read; shrink the image")
+    _refuse_large(len(data), name)
     try:
         opened = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         width, height = opened.size
@@ -49,3 +66,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _refuse_large(size: int, name: str) -> None:
+    if size > MAX_IMAGE_BYTES:
+        raise UserError(f"{name}: {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are read; shrink the image")

@@ -18,7 +18,7 @@ from typing import Any
 
 import clfa
 from clfa.data.atomic import read_json, write_json
-from clfa.data.images import MAX_IMAGE_BYTES, open_image
+from clfa.data.images import read_image
 from clfa.data.progress import track
 from clfa.errors import UserError
 
@@ -95,7 +95,7 @@ def write_dataset(
                 continue
             writer.refuse_repeated(split, row.id)
             try:
-                image = _read_image(row.image) if images == "embedded" else None
+                image = read_image(row.image) if row.image is not None and images == "embedded" else None
             except UserError as error:
                 writer.bad(split, row, error)
                 continue
@@ -128,21 +128,6 @@ def load_manifest(dataset: str | Path) -> dict[str, Any]:
     if manifest is None:
         raise UserError(f"{dataset} is not a dataset directory (no dataset.json): make one with `clfa import`")
     return manifest
-
-
-def _read_image(image: Path | bytes | None) -> bytes | None:
-    """Bytes of an image that was fully decoded once, or `None` where the row names no image."""
-    if not isinstance(image, Path):
-        if image is not None:
-            open_image(image)
-        return image
-    if not image.is_file():
-        raise UserError(f"no such file: {image}")
-    if image.stat().st_size > MAX_IMAGE_BYTES:
-        raise UserError(f"{image.name}: over {MAX_IMAGE_BYTES:,} bytes; shrink the image")
-    data = image.read_bytes()
-    open_image(data, image.name)
-    return data
 
 
 def _clean(record: Record, text: str, image: bytes | None) -> Record:

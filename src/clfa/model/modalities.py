@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from clfa.config import ModalityConfig
 from clfa.data.columns import as_cell
-from clfa.data.images import open_image, to_rgb
+from clfa.data.images import open_image, read_image, to_rgb
 from clfa.data.records import normalise_text
 from clfa.errors import UserError
 from clfa.fusion import grid_edges, window_edges
@@ -130,15 +130,8 @@ class ImageKind(Kind):
             return None
         if isinstance(value, Image.Image):
             return {"bytes": _stored(to_rgb(ImageOps.exif_transpose(value))), "path": None}
-        if isinstance(value, (bytes, bytearray, memoryview)):
-            data, name = bytes(value), "image"
-        else:
-            path = Path(value)
-            if not path.is_file():
-                raise UserError(f"no such file: {path}")
-            data, name = path.read_bytes(), path.name
-        open_image(data, name)
-        return {"bytes": data, "path": None}
+        source = bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else Path(value)
+        return {"bytes": read_image(source), "path": None}
 
     def read(self, cell: Any, modality: ModalityConfig) -> bytes | None:
         return cell["bytes"] if isinstance(cell, dict) else cell

@@ -111,14 +111,13 @@ def load_teacher(name: str) -> Teacher:
     Raises:
         UserError: it cannot be loaded, or is no dual encoder.
     """
-    folder = Path(resolve(name))
+    source = resolve(name)
     teacher: Teacher
     try:
-        if (read_json(folder / "config.json") or {}).get("model_type") == MODEL_TYPE:
-            teacher = DualEncoder.from_pretrained(folder)
+        if (read_json(Path(source, "config.json")) or {}).get("model_type") == MODEL_TYPE:
+            teacher = DualEncoder.from_pretrained(Path(source))
         else:
-            config = AutoConfig.from_pretrained(str(folder) if folder.exists() else name)
-            source = config._name_or_path or name
+            config = AutoConfig.from_pretrained(source)
             model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
             if not hasattr(model, "get_text_features") or not hasattr(model, "get_image_features"):
                 raise UserError(f"{name} is a {config.model_type}, not a dual encoder: give a CLIP-like model")
