@@ -18,7 +18,6 @@ class Metric:
     """How a metric is called and written, and which way is better."""
 
     title: str
-    """Name for people."""
     unit: str = "%"
     """`%`: a fraction, written in percent with one decimal; anything else: written as it is with three."""
     higher_is_better: bool = True
@@ -48,11 +47,8 @@ SHOWN = ("accuracy", "macro_f1", "weighted_f1", "binary_f1")
 
 def metric_names(classes: int) -> list[str]:
     """The metrics that predictions in this many classes have, calibration errors aside."""
-    return [
-        name
-        for name in METRICS
-        if name not in ("ece", "adaptive_ece") and (classes == 2 or not name.startswith("binary"))
-    ]
+    names = [name for name in METRICS if name not in ("ece", "adaptive_ece")]
+    return [name for name in names if classes == 2 or not name.startswith("binary")]
 
 
 @dataclass(frozen=True)
@@ -64,19 +60,13 @@ class Score:
     low: float | None = None
     """Lower end of the 95 % interval; `None` where there is no interval."""
     high: float | None = None
-    """Upper end."""
     sd: float | None = None
     """Standard deviation over runs; `None` where there is one run."""
     n: int = 1
     """Number of runs."""
 
     def text(self, unit: str = "%", signed: bool = False) -> str:
-        """The one way to write a score: `66.8 ± 1.6 [62.5, 70.9]`, a difference `-0.6 [-5.5, +4.2]`.
-
-        Args:
-            unit: of the metric (`Metric.unit`).
-            signed: whether plus signs are written, as differences have them.
-        """
+        """The one way to write a score: `66.8 ± 1.6 [62.5, 70.9]`, a difference (`signed`) `-0.6 [-5.5, +4.2]`."""
         factor, digits = (100, 1) if unit == "%" else (1, 3)
 
         def number(value: float) -> str:
@@ -93,16 +83,11 @@ def confusion(labels: NDArray, predictions: NDArray, classes: int) -> NDArray[np
 
 
 def scores(matrix: NDArray) -> dict[str, Array]:
-    """Accuracy, and precision, recall and F1 as macro and weighted means and, with two classes, of class 1 (binary).
+    """(…, C, C) confusion counts -> name -> (…) scores.
 
-    A class that never occurs or is never predicted has precision, recall and F1 of 0, as in scikit-learn with
-    `zero_division=0`, to which these agree within 1e-12.
-
-    Args:
-        matrix: (…, C, C) confusion counts.
-
-    Returns:
-        name -> (…) array.
+    Accuracy, and precision, recall and F1 as macro and weighted means and, with two classes, of class 1 (binary). A class
+    that never occurs or is never predicted has precision, recall and F1 of 0, as in scikit-learn with `zero_division=0`,
+    with which these agree within 1e-12.
     """
     matrix = np.asarray(matrix, dtype=float)
     right = np.diagonal(matrix, axis1=-2, axis2=-1)
@@ -125,13 +110,7 @@ def scores(matrix: NDArray) -> dict[str, Array]:
 
 
 def bootstrap(matrix: NDArray, resamples: int = 10_000, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of all `scores` over resampled test rows.
-
-    Args:
-        matrix: (C, C) confusion counts of one run.
-        resamples: number of draws.
-        seed: of the draws.
-    """
+    """95 % percentile intervals of all `scores` of one run, (C, C) confusion counts, over resampled test rows."""
     matrix = np.asarray(matrix)
     generator = np.random.default_rng(seed)
     count = int(matrix.sum())
@@ -142,19 +121,12 @@ def bootstrap(matrix: NDArray, resamples: int = 10_000, seed: int = 0) -> dict[s
 def bootstrap_seeds(
     labels: NDArray, predictions: NDArray, classes: int, resamples: int = 2_000, seed: int = 0
 ) -> dict[str, Array]:
-    """Draws of the mean over runs of every metric: each draw resamples the runs (seeds) and the test rows.
+    """(N,) labels, (R, N) predictions of R runs -> (resamples,) draws of the mean over runs of every metric.
 
-    Args:
-        labels: (N,) class numbers.
-        predictions: (runs, N) class numbers.
-        classes: C.
-        resamples: number of draws.
-        seed: of the draws; two systems compared with the same seed and N see the same rows, so differences are paired.
-
-    Returns:
-        metric -> (resamples,) values.
+    Each draw resamples the runs (seeds) and the test rows. Two systems with the same seed and N see the same rows, so
+    their differences are paired.
     """
-    rows_generator, runs_generator = (np.random.default_rng([seed, part]) for part in (0, 1))
+    rows_generator, runs_generator = (np.random.default_rng([seed, stream]) for stream in (0, 1))
     codes = labels[None] * classes + predictions
     counts = np.empty((resamples, len(codes), classes * classes), dtype=np.int64)
     for number in range(resamples):
@@ -162,72 +134,58 @@ def bootstrap_seeds(
         runs = runs_generator.integers(len(codes), size=len(codes))
         for place, run in enumerate(runs):
             counts[number, place] = np.bincount(drawn[run], minlength=classes * classes)
-    found = scores(counts.reshape(resamples, len(codes), classes, classes))
-    return {name: values.mean(1) for name, values in found.items()}
+    by_draw = scores(counts.reshape(resamples, len(codes), classes, classes))
+    return {name: values.mean(1) for name, values in by_draw.items()}
 
 
 def measure(labels: NDArray, predictions: NDArray, classes: int) -> dict[str, Score]:
-    """Every score of one run, with 95 % percentile bootstrap intervals over posts.
-
-    Args:
-        labels: (N,) class numbers.
-        predictions: (N,) class numbers.
-        classes: C.
-    """
+    """(N,) labels, (N,) predictions -> every score of one run, with 95 % percentile bootstrap intervals over posts."""
     matrix = confusion(labels, predictions, classes)
     bounds = bootstrap(matrix)
     return {name: Score(float(value), *bounds[name]) for name, value in scores(matrix).items()}
 
 
 def over_runs(labels: NDArray, predictions: NDArray, classes: int) -> dict[str, Score]:
-    """Every score over the runs of one system: mean, standard deviation, 95 % interval over runs and posts.
-
-    Args:
-        labels: (N,) class numbers.
-        predictions: (R, N) class numbers.
-        classes: C.
-    """
+    """(N,) labels, (R, N) predictions of one system -> every score: mean, standard deviation, 95 % interval over runs
+    and posts."""
     draws = bootstrap_seeds(labels, predictions, classes)
-    return {
-        name: Score(
-            float(values.mean()),
-            *interval(draws[name]),
-            sd=float(values.std(ddof=1)) if len(values) > 1 else None,
-            n=len(values),
-        )
-        for name, values in by_run(labels, predictions, classes).items()
-    }
+    result = {}
+    for name, values in by_run(labels, predictions, classes).items():
+        sd = float(values.std(ddof=1)) if len(values) > 1 else None
+        result[name] = Score(float(values.mean()), *interval(draws[name]), sd=sd, n=len(values))
+    return result
 
 
 def by_run(labels: NDArray, predictions: NDArray, classes: int) -> dict[str, Array]:
     """(R,) values of every score, one for each run of (R, N) predictions."""
-    return scores(np.stack([confusion(labels, found, classes) for found in predictions]))
+    return scores(np.stack([confusion(labels, run, classes) for run in predictions]))
 
 
 def all_scores(labels: NDArray, probabilities: Array) -> dict[str, float]:
-    """Every metric that probabilities have (`metric_names`), without intervals: what an epoch can be chosen by.
+    """(N,) labels, (N, C) probabilities -> all `metric_names`, without intervals: what an epoch can be chosen by."""
+    matrix = confusion(labels, probabilities.argmax(1), probabilities.shape[1])
+    values = {name: float(value) for name, value in scores(matrix).items()}
+    values["auroc"] = auroc(labels, probabilities)
+    return values | {name: float(terms.mean()) for name, terms in proper_terms(labels, probabilities).items()}
 
-    Args:
-        labels: (N,) class numbers.
-        probabilities: (N, C).
+
+def proper_terms(labels: NDArray, probabilities: Array) -> dict[str, Array]:
+    """(N,) terms of the proper scoring rules, whose means over posts they are.
+
+    `brier`: sum_c (p_c - 1[c = label])^2, 0 … 2 (Brier 1950). `nll`: -log p_label, in nats.
     """
-    classes = probabilities.shape[1]
-    truth = np.eye(classes)[labels]
-    found = {name: float(value) for name, value in scores(confusion(labels, probabilities.argmax(1), classes)).items()}
-    found["auroc"] = auroc(labels, probabilities)
-    found["brier"] = float(((probabilities - truth) ** 2).sum(1).mean())
-    found["nll"] = float(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None)).mean())
-    return found
+    truth = np.eye(probabilities.shape[1])[labels]
+    return {
+        "brier": ((probabilities - truth) ** 2).sum(1),
+        "nll": -np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None)),
+    }
 
 
 def auroc(labels: NDArray, probabilities: Array) -> float:
-    """Area under the ROC curve, of class 1 with two classes, else the mean over classes (each against the rest).
+    """(N,) labels, (N, C) probabilities -> area under the ROC curve, of class 1 with two classes, else the mean over
+    classes (each against the rest).
 
     Ties count half. Classes without a post, or with all of them, do not count; 0.5 if none is left.
-
-    Args:
-        labels: (N,) class numbers.
-        probabilities: (N, C).
     """
     from scipy.stats import rankdata
 
@@ -248,11 +206,7 @@ def interval(draws: Array) -> tuple[float, float]:
 
 
 def mcnemar(labels: NDArray, first: NDArray, second: NDArray) -> tuple[int, int, float]:
-    """Exact McNemar test of two classifiers on the same rows.
-
-    Returns:
-        Rows only the first has right, rows only the second has right, two-sided p.
-    """
+    """Exact McNemar test on the same rows: rows only the first has right, rows only the second has right, two-sided p."""
     from scipy.stats import binomtest
 
     only_first = int(((first == labels) & (second != labels)).sum())

@@ -7,29 +7,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clfa.evidence.results import Bin, CalibrationErrors
-from clfa.metrics import Score
+from clfa.metrics import Score, proper_terms
 
 BINS = 15
 Array = NDArray[np.float64]
 
 
 def reliability(probabilities: Array, labels: NDArray) -> list[Bin]:
-    """Mean confidence, accuracy and number of posts of each non-empty one of 15 equal-width bins of the largest probability.
-
-    Args:
-        probabilities: (N, C).
-        labels: (N,) class numbers.
-    """
+    """(N, C) probabilities, (N,) labels -> the non-empty ones of 15 equal-width bins of the largest probability."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     places = _equal_width(confidence)
-    return [
-        Bin(
-            float(confidence[places == place].mean()),
-            float(right[places == place].mean()),
-            int((places == place).sum()),
-        )
-        for place in np.unique(places)
-    ]
+    masks = [places == place for place in np.unique(places)]
+    return [Bin(float(confidence[mask].mean()), float(right[mask].mean()), int(mask.sum())) for mask in masks]
 
 
 def expected_error(bins: list[Bin]) -> float:
@@ -37,8 +26,8 @@ def expected_error(bins: list[Bin]) -> float:
     return sum(each.posts * abs(each.accuracy - each.confidence) for each in bins) / sum(each.posts for each in bins)
 
 
-def calibration(probabilities: Array, labels: NDArray, resamples: int = 2_000, seed: int = 0) -> CalibrationErrors:
-    """Calibration errors with 95 % basic bootstrap intervals over posts, cut at 0.
+def calibration(probabilities: Array, labels: NDArray, resamples: int = 2_000) -> CalibrationErrors:
+    """(N, C) probabilities, (N,) labels -> calibration errors with 95 % basic bootstrap intervals over posts, cut at 0.
 
     Binned errors are too large on few posts, in the sample and once more in each draw; the basic interval reflects the draws
     and so takes most of the bias out. `if_calibrated` is the upper end of what chance alone gives: the 95 % quantile of the
@@ -46,69 +35,57 @@ def calibration(probabilities: Array, labels: NDArray, resamples: int = 2_000, s
 
     `ece`: sum_b n_b / N |accuracy_b - confidence_b| over 15 equal-width bins of the largest probability (Guo et al. 2017,
     equation 3). `adaptive_ece`: the same over 15 bins of equal count, whose edges are those of the whole sample in each
-    draw (Nixon et al. 2019, for the largest probability). `brier`: mean of sum_c (p_c - 1[c = label])^2, 0 … 2 (Brier
-    1950). `nll`: mean of -log p_label, in nats.
-
-    Args:
-        probabilities: (N, C).
-        labels: (N,) class numbers.
-        resamples: number of draws.
-        seed: of the draws.
+    draw (Nixon et al. 2019, for the largest probability). `brier`, `nll`: means of `clfa.metrics.proper_terms`.
     """
     count = len(labels)
     confidence = probabilities.max(1)
     gap = (probabilities.argmax(1) == labels) - confidence
-    truth = np.eye(probabilities.shape[1])[labels]
-    terms = {
-        "brier": ((probabilities - truth) ** 2).sum(1),
-        "nll": -np.log(np.clip(probabilities[np.arange(count), labels], 1e-12, None)),
-    }
+    terms = proper_terms(labels, probabilities)
     ranks = np.argsort(np.argsort(confidence, kind="stable"), kind="stable")
     bins = {"ece": _equal_width(confidence), "adaptive_ece": ranks * BINS // count}
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     draws: dict[str, list[float]] = {name: [] for name in (*bins, *terms)}
     weights = np.ones(count)
     for number in range(resamples + 1):  # the first is the sample itself
         if number:
             weights = np.bincount(generator.integers(count, size=count), minlength=count).astype(float)
         for name, places in bins.items():
-            draws[name].append(np.abs(np.bincount(places, weights * gap, minlength=BINS)).sum() / count)
+            draws[name].append(_binned_error(places, weights * gap))
         for name, values in terms.items():
             draws[name].append(float(weights @ values) / count)
-    chance = _chance_errors(probabilities, bins, generator)
+    chance = _chance_errors(confidence, bins, generator)
     scores: dict[str, Score] = {}
-    for name, found in draws.items():
-        value = float(found[0])
-        low, high = (max(0.0, 2 * value - float(bound)) for bound in np.quantile(found[1:], [0.975, 0.025]))
+    for name, (value, *drawn) in draws.items():
+        low, high = (max(0.0, 2 * value - float(bound)) for bound in np.quantile(drawn, [0.975, 0.025]))
         scores[name] = Score(value, 0.0 if value <= chance.get(name, -1.0) else low, high)
     return CalibrationErrors(scores, chance)
 
 
-def _chance_errors(
-    probabilities: Array, bins: dict[str, NDArray], generator: np.random.Generator, resamples: int = 500
-) -> dict[str, float]:
-    """95 % quantile of each binned error when the probabilities are right."""
-    confidence = probabilities.max(1)
-    found: dict[str, list[float]] = {name: [] for name in bins}
-    for _ in range(resamples):
+def _chance_errors(confidence: Array, bins: dict[str, NDArray], generator: np.random.Generator) -> dict[str, float]:
+    """95 % quantile of each binned error when the probabilities are right, over 500 draws."""
+    errors: dict[str, list[float]] = {name: [] for name in bins}
+    for _ in range(500):
         gap = (generator.random(len(confidence)) < confidence) - confidence
         for name, places in bins.items():
-            found[name].append(np.abs(np.bincount(places, gap, minlength=BINS)).sum() / len(gap))
-    return {name: float(np.quantile(values, 0.95)) for name, values in found.items()}
+            errors[name].append(_binned_error(places, gap))
+    return {name: float(np.quantile(values, 0.95)) for name, values in errors.items()}
+
+
+def _binned_error(places: NDArray, gap: Array) -> float:
+    """(N,) bin of each post, (N,) correctness minus confidence -> sum_b |sum of the gaps in b| / N."""
+    return float(np.abs(np.bincount(places, gap, minlength=BINS)).sum() / len(gap))
 
 
 def fit_temperature(probabilities: Array, labels: NDArray) -> float:
     """T that minimises the NLL of softmax(log p / T), between 0.05 and 20 (Guo et al. 2017, section 4.2).
 
-    Args:
-        probabilities: (N, C) of validation posts, never of the posts that are reported on.
-        labels: (N,) class numbers.
+    (N, C) probabilities and (N,) labels are of validation posts, never of the posts that are reported on.
     """
     from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
         scaled = rescale(probabilities, float(np.exp(log_temperature)))
-        return float(-np.log(np.clip(scaled[np.arange(len(labels)), labels], 1e-12, None)).mean())
+        return float(proper_terms(labels, scaled)["nll"].mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 

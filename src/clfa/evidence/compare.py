@@ -43,8 +43,8 @@ def compare(paths: list[Path], split: str = "test", metric: str = "macro_f1") ->
     """
     if len(paths) < 2:
         raise UserError("give two or more runs to compare")
-    systems = [load_system(path, split) for path in paths]
-    systems = [replace(system, name=name) for name, system in zip(_short_names(paths), systems)]
+    loaded = [load_system(path, split) for path in paths]
+    systems = [replace(system, name=name) for name, system in zip(_short_names(paths), loaded)]
     base, *others = systems
     for other in others:
         _refuse_other_posts(base, other, split)
@@ -58,30 +58,23 @@ def compare(paths: list[Path], split: str = "test", metric: str = "macro_f1") ->
 def system_scores(system: System) -> SystemScores:
     """Every metric of a system over its runs."""
     of = (system.labels, system.predictions, len(system.class_names))
-    values = {name: found.tolist() for name, found in by_run(*of).items()}
+    values = {name: of_runs.tolist() for name, of_runs in by_run(*of).items()}
     return SystemScores(system.name, system.seeds, over_runs(*of), values)
 
 
 def differences(base: System, others: list[System], metric: str) -> list[Difference]:
-    """Each of the others minus the base, in all metrics of tables; tests are corrected over the others (Holm).
+    """Each of the others, on the same posts in the same order, minus the base, in all metrics of tables.
 
-    Args:
-        base: the system compared with.
-        others: systems on the same posts in the same order.
-        metric: of the verdicts and of ASO.
+    Tests are corrected over the others (Holm); verdicts and ASO are of `metric`.
     """
     dominance = _dominance(base, others, metric)
-    found = [_difference(base, other, metric, dominance.get(place)) for place, other in enumerate(others)]
-    return corrected(found, metric)
+    family = [_difference(base, other, metric, dominance.get(place)) for place, other in enumerate(others)]
+    return corrected(family, metric)
 
 
 def corrected(family: list[Difference], metric: str) -> list[Difference]:
-    """The same differences, corrected for being one family of comparisons (Holm), with claims and verdicts that follow.
-
-    Args:
-        family: all comparisons that one statement is made about.
-        metric: of the verdicts.
-    """
+    """The same differences, corrected for being one family of comparisons, about which one statement is made (Holm), with
+    the claims, and verdicts in this metric, that follow."""
     adjusted = {name: holm([row.metrics[name].p for row in family]) for name in (family[0].metrics if family else ())}
     result = []
     for place, row in enumerate(family):
@@ -107,10 +100,10 @@ def load_system(path: Path, split: str) -> System:
     if not runs:
         raise UserError(f"{path} holds no finished run: train one with `clfa train` or `clfa sweep`")
     _refuse_several_systems(path, runs)
-    found = pool_runs(path.name, runs, split)
-    order = np.argsort(np.array(found.ids), kind="stable")
-    ids = [found.ids[number] for number in order]
-    return replace(found, ids=ids, labels=found.labels[order], predictions=found.predictions[:, order])
+    system = pool_runs(path.name, runs, split)
+    order = np.argsort(np.array(system.ids), kind="stable")
+    ids = [system.ids[number] for number in order]
+    return replace(system, ids=ids, labels=system.labels[order], predictions=system.predictions[:, order])
 
 
 def _refuse_several_systems(path: Path, runs: list[Run]) -> None:
@@ -134,10 +127,10 @@ def _refuse_several_systems(path: Path, runs: list[Run]) -> None:
 
 
 def _short_names(paths: list[Path]) -> list[str]:
-    """The last parts of the paths that tell them apart."""
-    parts = [path.resolve().parts for path in paths]
-    for length in range(1, max(len(part) for part in parts) + 1):
-        names = ["/".join(part[-length:]) for part in parts]
+    """The shortest ends of the paths that are all different."""
+    folders = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, folders)) + 1):
+        names = ["/".join(path[-length:]) for path in folders]
         if len(set(names)) == len(names):
             return names
     raise UserError("the same run was given twice")
@@ -165,8 +158,8 @@ def _gap(base: System, other: System, metric: str) -> Gap:
     paired = paired_bootstrap(base.labels, base.predictions, other.predictions, classes, metric)
     bounds, p, detectable = paired.ci95, bootstrap_p(paired.draws), detectable_difference(paired.draws)
     if runs > 1:
-        values = [by_run(base.labels, system.predictions, classes)[metric] for system in (base, other)]
-        _, bounds, p, detectable = system_difference(paired, values[0], values[1], base.seeds == other.seeds)
+        first, second = (by_run(base.labels, system.predictions, classes)[metric] for system in (base, other))
+        bounds, p, detectable = system_difference(paired, first, second, paired=base.seeds == other.seeds)
     elif metric == "accuracy" and len(base.predictions) == len(other.predictions):
         p = mcnemar(base.labels, base.predictions[0], other.predictions[0])[2]
     score = Score(paired.value, *bounds, n=runs)
@@ -192,14 +185,15 @@ def _dominance(base: System, others: list[System], metric: str) -> dict[int, Dom
 
     By the place of the system; only of those that have several runs, as the base must have.
     """
-    classes = len(base.class_names)
-    values = [by_run(system.labels, system.predictions, classes)[metric] for system in (base, *others)]
-    enough = [place for place in range(len(others)) if min(len(values[0]), len(values[place + 1])) > 1]
-    plain = {place: almost_stochastic_order(values[place + 1], values[0]) for place in enough}
-    found: dict[int, Dominance] = {}
+    of_base, *of_others = (
+        by_run(system.labels, system.predictions, len(base.class_names))[metric] for system in (base, *others)
+    )
+    several = {place: values for place, values in enumerate(of_others) if min(len(values), len(of_base)) > 1}
+    ordered = sorted(several, key=lambda place: almost_stochastic_order(several[place], of_base))
+    result: dict[int, Dominance] = {}
     still_open = True
-    for rank, place in enumerate(sorted(enough, key=lambda number: plain[number])):
-        epsilon = almost_stochastic_order(values[place + 1], values[0], LEVEL / (len(enough) - rank))
+    for rank, place in enumerate(ordered):
+        epsilon = almost_stochastic_order(several[place], of_base, LEVEL / (len(several) - rank))
         still_open = still_open and epsilon <= TAU
-        found[place] = Dominance(epsilon, TAU, still_open)
-    return found
+        result[place] = Dominance(epsilon, TAU, still_open)
+    return result

@@ -22,27 +22,14 @@ WIDE = 0.06
 
 
 def is_claim(difference: Score, p_holm: float) -> bool:
-    """The one rule: a difference is claimed if its 95 % interval excludes 0 and its p (Holm) is at most 0.05.
-
-    Args:
-        difference: with its interval.
-        p_holm: two-sided p, corrected for all comparisons made.
-    """
+    """The one rule: a difference is claimed if its 95 % interval excludes 0 and its p (two-sided, corrected for all
+    comparisons made after Holm) is at most 0.05."""
     excludes_zero = difference.low is not None and difference.high is not None and difference.low * difference.high > 0
     return excludes_zero and p_holm <= LEVEL
 
 
 def verdict(system: str, minus: str, metric: str, gap: Gap, runs: int, same_answers: bool = False) -> str:
-    """The sentence about a difference.
-
-    Args:
-        system: name of the one.
-        minus: name of the other.
-        metric: of the gap.
-        gap: the difference.
-        runs: fewest runs of the two.
-        same_answers: whether both predict the same for every post.
-    """
+    """The sentence about a gap in a metric between two systems, of which each has at least so many runs."""
     if same_answers:
         return f"{system} and {minus} give the same answers on all posts."
     described = METRICS[metric]
@@ -66,15 +53,12 @@ def published_verdict(
 ) -> tuple[str, str]:
     """The verdict about a published figure, which has no interval of its own, and why.
 
+    Compared are `ours`, metric -> score with the interval of one run, and `published`, metric -> fraction; `stand_ins` are
+    what differs from the published system.
+
     Accuracy, which every row of the tables has, decides about "lower" and "higher", so that one test is made for a row.
     The interval holds the choice of posts although the published figure is of the same posts: "reproduced" is generous,
     "lower" and "higher" are careful.
-
-    Args:
-        ours: metric -> score with the interval of one run.
-        published: metric -> figure, in fractions.
-        runs: number of our runs.
-        stand_ins: what differs from the published system.
 
     Returns:
         "lower", "higher": our whole interval lies below or above the published accuracy. "reproduced": published
@@ -124,23 +108,13 @@ def paired_bootstrap(
     metric: str,
     resamples: int = 10_000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Paired:
-    """Difference of a metric on the same posts with a bias-corrected and accelerated interval (BCa, Efron 1987).
+    """(N,) labels, (R, N) predictions of the first system, (Q, N) of the second -> difference of a metric
+    (`clfa.metrics.scores`) with a bias-corrected and accelerated 95 % interval (BCa, Efron 1987).
 
     Posts that got the same answers from all runs are alike: drawing posts is drawing how many there are of each kind from a
     multinomial, and leaving one post out gives one value for each kind. Equal to `scipy.stats.bootstrap` on the same
     draws within 1e-12.
-
-    Args:
-        labels: (N,) class numbers.
-        first: (runs, N) predictions of the first system.
-        second: (runs, N) predictions of the second.
-        classes: C.
-        metric: name in `clfa.metrics.scores`.
-        resamples: number of draws.
-        seed: of the draws.
-        level: of the interval.
     """
     answers = np.concatenate([labels[None], first, second])
     kinds, counts = np.unique(answers, axis=1, return_counts=True)
@@ -150,28 +124,22 @@ def paired_bootstrap(
     def difference(weights: NDArray) -> Array:
         """(draws, kinds) counts -> (draws,) differences."""
         matrices = np.einsum("dk,rkc->drc", weights, hits, optimize=True)
-        found = scores(matrices.reshape(*matrices.shape[:2], classes, classes))[metric]
-        return found[:, len(first) :].mean(1) - found[:, : len(first)].mean(1)
+        values = scores(matrices.reshape(*matrices.shape[:2], classes, classes))[metric]
+        return values[:, len(first) :].mean(1) - values[:, : len(first)].mean(1)
 
     generator = np.random.default_rng(seed)
     total = int(counts.sum())
-    draws = np.concatenate(
-        [
-            difference(generator.multinomial(total, counts / total, size=min(500, resamples - start)))
-            for start in range(0, resamples, 500)
-        ]
-    )
+    sizes = [min(500, resamples - start) for start in range(0, resamples, 500)]  # in blocks, for memory
+    draws = np.concatenate([difference(generator.multinomial(total, counts / total, size=size)) for size in sizes])
     value = float(difference(counts[None])[0])
-    left_out = np.concatenate(
-        [difference(counts - block) for block in np.array_split(np.eye(len(counts)), max(1, len(counts) // 500))]
-    )
-    return Paired(value, bca_interval(value, draws, left_out, counts, level), draws)
+    blocks = np.array_split(np.eye(len(counts)), max(1, len(counts) // 500))
+    left_out = np.concatenate([difference(counts - block) for block in blocks])
+    return Paired(value, bca_interval(value, draws, left_out, counts), draws)
 
 
 class SystemDifference(NamedTuple):
-    """Mean difference of two systems, from several runs of each."""
+    """How sure the mean difference of two systems is, from several runs of each."""
 
-    value: float
     ci95: tuple[float, float]
     """t interval over runs and posts."""
     p: float
@@ -183,9 +151,9 @@ class SystemDifference(NamedTuple):
 def system_difference(difference: Paired, first: Array, second: Array, paired: bool) -> SystemDifference:
     """Is one system better than the other, beyond the runs and posts at hand?
 
-    The variance of a mean difference has a part from the posts, here that of the bootstrap draws for these runs, and a part
-    from the runs, s^2 / R (paired runs: of their differences; otherwise of each side). The interval is t, with
-    Satterthwaite's degrees of freedom: resampling a handful of runs instead would understate their part by (R - 1) / R.
+    The variance of a mean difference is that of the posts, here of the bootstrap draws for these runs, plus that of the
+    runs, s^2 / R (paired runs: of their differences; otherwise of each side). The interval is t, with Satterthwaite's
+    degrees of freedom: resampling a handful of runs instead would understate their variance by (R - 1) / R.
 
     Args:
         difference: `paired_bootstrap` of all runs of both.
@@ -195,62 +163,47 @@ def system_difference(difference: Paired, first: Array, second: Array, paired: b
     """
     from scipy.stats import t
 
-    posts = float(difference.draws.var(ddof=1))
     sides = [second - first] if paired else [first, second]
-    parts = [(float(side.var(ddof=1)) / len(side), len(side) - 1) for side in sides]
-    variance = posts + sum(part for part, _ in parts)
-    if variance == 0:
-        return SystemDifference(
-            difference.value, (difference.value, difference.value), float(difference.value == 0), 0.0
-        )
-    freedom = variance**2 / max(sum(part**2 / degrees for part, degrees in parts), 1e-30 * variance**2)
-    error = variance**0.5
-    half = float(t.ppf(0.975, freedom)) * error
+    of_runs = [(float(side.var(ddof=1)) / len(side), len(side) - 1) for side in sides]
+    error, freedom = _error_and_freedom(difference.draws, of_runs)
+    value, half = difference.value, float(t.ppf(0.975, freedom)) * error
     return SystemDifference(
-        difference.value,
-        (difference.value - half, difference.value + half),
-        float(2 * t.sf(abs(difference.value) / error, freedom)),
+        (value - half, value + half),
+        float(2 * t.sf(abs(value) / error, freedom)) if error else float(value == 0),
         half + float(t.ppf(0.8, freedom)) * error,
     )
 
 
 def run_interval(labels: NDArray, predictions: NDArray, classes: int, metric: str) -> tuple[float, float]:
-    """Where the true score of one more run of a system would lie, that on endless posts like these: 95 % t interval.
+    """(N,) labels, (R, N) predictions of R ≥ 2 runs -> where the true score of one more run of the system would lie, that on
+    endless posts like these: 95 % t interval.
 
-    The variance has a part from the posts (bootstrap) and one from the runs, s^2 (1 + 1 / R): their spread, and that their
-    mean is known from R runs only. Degrees of freedom after Satterthwaite.
-
-    Args:
-        labels: (N,) class numbers.
-        predictions: (R, N) predictions of R ≥ 2 runs.
-        classes: C.
-        metric: name in `clfa.metrics.scores`.
+    The variance is that of the posts (bootstrap) plus that of the runs, s^2 (1 + 1 / R): their spread, and that their mean
+    is known from R runs only. Degrees of freedom after Satterthwaite.
     """
     from scipy.stats import t
 
     # against answers that are always right, whose score is 1 in every draw
-    found = paired_bootstrap(labels, labels[None], predictions, classes, metric)
+    draws = paired_bootstrap(labels, labels[None], predictions, classes, metric).draws
     values = by_run(labels, predictions, classes)[metric]
-    posts, runs = float(found.draws.var(ddof=1)), float(values.var(ddof=1)) * (1 + 1 / len(values))
-    if posts + runs == 0:
-        return float(values[0]), float(values[0])
-    freedom = (posts + runs) ** 2 / max(runs**2 / (len(values) - 1), 1e-30)
-    half = float(t.ppf(0.975, freedom)) * (posts + runs) ** 0.5
+    of_runs = float(values.var(ddof=1)) * (1 + 1 / len(values))
+    error, freedom = _error_and_freedom(draws, [(of_runs, len(values) - 1)])
+    half = float(t.ppf(0.975, freedom)) * error
     return float(values.mean()) - half, float(values.mean()) + half
 
 
-def bca_interval(
-    value: float, draws: Array, left_out: Array, counts: NDArray, level: float = 0.95
-) -> tuple[float, float]:
-    """BCa interval of a statistic.
+def _error_and_freedom(draws: Array, of_runs: list[tuple[float, int]]) -> tuple[float, float]:
+    """Standard error and Satterthwaite's degrees of freedom, from draws over posts and (variance, degrees) of runs."""
+    variance = float(draws.var(ddof=1)) + sum(share for share, _ in of_runs)
+    if variance == 0:
+        return 0.0, 1.0
+    freedom = variance**2 / max(sum(share**2 / degrees for share, degrees in of_runs), 1e-30 * variance**2)
+    return variance**0.5, freedom
 
-    Args:
-        value: the statistic on the sample.
-        draws: (resamples,) its bootstrap draws.
-        left_out: (kinds,) its value without one post of each kind.
-        counts: (kinds,) how many posts of each kind there are.
-        level: of the interval.
-    """
+
+def bca_interval(value: float, draws: Array, left_out: Array, counts: NDArray) -> tuple[float, float]:
+    """95 % BCa interval of a statistic from its value, its (D,) bootstrap draws, and, for K kinds of posts, its (K,) values
+    without one post of each and the (K,) counts of posts."""
     from scipy.special import ndtr, ndtri
 
     share = ((draws < value).mean() + (draws <= value).mean()) / 2
@@ -260,7 +213,7 @@ def bca_interval(
         return float(draws.min()), float(draws.max())
     acceleration = (counts @ influence**3) / (6 * spread**1.5)
     bias = ndtri(share)
-    tails = bias + ndtri([(1 - level) / 2, (1 + level) / 2])
+    tails = bias + ndtri([0.025, 0.975])
     low, high = np.quantile(draws, ndtr(bias + tails / (1 - acceleration * tails)))
     return float(low), float(high)
 
@@ -279,21 +232,12 @@ def holm(p_values: list[float]) -> list[float]:
     return result.tolist()
 
 
-def almost_stochastic_order(
-    better: Array, worse: Array, level: float = 0.05, resamples: int = 1_000, seed: int = 0
-) -> float:
-    """ε_min of “`better` is almost stochastically larger than `worse`” (ASO; Dror et al. 2019): below 0.5 it is, at most
-    0.2 is the usual demand (Ulmer et al. 2022).
+def almost_stochastic_order(better: Array, worse: Array, level: float = 0.05, resamples: int = 1_000) -> float:
+    """ε_min of “`better`, (n,) scores of runs, is almost stochastically larger than `worse`, (m,)” (ASO; Dror et al. 2019):
+    below 0.5 it is, at most 0.2 is the usual demand (Ulmer et al. 2022).
 
     ε = ∫ (Q_w - Q_b)²₊ dt / ∫ (Q_w - Q_b)² dt over the quantile functions Q of both samples, and ε_min its upper
     confidence bound, ε + sqrt((n + m) / nm) σ z_{1-level}, σ from a bootstrap.
-
-    Args:
-        better: (n,) scores, one a run.
-        worse: (m,) scores.
-        level: 1 - confidence.
-        resamples: number of draws.
-        seed: of the draws.
     """
     from scipy.special import ndtri
 
@@ -307,15 +251,14 @@ def almost_stochastic_order(
     def violation(first: Array, second: Array) -> Array:
         gap = quantiles(second) - quantiles(first)
         total = (gap**2).sum(-1)
-        found = np.where(gap > 0, gap, 0) ** 2
-        return np.divide(found.sum(-1), total, out=np.full(total.shape, 0.5), where=total > 0)
+        against = np.where(gap > 0, gap, 0) ** 2
+        return np.divide(against.sum(-1), total, out=np.full(total.shape, 0.5), where=total > 0)
 
     n, m = len(better), len(worse)
     scale = np.sqrt(n * m / (n + m))
-    generator = np.random.default_rng(seed)
-    drawn = violation(
-        better[generator.integers(n, size=(resamples, n))], worse[generator.integers(m, size=(resamples, m))]
-    )
+    generator = np.random.default_rng(0)
+    drawn_better = better[generator.integers(n, size=(resamples, n))]
+    drawn_worse = worse[generator.integers(m, size=(resamples, m))]
     value = violation(better, worse)
-    sigma = float((scale * (drawn - value)).std())
+    sigma = float((scale * (violation(drawn_better, drawn_worse) - value)).std())
     return float(np.clip(value + ndtri(1 - level) * sigma / scale, 0, 1))
