@@ -6,20 +6,22 @@ from conftest import SHARED
 from scipy.stats import binomtest
 
 from clfa.evidence.cues import FLIPS, find_cues, neutralise
+from clfa.evidence.results import CueCounts
 
 
 def test_z_and_p_by_hand():
     texts = ["odd word"] * 30 + ["plain word"] * 70
     labels = np.array([1] * 28 + [0] * 2 + [1] * 22 + [0] * 48)
-    found = {cue.cue: cue for cue in find_cues(texts, labels, 2)}
-    odd = found["odd"]
-    assert (odd.with_label, odd.count, odd.label_count, odd.label) == (28, 30, 50, 1)
+    rules = {rule.cue: rule for rule in find_cues(texts, labels, 2)}
+    odd = rules["odd"]
+    assert odd.label == 1
+    assert odd.counts(texts, labels) == CueCounts(28, 30, 50, (28 + 48) / 100)
     assert odd.z == pytest.approx((28 / 30 - 0.5) / (0.5 * 0.5 / 30) ** 0.5, abs=1e-12)
     # "odd" and "plain" (which "word" is not: every post has it), each format feature in some but not all posts: none
     assert odd.p == pytest.approx(binomtest(28, 30, 0.5, alternative="greater").pvalue * 4, rel=1e-9)
     assert odd.otherwise == 0
-    assert odd.predict(["an odd thing", "ODD", "odds"]).tolist() == [1, 1, 0]
-    assert "word" not in found
+    assert odd.present(["an odd thing", "ODD", "odds"]).tolist() == [True, True, False]
+    assert "word" not in rules
 
 
 def test_noise_has_no_cues():
@@ -48,14 +50,14 @@ def test_ranking_on_real_data(name, options, expected):
     reader = {"mmsd": read_mmsd, "mmsd2": read_mmsd2}[name]
     rows, labels, _ = reader(SHARED / "data" / name, None, **options)
     train = [row for split, row in rows if split == "train" and isinstance(row, Record)]
-    found = find_cues([row.text for row in train], np.array([labels.index(str(row.label)) for row in train]), 2)
-    assert [(cue.cue, round(cue.z, 1)) for cue in found[: len(expected)]] == expected
+    texts, truth = [row.text for row in train], np.array([labels.index(str(row.label)) for row in train])
+    rules = find_cues(texts, truth, 2)
+    assert [(rule.cue, round(rule.z, 1)) for rule in rules[: len(expected)]] == expected
+    counts = rules[0].counts(texts, truth)
     if name == "mmsd2":
-        assert (found[0].with_label, found[0].count) == (404, 404)
+        assert (counts.with_label, counts.count) == (404, 404)
     elif not options:
-        rule = found[0].predict([row.text for row in train])
-        truth = np.array([labels.index(str(row.label)) for row in train])
-        assert round(100 * (rule == truth).mean(), 1) == 99.7
+        assert round(100 * counts.accuracy, 1) == 99.7
 
 
 def test_neutralise():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from clfa.data.records import Record, write_dataset
 from clfa.data.rows import load_split
-from clfa.evidence.leakage import KINDS, Traces, conflicts, image_hashes, leaked, matches, normal_form, traces
+from clfa.evidence.leakage import COLUMNS, Traces, conflicts, image_hashes, leaked, matches, normal_form, traces
 
 
 def side(texts=(), images=(), hashes=(), labels=None) -> Traces:
@@ -94,7 +94,7 @@ def test_counts_of_real_data(name, id, text, near, tmp_path):
     rows, labels, about = reader(SHARED / "data" / name, None)
     write_dataset(rows, tmp_path / "d", labels, about, images="none")
     train, test = (traces(load_split(tmp_path / "d", split)) for split in ("train", "test"))
-    counts = {kind: int((matches(kind, test, train) >= 0).sum()) for kind in KINDS}
+    counts = {kind: int((matches(kind, test, train) >= 0).sum()) for kind in COLUMNS}
     assert (counts["id"], counts["normalised_text"], counts["near_text"]) == (id, text, near)
     if name == "mmsd2":
         assert len(conflicts(train)["normalised_text"]) == 70

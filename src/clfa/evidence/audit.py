@@ -19,8 +19,8 @@ from clfa.evidence.cues import CueRule, find_cues
 from clfa.evidence.findings import EXAMPLES, find_faults
 from clfa.evidence.floors import floor_scores, frozen_floor_predictions
 from clfa.evidence.language import language_of
-from clfa.evidence.leakage import KINDS, Traces, conflicts, image_hashes, matches, traces
-from clfa.evidence.results import Audit, Conflict, Cue, CueCounts, Disagreement, Images, Leakage, SplitFile, Spread
+from clfa.evidence.leakage import COLUMNS, Traces, conflicts, image_hashes, matches, traces
+from clfa.evidence.results import Audit, Conflict, Cue, Disagreement, Images, Leakage, SplitFile, Spread
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +47,15 @@ def audit(
 
     log.info("%s: looking for posts that splits share", dataset)
     hashes = image_hashes(dataset, list(rows))
-    compared = {split: traces(found, hashes) for split, found in rows.items()}
-    leakage = {kind: _leakage(kind, compared, evaluated) for kind in KINDS}
+    compared = {split: traces(of_split, hashes) for split, of_split in rows.items()}
+    leakage = {kind: _leakage(kind, compared, evaluated) for kind in COLUMNS}
     conflicting = _conflicts(compared)
     del compared
     log.info("%s: looking for cues", dataset)
-    labels = {split: found.labels for split, found in rows.items()}
-    texts = {split: found.texts for split, found in rows.items()}
-    cues = [
-        _describe_cue(rule, texts, labels, names) for rule in find_cues(texts["train"], labels["train"], len(names))
-    ]
+    labels = {split: of_split.labels for split, of_split in rows.items()}
+    texts = {split: of_split.texts for split, of_split in rows.items()}
+    rules = find_cues(texts["train"], labels["train"], len(names))
+    cues = [_describe_cue(rule, texts, labels, names) for rule in rules]
     log.info("%s: fitting floors", dataset)
     frozen = frozen_floor_predictions(dataset, evaluated, len(names), text_encoder, image_encoder, teacher)
     floors = floor_scores(rows["train"], rows[evaluated], len(names), frozen)
@@ -73,13 +72,13 @@ def audit(
         conflicting_labels=conflicting,
         floors=floors,
         labels={
-            split: dict(zip(names, np.bincount(found, minlength=len(names)).tolist()))
-            for split, found in labels.items()
+            split: dict(zip(names, np.bincount(numbers, minlength=len(names)).tolist()))
+            for split, numbers in labels.items()
         },
         disagreement=_disagreement(rows, names),
-        languages={split: _languages(split, found) for split, found in texts.items()},
-        images={split: _images(dataset, split, len(found)) for split, found in rows.items()},
-        splits={split: SplitFile(len(found), manifest["splits"][split]["sha256"]) for split, found in rows.items()},
+        languages={split: _languages(split, of_split) for split, of_split in texts.items()},
+        images={split: _images(dataset, split, len(of_split)) for split, of_split in rows.items()},
+        splits={split: SplitFile(len(rows[split]), manifest["splits"][split]["sha256"]) for split in rows},
         clfa_version=clfa.__version__,
         seconds=0.0,
     )
@@ -87,34 +86,25 @@ def audit(
 
 
 def _describe_cue(rule: CueRule, texts: dict[str, list[str]], labels: dict[str, NDArray], names: list[str]) -> Cue:
-    splits = {}
-    for split, truth in labels.items():
-        present = rule.present(texts[split])
-        predicted = np.where(present, rule.label, rule.otherwise)
-        splits[split] = CueCounts(
-            with_label=int((present & (truth == rule.label)).sum()),
-            count=int(present.sum()),
-            label_count=int((truth == rule.label).sum()),
-            accuracy=float((predicted == truth).mean()),
-        )
+    splits = {split: rule.counts(texts[split], truth) for split, truth in labels.items()}
+    train = splits["train"]
     return Cue(
         cue=rule.cue,
         kind=rule.kind,
         label=names[rule.label],
-        with_label=rule.with_label,
-        count=rule.count,
-        p_label_given_cue=rule.with_label / rule.count,
-        p_cue_given_label=rule.with_label / rule.label_count,
+        with_label=train.with_label,
+        count=train.count,
+        p_label_given_cue=train.with_label / train.count,
+        p_cue_given_label=train.with_label / train.label_count,
         z=rule.z,
         p_bonferroni=rule.p,
-        accuracy=splits["train"].accuracy,
+        accuracy=train.accuracy,
         splits=splits,
     )
 
 
 def _leakage(kind: str, compared: dict[str, Traces], evaluated: str) -> Leakage:
     """Posts of one split that repeat a post of another, and repeats inside each."""
-    column = {"id": "ids", "exact_text": "texts", "image_bytes": "image_keys", "image_hash": "image_hashes"}
     counts: dict[str, int] = {}
     examples: dict[str, list[list[str]]] = {}
     repeated: dict[str, NDArray] = {}
@@ -135,7 +125,7 @@ def _leakage(kind: str, compared: dict[str, Traces], evaluated: str) -> Leakage:
     if "test" in compared:
         either = repeated["test_in_train"] | repeated["test_in_validation"]
         counts["test_in_train_or_validation"] = int(either.sum())
-    values = getattr(compared[evaluated], column.get(kind, "normal"))
+    values = getattr(compared[evaluated], COLUMNS[kind])
     return Leakage(checked=sum(value is not None for value in values), examples=examples, **counts)
 
 
@@ -151,21 +141,21 @@ def _conflicts(compared: dict[str, Traces]) -> dict[str, dict[str, Conflict]]:
 def _disagreement(rows: dict[str, Rows], names: list[str]) -> dict[str, dict[str, Disagreement]]:
     """Columns that hold labels too (`hashtag_label`, `text_label` …): on how many posts they differ from the label."""
     result: dict[str, dict[str, Disagreement]] = {}
-    for split, found in rows.items():
-        labels = found.labels.tolist()
-        for column in found.column_names:
-            values = found[column] if column.endswith("_label") else []
+    for split, of_split in rows.items():
+        labels = of_split.labels.tolist()
+        for column in (name for name in of_split.column_names if name.endswith("_label")):
+            values = of_split[column]
             both = [number for number, value in enumerate(values) if value is not None]
             if both:
                 differ = [number for number in both if values[number] != names[labels[number]]]
-                shown = [found[number]["id"] for number in differ[:EXAMPLES]]
+                shown = [of_split[number]["id"] for number in differ[:EXAMPLES]]
                 result.setdefault(column, {})[split] = Disagreement(len(differ), len(both), shown)
     return result
 
 
 def _languages(split: str, texts: list[str]) -> dict[str, int]:
-    found = (language_of(text) for text in track(texts, f"languages of {split}", len(texts)))
-    return dict(Counter(found).most_common())
+    languages = Counter(language_of(text) for text in track(texts, f"languages of {split}", len(texts)))
+    return dict(languages.most_common())
 
 
 def _images(dataset: Path, split: str, posts: int) -> Images:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clfa.evidence.results import CueCounts
+
 MIN_COUNT = 5
 LEVEL = 0.05
 
@@ -48,12 +50,6 @@ class CueRule:
     """`token` or `format`."""
     label: int
     """The class it speaks for."""
-    with_label: int
-    """Train posts with the cue and the label."""
-    count: int
-    """Train posts with the cue."""
-    label_count: int
-    """Train posts with the label."""
     z: float
     """See the module."""
     p: float
@@ -67,9 +63,15 @@ class CueRule:
             return np.array([FORMAT_CUES[self.cue](text) for text in texts], dtype=bool)
         return np.array([self.cue in text.lower().split() for text in texts], dtype=bool)
 
-    def predict(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """(N,) class numbers of the rule “cue: its label, no cue: `otherwise`”."""
-        return np.where(self.present(texts), self.label, self.otherwise)
+    def counts(self, texts: Sequence[str], labels: NDArray) -> CueCounts:
+        """How the rule “cue: its label, no cue: `otherwise`” does on N texts with (N,) labels."""
+        present = self.present(texts)
+        return CueCounts(
+            with_label=int((present & (labels == self.label)).sum()),
+            count=int(present.sum()),
+            label_count=int((labels == self.label).sum()),
+            accuracy=float((np.where(present, self.label, self.otherwise) == labels).mean()),
+        )
 
 
 def find_cues(texts: Sequence[str], labels: NDArray, classes: int) -> list[CueRule]:
@@ -82,7 +84,7 @@ def find_cues(texts: Sequence[str], labels: NDArray, classes: int) -> list[CueRu
     Args:
         texts: train texts as stored.
         labels: (N,) class numbers.
-        classes: number of classes.
+        classes: C.
     """
     from scipy.stats import binom
 
@@ -95,51 +97,35 @@ def find_cues(texts: Sequence[str], labels: NDArray, classes: int) -> list[CueRu
         z = (by_class / counts[:, None] - share) / np.sqrt(share * (1 - share) / counts[:, None])
     p = np.minimum(1, binom.sf(by_class - 1, counts[:, None], share) * z.size)
     rows, classes_of = np.nonzero((p < LEVEL) & (z > 0))
-    found, seen = [], set()
+    rules, seen = [], set()
     for place in np.argsort(-z[rows, classes_of], kind="stable"):
         row, label = rows[place], classes_of[place]
         posts = (label, present.indices[present.indptr[row] : present.indptr[row + 1]].tobytes())
         if posts in seen:  # the same posts under another name
             continue
         seen.add(posts)
-        found.append(
-            CueRule(
-                cue=names[row],
-                kind=kinds[row],
-                label=int(label),
-                with_label=int(by_class[row, label]),
-                count=int(counts[row]),
-                label_count=int(totals[label]),
-                z=float(z[row, label]),
-                p=float(p[row, label]),
-                otherwise=int((totals - by_class[row]).argmax()),
-            )
-        )
-    return found
+        otherwise = int((totals - by_class[row]).argmax())
+        rules.append(CueRule(names[row], kinds[row], int(label), float(z[row, label]), float(p[row, label]), otherwise))
+    return rules
 
 
 def count_format(texts: Sequence[str]) -> NDArray[np.float64]:
     """(N, features) counts of characters and shapes, no words: what the format-only floor reads."""
-    counts = np.empty((len(texts), len(_format_counts(""))))
-    for number, text in enumerate(texts):
-        counts[number] = _format_counts(text)
-    return counts
+    return np.array([_format_counts(text) for text in texts], dtype=float)
 
 
 def neutralise(texts: Sequence[str]) -> list[str]:
     """Texts with every change of `REMOVALS` made, one after the other."""
-    result = []
-    for text in texts:
-        for change in REMOVALS.values():
-            text = change(text)
-        result.append(text)
+    result = list(texts)
+    for change in REMOVALS.values():
+        result = [change(text) for text in result]
     return result
 
 
 def _remover(pattern: str) -> Callable[[str], str]:
     """Takes matches out and closes the gap they leave; white space elsewhere stays as it is."""
     compiled = re.compile(rf"(?:\s*(?:{pattern}))+\s*")
-    return lambda text: compiled.sub(lambda found: "" if found.start() == 0 or found.end() == len(text) else " ", text)
+    return lambda text: compiled.sub(lambda gap: "" if gap.start() == 0 or gap.end() == len(text) else " ", text)
 
 
 def _replacer(pattern: str, by: str) -> Callable[[str], str]:
@@ -162,7 +148,7 @@ def _features(texts: Sequence[str]) -> tuple[list[str], list[str], Any]:
     from scipy.sparse import csr_matrix, hstack
     from sklearn.feature_extraction.text import CountVectorizer
 
-    form = csr_matrix(np.array([[found(text) for found in FORMAT_CUES.values()] for text in texts], dtype=np.int64))
+    form = csr_matrix(np.array([[holds(text) for holds in FORMAT_CUES.values()] for text in texts], dtype=np.int64))
     vectorizer = CountVectorizer(binary=True, token_pattern=r"\S+", dtype=np.int64)
     try:
         tokens = vectorizer.fit_transform(texts)

@@ -1,5 +1,7 @@
 """The findings of an audit, in sentences: what, how harmful, what to do."""
 
+from collections.abc import Iterator
+
 from clfa.evidence.results import Audit, Cue, Finding
 
 EXAMPLES = 10
@@ -27,30 +29,25 @@ ASPECTS = ("text_label", "image_label")
 
 def find_faults(audit: Audit) -> list[Finding]:
     """All findings of an audit, most harmful first."""
-    found = [
-        *_leaks(audit),
-        *(_cue(audit, cue) for cue in audit.cues),
-        *_conflicts(audit),
-        *_disagreements(audit),
-    ]
-    return sorted(found, key=lambda finding: -finding.harm)
+    cues = (_cue(audit, cue) for cue in audit.cues)
+    findings = [*_leaks(audit), *cues, *_conflicts(audit), *_disagreements(audit)]
+    return sorted(findings, key=lambda finding: -finding.harm)
 
 
-def _leaks(audit: Audit) -> list[Finding]:
-    found, posts, name = [], audit.splits[audit.evaluated].rows, f"{audit.evaluated}_in_train"
+def _leaks(audit: Audit) -> Iterator[Finding]:
+    posts, name = audit.splits[audit.evaluated].rows, f"{audit.evaluated}_in_train"
     for kind, leakage in audit.leakage.items():
         count, other = getattr(leakage, name), getattr(leakage, f"{name}_other_label")
         if count:
             text = f"{count:,} of {posts:,} {audit.evaluated} posts {LEAKS[kind]}"
             text += f"; {other:,} of them with another label." if other else "."
             pairs = [" = ".join(pair) for pair in leakage.examples.get(name, [])]
-            found.append(Finding(f"leakage:{kind}", count / posts, count, text, ADVICE[kind], pairs))
+            yield Finding(f"leakage:{kind}", count / posts, count, text, ADVICE[kind], pairs)
         if leakage.within_train and kind in REPEATS:
             text = f"{leakage.within_train:,} training posts repeat the {REPEATS[kind]} of an earlier training post."
             advice = "Harmless to the score; keep copies on one side when you draw new splits (folds do)."
             pairs = [" = ".join(pair) for pair in leakage.examples["within_train"]]
-            found.append(Finding(f"duplicate:{kind}", 0.0, leakage.within_train, text, advice, pairs))
-    return found
+            yield Finding(f"duplicate:{kind}", 0.0, leakage.within_train, text, advice, pairs)
 
 
 def _cue(audit: Audit, cue: Cue) -> Finding:
@@ -69,28 +66,25 @@ def _cue(audit: Audit, cue: Cue) -> Finding:
     return Finding(f"cue:{cue.cue}", max(0.0, gain), cue.count, text, advice, [])
 
 
-def _conflicts(audit: Audit) -> list[Finding]:
-    found, posts = [], audit.splits[audit.evaluated].rows
+def _conflicts(audit: Audit) -> Iterator[Finding]:
+    posts = audit.splits[audit.evaluated].rows
     for kind, by_split in audit.conflicting_labels.items():
         count = sum(conflict.count for conflict in by_split.values())
         if count:
             here = by_split.get(audit.evaluated)
-            text = (
-                f"{count:,} {'texts' if kind == 'normalised_text' else 'images'} occur with two labels inside a split."
-            )
+            affected = (here and here.posts) or 0
+            what = "texts" if kind == "normalised_text" else "images"
+            text = f"{count:,} {what} occur with two labels inside a split."
             advice = "Look at them: the other half of the post may decide, or a label is wrong."
             ids = [id for conflict in by_split.values() for id in conflict.examples][:EXAMPLES]
-            found.append(Finding(f"conflict:{kind}", ((here and here.posts) or 0) / posts, count, text, advice, ids))
-    return found
+            yield Finding(f"conflict:{kind}", affected / posts, count, text, advice, ids)
 
 
-def _disagreements(audit: Audit) -> list[Finding]:
-    found = []
+def _disagreements(audit: Audit) -> Iterator[Finding]:
     for column, by_split in audit.disagreement.items():
         entry = by_split.get(audit.evaluated)
         if entry and entry.differ and column not in ASPECTS:
             text = f"“{column}” differs from the label on {entry.differ:,} of {entry.posts:,} {audit.evaluated} posts."
             advice = "Say which label is meant: no model can be right by both."
             harm = entry.differ / entry.posts
-            found.append(Finding(f"disagreement:{column}", harm, entry.differ, text, advice, entry.examples))
-    return found
+            yield Finding(f"disagreement:{column}", harm, entry.differ, text, advice, entry.examples)

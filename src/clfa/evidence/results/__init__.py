@@ -3,6 +3,8 @@
 Every number with an uncertainty is a `Score`, in fractions.
 """
 
+# ruff: noqa: F401 - imported for others, who need not know which file holds what
+
 from clfa.evidence.results.data import (
     Audit,
     Conflict,
@@ -48,48 +50,3 @@ from clfa.evidence.results.tables import (
     Sweep,
     SystemScores,
 )
-
-__all__ = [
-    "Audit",
-    "Bin",
-    "Calibration",
-    "CalibrationErrors",
-    "Change",
-    "Comparison",
-    "Conflict",
-    "Corruption",
-    "Corruptions",
-    "Cue",
-    "CueCounts",
-    "CurvePoint",
-    "Demo",
-    "Difference",
-    "Disagreement",
-    "Dominance",
-    "Emap",
-    "Evaluation",
-    "Example",
-    "Finding",
-    "Flip",
-    "Gap",
-    "Heatmap",
-    "Illustrations",
-    "Images",
-    "Leakage",
-    "McNemar",
-    "Posts",
-    "Probe",
-    "ReproducedRow",
-    "Reproduction",
-    "Scores",
-    "Side",
-    "Slice",
-    "SplitFile",
-    "Spread",
-    "Sweep",
-    "SystemScores",
-    "as_dict",
-    "from_dict",
-    "read_result",
-    "write_result",
-]

@@ -22,14 +22,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class CueCounts:
-    """A cue on one split."""
+    """Posts of one split with a cue and its label, with the cue, and with the label."""
 
     with_label: int
-    """Posts with the cue and the label."""
     count: int
-    """Posts with the cue."""
     label_count: int
-    """Posts with the label."""
     accuracy: float
     """Of the rule "cue: its label, no cue: the most frequent class without it"."""
 

@@ -23,11 +23,9 @@ class Heatmap:
     similarity: NDArray[np.float32]
     """(W, rows, columns) cosines between the mapped token (mean over its sub-words) and the mapped patch, in [-1, 1]."""
     image: Image.Image
-    """The image."""
     predicted: str
-    """The class that the model predicts."""
+    """Name of the class."""
     probability: float
-    """Its probability."""
 
 
 @dataclass(frozen=True)
