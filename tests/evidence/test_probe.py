@@ -13,7 +13,7 @@ from clfa.config import FusionConfig
 from clfa.data.images import open_image
 from clfa.data.rows import load_split
 from clfa.errors import UserError
-from clfa.evidence.corruptions import IMAGE_CORRUPTIONS, TEXT_CORRUPTIONS, corrupt_image, corrupt_text
+from clfa.evidence.corruptions import IMAGE_CORRUPTIONS, TEXT_CORRUPTIONS
 from clfa.evidence.probe import emap, probe, verdict
 from clfa.evidence.results import Change, Emap, Probe, Side, read_result
 from clfa.fusion import Fusion, pool
@@ -165,13 +165,13 @@ def test_image_corruptions(name):
     image = small.resize((288, 224), Image.Resampling.BICUBIC)
     changes = []
     for severity in range(1, 6):
-        bad, again = (corrupt_image(image, name, severity, np.random.default_rng(1)) for _ in range(2))
+        bad, again = (IMAGE_CORRUPTIONS[name](image, severity, np.random.default_rng(1)) for _ in range(2))
         assert (bad.size, bad.mode) == (image.size, "RGB")
         assert bad.tobytes() == again.tobytes()
         changes.append(np.abs(np.asarray(bad, float) - np.asarray(image, float)).mean())
     assert changes[0] > 0
     assert name == "rotation" or changes == sorted(changes), changes  # noise turned by any angle differs as much
-    tiny = corrupt_image(open_image(picture(0, (1, 1))), name, 5, np.random.default_rng(0))
+    tiny = IMAGE_CORRUPTIONS[name](open_image(picture(0, (1, 1))), 5, np.random.default_rng(0))
     assert tiny.size == (1, 1)
 
 
@@ -180,8 +180,8 @@ def test_text_corruptions(name):
     post = text(3, 60) + " , an awful day ! so good . really ?"
     changes = []
     for severity in (1, 3, 5):
-        bad, again = (corrupt_text(post, name, severity, np.random.default_rng(1)) for _ in range(2))
+        bad, again = (TEXT_CORRUPTIONS[name](post, severity / 10, np.random.default_rng(1)) for _ in range(2))
         assert bad == again
         changes.append(sum(one != two for one, two in zip(bad.split(), post.split())) + abs(len(bad) - len(post)))
     assert 0 < changes[0] < changes[2]
-    assert isinstance(corrupt_text("", name, 5, np.random.default_rng(0)), str)
+    assert isinstance(TEXT_CORRUPTIONS[name]("", 0.5, np.random.default_rng(0)), str)

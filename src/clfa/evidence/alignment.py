@@ -24,24 +24,20 @@ TRIED = 200
 """Rightly predicted posts that are looked through for one that makes a good heatmap."""
 
 
-def illustrate(pipeline: Pipeline, rows: Rows, found: Predictions) -> Illustrations:
+def illustrate(pipeline: Pipeline, rows: Rows, predictions: Predictions) -> Illustrations:
     """The errors that the model was most sure of, and the heatmap of a post that it got right.
 
     The heatmap is of the first such post with an image and 3 to 16 words; runs without a text or an image have none.
     """
-    examples = [
-        Example(
-            id=row["id"],
-            text=row["text"] or "",
-            image=open_image(row["image"]["bytes"]) if row["image"] else None,
-            label=found.class_names[found.labels[number]],
-            predicted=found.class_names[found.predicted[number]],
-            probability=float(found.probabilities[number].max()),
-        )
-        for number in worst_errors(found.labels, found.probabilities)
-        for row in [rows[number]]
-    ]
-    for number in np.flatnonzero(found.labels == found.predicted)[:TRIED]:
+    names, labels, predicted = predictions.class_names, predictions.labels, predictions.predicted
+    examples = []
+    for number in worst_errors(labels, predictions.probabilities):
+        row = rows[number]
+        image = open_image(row["image"]["bytes"]) if row["image"] else None
+        probability = float(predictions.probabilities[number].max())
+        label, answer = names[labels[number]], names[predicted[number]]
+        examples.append(Example(row["id"], row["text"] or "", image, label, answer, probability))
+    for number in np.flatnonzero(labels == predicted)[:TRIED]:
         row = rows[int(number)]
         if 3 <= len((row["text"] or "").split()) <= 16 and row["image"]:
             try:
@@ -52,11 +48,7 @@ def illustrate(pipeline: Pipeline, rows: Rows, found: Predictions) -> Illustrati
 
 
 def alignment_heatmap(pipeline: Pipeline, post: Mapping[str, Any]) -> Heatmap:
-    """Cosine similarities F'_t . F'_i between the words and the patches of one post.
-
-    Args:
-        pipeline: of a run with a text and an image modality.
-        post: a user's post, or a row of a dataset directory.
+    """Cosine similarities F'_t . F'_i between the words and the patches of a user's post or a row of a dataset directory.
 
     Raises:
         UserError: the run or the post lacks text or image.
@@ -90,12 +82,9 @@ def alignment_heatmap(pipeline: Pipeline, post: Mapping[str, Any]) -> Heatmap:
 
 
 def find_post(source: Path, id: str, columns: dict[str, str]) -> Mapping[str, Any]:
-    """The post with this id, from a dataset directory or a file of posts.
+    """The post with this id, from a dataset directory or a CSV, TSV, JSONL or Parquet file of posts.
 
-    Args:
-        source: dataset directory, or CSV, TSV, JSONL or Parquet file.
-        id: the id.
-        columns: our name -> column name, for `id`, `text`, `image` (files only).
+    `columns`, of files only: our name -> column name, for `id`, `text`, `image`.
 
     Raises:
         UserError: there is no such post.
@@ -125,18 +114,17 @@ def worst_errors(labels: NDArray, probabilities: NDArray, count: int = ERRORS) -
 
 
 def _words(tokenizer: Any, ids: list[int]) -> tuple[list[str], list[list[int]]]:
-    """Sub-word tokens of one text merged to words by the tokenizer's own offsets; special tokens are left out."""
+    """Sub-word tokens of one text merged to words by the tokenizer's own marks; special tokens are left out."""
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    marked = _marks_word_starts(tokenizer)
     words: list[str] = []
     groups: list[list[int]] = []
     for place, (number, token) in enumerate(zip(ids, tokenizer.convert_ids_to_tokens(ids))):
         if number in special:
             continue
-        if token.startswith("##") and words:  # WordPiece continuation
-            words[-1] += token[2:]
-            groups[-1].append(place)
-        elif not token.startswith(("Ġ", "▁")) and words and _marks_word_starts(tokenizer):
-            words[-1] += token
+        goes_on = token.startswith("##") or (marked and not token.startswith(("Ġ", "▁")))  # ## of WordPiece
+        if goes_on and words:
+            words[-1] += token.removeprefix("##")
             groups[-1].append(place)
         else:
             words.append(token.lstrip("Ġ▁"))

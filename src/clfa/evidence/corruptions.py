@@ -12,17 +12,9 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 SEVERITIES = (1, 2, 3, 4, 5)
+REMAINING = (0.75, 0.55, 0.4, 0.25, 0.15)
+"""Share of the brightness, or of the contrast, that is left at each severity."""
 Generator = np.random.Generator
-
-
-def corrupt_image(image: Image.Image, name: str, severity: int, generator: Generator) -> Image.Image:
-    """An RGB image with one of `IMAGE_CORRUPTIONS` applied, severity 1 … 5."""
-    return IMAGE_CORRUPTIONS[name](image, severity, generator)
-
-
-def corrupt_text(text: str, name: str, severity: int, generator: Generator) -> str:
-    """A text with one of `TEXT_CORRUPTIONS` applied to about 10 % × severity of its characters or words."""
-    return TEXT_CORRUPTIONS[name](text, 0.1 * severity, generator)
 
 
 def _noise(image: Image.Image, severity: int, generator: Generator) -> Image.Image:
@@ -41,10 +33,6 @@ def _impulse_noise(image: Image.Image, severity: int, generator: Generator) -> I
     pixels[drawn < 0.02 * severity] = 0
     pixels[drawn > 1 - 0.02 * severity] = 255
     return Image.fromarray(pixels)
-
-
-def _blur(image: Image.Image, severity: int, generator: Generator) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(0.006 * severity * min(image.size)))
 
 
 def _motion_blur(image: Image.Image, severity: int, generator: Generator) -> Image.Image:
@@ -68,18 +56,6 @@ def _jpeg(image: Image.Image, severity: int, generator: Generator) -> Image.Imag
     return Image.open(buffer).convert("RGB")
 
 
-def _brightness(image: Image.Image, severity: int, generator: Generator) -> Image.Image:
-    return ImageEnhance.Brightness(image).enhance(1 + 0.3 * severity)
-
-
-def _darkness(image: Image.Image, severity: int, generator: Generator) -> Image.Image:
-    return ImageEnhance.Brightness(image).enhance((0.75, 0.55, 0.4, 0.25, 0.15)[severity - 1])
-
-
-def _contrast(image: Image.Image, severity: int, generator: Generator) -> Image.Image:
-    return ImageEnhance.Contrast(image).enhance((0.75, 0.55, 0.4, 0.25, 0.15)[severity - 1])
-
-
 def _rotation(image: Image.Image, severity: int, generator: Generator) -> Image.Image:
     angle = 9 * severity * (1 if generator.random() < 0.5 else -1)
     return image.rotate(angle, Image.Resampling.BILINEAR, fillcolor=(127, 127, 127))
@@ -87,12 +63,12 @@ def _rotation(image: Image.Image, severity: int, generator: Generator) -> Image.
 
 def _cover(image: Image.Image, severity: int, generator: Generator) -> Image.Image:
     """A grey square over 10 % × severity of the area, somewhere."""
-    width, height = image.size
     share = (0.1 * severity) ** 0.5
-    box = (round(width * share), round(height * share))
-    place = (int(generator.integers(width - box[0] + 1)), int(generator.integers(height - box[1] + 1)))
+    width, height = (round(side * share) for side in image.size)
+    left = int(generator.integers(image.width - width + 1))
+    top = int(generator.integers(image.height - height + 1))
     result = image.copy()
-    result.paste((127, 127, 127), (*place, place[0] + box[0], place[1] + box[1]))
+    result.paste((127, 127, 127), (left, top, left + width, top + height))
     return result
 
 
@@ -148,31 +124,33 @@ def _hashtags(text: str, rate: float, generator: Generator) -> str:
 
 def _stretched(text: str, rate: float, generator: Generator) -> str:
     """Vowels stretched: sooo."""
-    return re.sub(r"[aeiou](?=\w)", lambda found: found[0] * (3 if generator.random() < rate else 1), text)
+    return re.sub(r"[aeiou](?=\w)", lambda vowel: vowel[0] * (3 if generator.random() < rate else 1), text)
 
 
 def _punctuation(text: str, rate: float, generator: Generator) -> str:
     """Marks left out, and some put where none was."""
-    words = re.sub(r"[.,;:!?\"'()…-]", lambda found: "" if generator.random() < 2 * rate else found[0], text).split()
+    words = re.sub(r"[.,;:!?\"'()…-]", lambda mark: "" if generator.random() < 2 * rate else mark[0], text).split()
     return " ".join(
         word + (str(generator.choice(list(",.!?"))) if generator.random() < rate / 2 else "") for word in words
     )
 
 
+# name -> (RGB image, severity 1 … 5, generator) -> RGB image
 IMAGE_CORRUPTIONS: dict[str, Callable[[Image.Image, int, Generator], Image.Image]] = {
     "noise": _noise,
     "shot noise": _shot_noise,
     "impulse noise": _impulse_noise,
-    "blur": _blur,
+    "blur": lambda image, severity, _: image.filter(ImageFilter.GaussianBlur(0.006 * severity * min(image.size))),
     "motion blur": _motion_blur,
     "pixelate": _pixelate,
     "jpeg": _jpeg,
-    "brightness": _brightness,
-    "darkness": _darkness,
-    "low contrast": _contrast,
+    "brightness": lambda image, severity, _: ImageEnhance.Brightness(image).enhance(1 + 0.3 * severity),
+    "darkness": lambda image, severity, _: ImageEnhance.Brightness(image).enhance(REMAINING[severity - 1]),
+    "low contrast": lambda image, severity, _: ImageEnhance.Contrast(image).enhance(REMAINING[severity - 1]),
     "rotation": _rotation,
     "cover": _cover,
 }
+# name -> (text, severity / 10: about the share of its characters or words that change, generator) -> text
 TEXT_CORRUPTIONS: dict[str, Callable[[str, float, Generator], str]] = {
     "typos": _typos,
     "word drop": _word_drop,

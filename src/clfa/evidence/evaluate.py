@@ -1,7 +1,4 @@
-"""A run and a split -> predictions table -> metrics with intervals, floors, evidence.
-
-The model is loaded once; everything that can be told from the predictions is.
-"""
+"""A run and a split -> predictions table -> metrics with intervals, floors, evidence. The model is loaded once."""
 
 import logging
 from dataclasses import replace
@@ -10,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clfa.config import DataConfig, RunConfig
+from clfa.config import DataConfig
 from clfa.data.records import load_manifest
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, source_splits
@@ -51,24 +48,35 @@ def evaluate(
         UserError: not a finished run, classes that differ, or a data set that changed since the run was trained.
     """
     opened = Run(run).require_finished()
-    trained = opened.config()
-    data = replace(trained.data, path=dataset, folds=0, train_rows=None) if dataset else trained.data
+    own_data = opened.config().data
+    data = replace(own_data, path=dataset, folds=0, train_rows=None) if dataset else own_data
     class_names = load_manifest(data.path)["labels"]
     pipeline = Pipeline.load(opened.path)
     if class_names != pipeline.class_names:
         raise UserError(f"{data.path} has the labels {class_names}, the model was trained on {pipeline.class_names}")
     name = f"{split}@{Path(dataset).name}" if dataset else split  # never in the place of the run's own results
     rows = opened.open_split(data, split, "evaluate")
-    found = _predict(pipeline, data, split, rows)
-    opened.write_predictions(name, found)
-    result = _scores(str(run), name, found)
+    predictions = _predict(pipeline, data, split, rows)
+    opened.write_predictions(name, predictions)
+    bins = reliability(predictions.probabilities, predictions.labels)
+    counts = confusion(predictions.labels, predictions.predicted, len(class_names)).tolist()
+    result = Evaluation(
+        run=str(run),
+        split=name,
+        rows=len(rows),
+        class_names=class_names,
+        metrics=measure(predictions.labels, predictions.predicted, len(class_names)),
+        confusion=counts,
+        ece=expected_error(bins),
+        reliability=bins,
+    )
     if evidence:
-        result = _with_evidence(result, opened, trained, pipeline, data, split, rows, found)
+        result = _with_evidence(result, opened, pipeline, data, split, rows, predictions)
         if normalise_format:
             log.info("%s: predicting without formatting cues", opened)
-            neutralised, flips = _without_form(pipeline, rows, found)
+            neutralised, flips = _without_form(pipeline, rows, predictions)
             result = replace(result, neutralised=neutralised, flips=flips)
-        result = replace(result, illustrations=illustrate(pipeline, rows, found))
+        result = replace(result, illustrations=illustrate(pipeline, rows, predictions))
     opened.add_metrics(name, as_dict(result))
     return result
 
@@ -79,50 +87,25 @@ def _predict(pipeline: Pipeline, data: DataConfig, split: str, rows: Rows) -> Pr
     return Predictions(list(rows["id"]), pipeline.class_names, rows.labels, pipeline.probabilities(rows))
 
 
-def _scores(run: str, split: str, found: Predictions) -> Evaluation:
-    classes, bins = len(found.class_names), reliability(found.probabilities, found.labels)
-    return Evaluation(
-        run=run,
-        split=split,
-        rows=len(found.ids),
-        class_names=found.class_names,
-        metrics=measure(found.labels, found.predicted, classes),
-        confusion=confusion(found.labels, found.predicted, classes).tolist(),
-        ece=expected_error(bins),
-        reliability=bins,
-    )
-
-
 def _with_evidence(
-    result: Evaluation,
-    run: Run,
-    trained: RunConfig,
-    pipeline: Pipeline,
-    data: DataConfig,
-    split: str,
-    rows: Rows,
-    found: Predictions,
+    result: Evaluation, run: Run, pipeline: Pipeline, data: DataConfig, split: str, rows: Rows, predictions: Predictions
 ) -> Evaluation:
     """Floors, posts not in the training set, calibration, groups of posts."""
+    config = run.config()
     log.info("%s: fitting floors", run)
-    floors = floor_scores(load_rows(data, "train", trained.seed), rows, len(found.class_names))
+    floors = floor_scores(load_rows(data, "train", config.seed), rows, len(predictions.class_names))
     log.info("%s: posts in the training set, calibration, groups", run)
-    of_groups = {name: _slice(found, mask) for name, mask in groups(rows).items()}
-    result = replace(result, floors=floors, floors_fitted_on=data.path, groups=of_groups)
-    if run.changed_splits(trained.data):  # with another data set, the run's own may be gone or another by now
-        log.info(
-            "%s is not what %s was trained on: no score on posts not in it, no calibration", trained.data.path, run
-        )
+    by_group = {name: _slice(predictions, mask) for name, mask in groups(rows).items()}
+    result = replace(result, floors=floors, floors_fitted_on=data.path, groups=by_group)
+    if run.changed_splits(config.data):  # with another data set, the run's own may be gone or another by now
+        log.info("%s is not what %s was trained on: no score on posts not in it, no calibration", config.data.path, run)
         return result
-    seen = seen_in_train(rows, load_rows(trained.data, "train", trained.seed))
-    return replace(
-        result,
-        deduplicated=_slice(found, ~seen),
-        calibration=_calibration(run, trained, pipeline, split, found),
-    )
+    seen = seen_in_train(rows, load_rows(config.data, "train", config.seed))
+    calibrated = _calibration(run, config.data, pipeline, split, predictions)
+    return replace(result, deduplicated=_slice(predictions, ~seen), calibration=calibrated)
 
 
-def _without_form(pipeline: Pipeline, rows: Rows, found: Predictions) -> tuple[Slice, dict[str, Flip]]:
+def _without_form(pipeline: Pipeline, rows: Rows, predictions: Predictions) -> tuple[Slice, dict[str, Flip]]:
     """What is left of a score without formatting cues, and how often a prediction flips when one of them is changed.
 
     Returns:
@@ -130,12 +113,12 @@ def _without_form(pipeline: Pipeline, rows: Rows, found: Predictions) -> tuple[S
     """
     from scipy.stats import binomtest
 
-    texts = rows.texts
+    texts, own = rows.texts, predictions.predicted
 
     def predict(changed: list[str], what: str) -> tuple[list[int], NDArray[np.int64]]:
         """Row numbers of the texts that differ, and the predictions of all rows."""
         numbers = [number for number, (old, new) in enumerate(zip(texts, changed)) if old != new]
-        predicted = found.predicted.copy()
+        predicted = own.copy()
         if numbers:
             # dependencies are of the words that were there: other texts get the window of neighbouring words
             posts = [rows[number].replace(text=changed[number], dependencies=None) for number in numbers]
@@ -146,32 +129,32 @@ def _without_form(pipeline: Pipeline, rows: Rows, found: Predictions) -> tuple[S
     for name, change in FLIPS.items():
         numbers, predicted = predict([change(text) for text in texts], name)
         if numbers:
-            test = binomtest(int((predicted != found.predicted).sum()), len(numbers))
+            test = binomtest(int((predicted != own).sum()), len(numbers))
             bounds = test.proportion_ci(method="wilson")
             rate = Score(test.k / len(numbers), float(bounds.low), float(bounds.high))
             flips[name] = Flip(len(numbers), int(test.k), rate)
     numbers, predicted = predict(neutralise(texts), "all of them")
-    neutral = Slice(len(texts), measure(found.labels, predicted, len(found.class_names)), changed=len(numbers))
+    neutral = Slice(
+        len(texts), measure(predictions.labels, predicted, len(predictions.class_names)), changed=len(numbers)
+    )
     return neutral, flips
 
 
-def _slice(found: Predictions, mask: NDArray[np.bool_]) -> Slice:
+def _slice(predictions: Predictions, mask: NDArray[np.bool_]) -> Slice:
     """Scores of some of the posts; none where no post is left."""
-    kept, classes = int(mask.sum()), len(found.class_names)
-    metrics = measure(found.labels[mask], found.predicted[mask], classes) if kept else {}
+    kept, classes = int(mask.sum()), len(predictions.class_names)
+    metrics = measure(predictions.labels[mask], predictions.predicted[mask], classes) if kept else {}
     return Slice(kept, metrics, left_out=len(mask) - kept)
 
 
-def _calibration(run: Run, trained: RunConfig, pipeline: Pipeline, split: str, found: Predictions) -> Calibration:
+def _calibration(run: Run, data: DataConfig, pipeline: Pipeline, split: str, predictions: Predictions) -> Calibration:
     """Calibration errors before and after temperature scaling; the temperature is fitted on validation."""
     if not run.predictions_file("validation").is_file():
-        rows = load_rows(trained.data, "validation")
-        run.write_predictions("validation", _predict(pipeline, trained.data, "validation", rows))
-    fitted_on = run.predictions("validation")
-    temperature = fit_temperature(fitted_on.probabilities, fitted_on.labels)
-    scaled = rescale(found.probabilities, temperature)
-    return Calibration(
-        temperature,
-        before=calibration(found.probabilities, found.labels),
-        after=None if split == "validation" else calibration(scaled, found.labels),
-    )
+        rows = load_rows(data, "validation")
+        run.write_predictions("validation", _predict(pipeline, data, "validation", rows))
+    validation = run.predictions("validation")
+    temperature = fit_temperature(validation.probabilities, validation.labels)
+    scaled = rescale(predictions.probabilities, temperature)
+    before = calibration(predictions.probabilities, predictions.labels)
+    after = None if split == "validation" else calibration(scaled, predictions.labels)
+    return Calibration(temperature, before, after)

@@ -13,16 +13,9 @@ from clfa.metrics import measure
 
 
 def floor_scores(train: Rows, rows: Rows, classes: int, more: dict[str, NDArray] | None = None) -> dict[str, Scores]:
-    """Floor -> its scores on these rows.
-
-    Args:
-        train: rows to fit on.
-        rows: rows to predict.
-        classes: number of classes.
-        more: predictions of further floors.
-    """
-    found = floor_predictions(train, rows, classes) | (more or {})
-    return {name: measure(rows.labels, predicted, classes) for name, predicted in found.items()}
+    """Floor, fitted on `train`, -> its scores on these rows; `more` are (N,) predictions of further floors."""
+    predictions = floor_predictions(train, rows, classes) | (more or {})
+    return {name: measure(rows.labels, predicted, classes) for name, predicted in predictions.items()}
 
 
 def floor_predictions(train: Rows, rows: Rows, classes: int) -> dict[str, NDArray]:
@@ -33,37 +26,25 @@ def floor_predictions(train: Rows, rows: Rows, classes: int) -> dict[str, NDArra
     `tfidf_logistic_regression`: TF-IDF of 1-2 grams of white-space tokens (lower case, sublinear counts) and logistic
     regression (C = 10), the usual text-only baseline.
 
-    Args:
-        train: rows with `text` and `label` to fit on.
-        rows: rows to predict.
-        classes: number of classes.
-
     Returns:
-        name -> (N,) class numbers.
+        name -> (N,) class numbers of `rows`.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    labels = train.labels
-    majority = np.full(len(rows), np.bincount(labels, minlength=classes).argmax())
-    if len(set(labels.tolist())) < 2:
-        return {"majority": majority}
-    texts, wanted = train.texts, rows.texts
+    labels, texts, asked = train.labels, train.texts, rows.texts
+    result = {"majority": np.full(len(rows), np.bincount(labels, minlength=classes).argmax())}
+    if len(np.unique(labels)) < 2:
+        return result
     trees = HistGradientBoostingClassifier(class_weight="balanced", max_leaf_nodes=8, max_iter=300, random_state=0)
-    words = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+"),
-        LogisticRegression(C=10, max_iter=1000),
-    )
-    found = {
-        "majority": majority,
-        "format_only": trees.fit(count_format(texts), labels).predict(count_format(wanted)),
-    }
-    if not any(text.split() for text in texts):  # no words at all in train: there is nothing to fit
-        return found
-    words.fit(texts, labels)
-    return found | {"tfidf_logistic_regression": words.predict(wanted)}
+    result["format_only"] = trees.fit(count_format(texts), labels).predict(count_format(asked))
+    if any(text.split() for text in texts):  # without a word in train there is nothing to fit
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
+        words = make_pipeline(vectorizer, LogisticRegression(C=10, max_iter=1000))
+        result["tfidf_logistic_regression"] = words.fit(texts, labels).predict(asked)
+    return result
 
 
 def frozen_floor_predictions(
@@ -83,7 +64,7 @@ def frozen_floor_predictions(
     Args:
         dataset: dataset directory.
         split: rows to predict.
-        classes: number of classes.
+        classes: C.
         text_encoder: encoder as in `clfa.model.encoders.load_encoder`.
         image_encoder: the same for images.
         teacher: teacher as in `clfa.model.teacher.load_teacher`.
@@ -92,7 +73,8 @@ def frozen_floor_predictions(
         name -> (N,) class numbers; only what was asked for.
     """
     sides = [load_split(dataset, name) for name in ("train", split)]
-    if len(set(sides[0].labels.tolist())) < 2:
+    labels = sides[0].labels
+    if len(np.unique(labels)) < 2:
         return {}
     features: dict[str, list[NDArray]] = {}
     for name, encoder, kind in (("text_only", text_encoder, "text"), ("image_only", image_encoder, "image")):
@@ -104,11 +86,10 @@ def frozen_floor_predictions(
         cache, _ = embed_dataset(dataset, teacher, ["train", split])
         joined = [[_lookup(cache, rows, column, cache.width) for column in ("text", "image")] for rows in sides]
         features["teacher_probe"] = [np.concatenate(both, axis=1) for both in joined]
-    labels = sides[0].labels
-    probabilities = {name: _probe(train, labels, wanted, classes) for name, (train, wanted) in features.items()}
+    probabilities = {name: _probe(train, labels, asked, classes) for name, (train, asked) in features.items()}
     if "text_only" in probabilities and "image_only" in probabilities:
         probabilities["late_fusion"] = (probabilities["text_only"] + probabilities["image_only"]) / 2
-    return {name: found.argmax(1) for name, found in probabilities.items()}
+    return {name: of_floor.argmax(1) for name, of_floor in probabilities.items()}
 
 
 def _encoder_features(dataset: Path, sides: list[Rows], name: str, kind: str) -> list[NDArray]:
@@ -121,7 +102,8 @@ def _encoder_features(dataset: Path, sides: list[Rows], name: str, kind: str) ->
     def pooled(batch: list) -> list:
         return [states.mean(dim=0, keepdim=True) for states in encoder.encode(batch)]
 
-    for split in (rows.splits[0] for rows in sides):
+    for rows in sides:
+        split = rows.splits[0]
         fill_split(folder, dataset, split, kind, kind, pooled, f"{kind} features of {split}")
     return [_lookup(Cache(folder), rows, kind, encoder.width) for rows in sides]
 
@@ -136,7 +118,7 @@ def _lookup(cache: Cache, rows: Rows, column: str, width: int) -> NDArray:
     return result
 
 
-def _probe(train: NDArray, labels: NDArray, wanted: NDArray, classes: int) -> NDArray[np.float64]:
+def _probe(train: NDArray, labels: NDArray, asked: NDArray, classes: int) -> NDArray[np.float64]:
     from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -146,6 +128,6 @@ def _probe(train: NDArray, labels: NDArray, wanted: NDArray, classes: int) -> ND
         SimpleImputer(keep_empty_features=True), StandardScaler(), LogisticRegression(C=0.01, max_iter=2000)
     )
     model.fit(train, labels)
-    result = np.zeros((len(wanted), classes))
-    result[:, model[-1].classes_] = model.predict_proba(wanted)
+    result = np.zeros((len(asked), classes))
+    result[:, model[-1].classes_] = model.predict_proba(asked)
     return result

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clfa.data.images import open_image
 from clfa.data.rows import Row, Rows
-from clfa.evidence.corruptions import IMAGE_CORRUPTIONS, SEVERITIES, TEXT_CORRUPTIONS, corrupt_image, corrupt_text
+from clfa.evidence.corruptions import IMAGE_CORRUPTIONS, SEVERITIES, TEXT_CORRUPTIONS
 from clfa.evidence.results import Change, Corruption, Corruptions, Scores
 from clfa.evidence.significance import paired_bootstrap
 from clfa.metrics import Score, by_run
@@ -24,13 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Judge:
-    """Compares other predictions of the same posts with those of the model.
-
-    Args:
-        labels: (N,) class numbers.
-        predicted: (N,) of the model.
-        classes: C.
-    """
+    """Compares other predictions of the same N posts with (N,) `predicted`, those of the model."""
 
     def __init__(self, labels: NDArray, predicted: NDArray, classes: int):
         self.labels, self.predicted, self.classes = labels, predicted, classes
@@ -43,10 +37,11 @@ class Judge:
     def loss(self, predictions: NDArray) -> Scores:
         """Scores of the model minus those of (N,) or (runs, N) predictions, with paired intervals."""
         others, own = np.atleast_2d(predictions), self.predicted[None]
-        paired = {
-            name: paired_bootstrap(self.labels, others, own, self.classes, name, resamples=2_000) for name in METRICS
-        }
-        return {name: Score(found.value, *found.ci95) for name, found in paired.items()}
+        result = {}
+        for name in METRICS:
+            paired = paired_bootstrap(self.labels, others, own, self.classes, name, resamples=2_000)
+            result[name] = Score(paired.value, *paired.ci95)
+        return result
 
     def change(self, predictions: NDArray, share: float = 1.0) -> Change:
         """What a change of the posts does."""
@@ -58,37 +53,27 @@ class Judge:
 
 
 def corrupted_scores(pipeline: Pipeline, rows: Rows, seed: int) -> Corruptions:
-    """Accuracy on posts with bad images and bad texts.
-
-    Args:
-        pipeline: of the run.
-        rows: the posts.
-        seed: of all that is drawn.
-    """
+    """Accuracy on these posts with bad images and bad texts; `seed` is of all that is drawn."""
     posts: list[Row] = [_bounded(row) for row in rows]
     judge = Judge(rows.labels, _predict(pipeline, posts, "posts as they are"), len(pipeline.class_names))
     clean = judge.scores(judge.predicted)["accuracy"].value
 
-    def suite(side: str, names: Mapping[str, object], change: Callable[..., Row]) -> dict[str, Corruption]:
-        found = {}
-        for name in names:
+    def suite(side: str, corruptions: Mapping[str, Any], change: Callable[..., Row]) -> dict[str, Corruption]:
+        def predict(name: str, severity: int) -> NDArray[np.int64]:
+            generators = (np.random.default_rng([seed, number, severity]) for number in range(len(posts)))
+            bad = [change(post, corruptions[name], severity, own) for post, own in zip(posts, generators)]
+            return _predict(pipeline, bad, f"{name}, severity {severity}")
+
+        result = {}
+        for name in corruptions:
             log.info("corruption of the %s: %s", side, name)
-            predictions = np.stack(
-                [
-                    _predict(
-                        pipeline,
-                        [change(post, name, s, np.random.default_rng([seed, n, s])) for n, post in enumerate(posts)],
-                        f"{name}, severity {s}",
-                    )
-                    for s in SEVERITIES
-                ]
-            )
+            predictions = np.stack([predict(name, severity) for severity in SEVERITIES])
             drop, scale = judge.loss(predictions)["accuracy"], max(clean, 1e-9)
-            found[name] = Corruption(
-                [judge.scores(each)["accuracy"].value for each in predictions],
+            result[name] = Corruption(
+                [judge.scores(of_severity)["accuracy"].value for of_severity in predictions],
                 Score(drop.value / scale, (drop.low or 0.0) / scale, (drop.high or 0.0) / scale),
             )
-        return found
+        return result
 
     images, texts = suite("image", IMAGE_CORRUPTIONS, _with_bad_image), suite("text", TEXT_CORRUPTIONS, _with_bad_text)
     return Corruptions(len(posts), clean, images, texts)
@@ -115,12 +100,14 @@ def _stored(image: Image.Image) -> dict[str, Any]:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def _with_bad_image(post: Row, name: str, severity: int, generator: np.random.Generator) -> Row:
+def _with_bad_image(
+    post: Row, corrupt: Callable[..., Image.Image], severity: int, generator: np.random.Generator
+) -> Row:
     if not post.get("image"):
         return post
-    return post.replace(image=_stored(corrupt_image(open_image(post["image"]["bytes"]), name, severity, generator)))
+    return post.replace(image=_stored(corrupt(open_image(post["image"]["bytes"]), severity, generator)))
 
 
-def _with_bad_text(post: Row, name: str, severity: int, generator: np.random.Generator) -> Row:
-    text = corrupt_text(post["text"] or "", name, severity, generator)
+def _with_bad_text(post: Row, corrupt: Callable[..., str], severity: int, generator: np.random.Generator) -> Row:
+    text = corrupt(post["text"] or "", severity / 10, generator)
     return post.replace(text=text, dependencies=None)  # those were of its words

@@ -15,7 +15,7 @@ from clfa.data.splits import source_splits
 from clfa.errors import UserError
 from clfa.evidence.alignment import illustrate
 from clfa.evidence.judge import Judge, corrupted_scores
-from clfa.evidence.results import Change, Emap, Illustrations, Probe, Side, write_result
+from clfa.evidence.results import Change, Emap, Probe, Side, write_result
 from clfa.metrics import mcnemar
 from clfa.model.modalities import kind_of
 from clfa.model.pipeline import ABSENT, Pipeline
@@ -59,16 +59,17 @@ def probe(run: str | Path, split: str = "test", posts: int = 500, corrupted: int
     pipeline = Pipeline.load(opened.path)
     pipeline.cache(Path(config.data.path), source_splits(config.data, [split]))
     log.info("%s: reading %s posts", run, f"{len(rows):,}")
-    found = _Recombined(pipeline, rows)
-    judge = Judge(rows.labels, found.predict(found.everyone, found.everyone), len(pipeline.class_names))
+    recombined = _Recombined(pipeline, rows)
+    everyone = recombined.everyone
+    judge = Judge(rows.labels, recombined.predict(everyone, everyone), len(pipeline.class_names))
 
     generator = np.random.default_rng(seed)
-    chosen = _draw(generator, found.everyone, posts)
+    chosen = _draw(generator, everyone, posts)
     log.info("%s: EMAP, %s x %s pairs", run, f"{len(chosen):,}", f"{len(chosen):,}")
-    gain = _emap(found, chosen, judge)
+    gain = _emap(recombined, chosen, judge)
     log.info("%s: shuffled, blanked and missing modalities", run)
-    sides = {side: _side(found, side, judge, generator) for side in SIDES}
-    some = _draw(generator, found.everyone, corrupted)
+    sides = {side: _side(recombined, side, judge, generator) for side in SIDES}
+    some = _draw(generator, everyone, corrupted)
     result = Probe(
         run=opened.path.name,
         split=split,
@@ -78,7 +79,8 @@ def probe(run: str | Path, split: str = "test", posts: int = 500, corrupted: int
         emap=gain,
         modalities=sides,
         corruptions=corrupted_scores(pipeline, rows.select(some), seed) if corrupted else None,
-        illustrations=_illustrations(opened, split, pipeline, rows),
+        # for the report of the run, where this split was evaluated
+        illustrations=illustrate(pipeline, rows, opened.predictions(split)) if split in opened.metrics() else None,
     )
     write_result(opened.probe_file, result)
     return result
@@ -98,7 +100,7 @@ def emap(logits: Float[NDArray, "posts posts classes"]) -> Float[NDArray, "posts
 def verdict(emap: Emap, sides: dict[str, Side]) -> str:
     """One line; a gain or a use is claimed only where its interval excludes 0."""
     gain, size = emap.gain["accuracy"], _points(emap.gain["accuracy"].text())
-    losses = {side: found.shuffled.loss["accuracy"] for side, found in sides.items()}
+    losses = {name: side.shuffled.loss["accuracy"] for name, side in sides.items()}
     unused = [side for side, loss in losses.items() if (loss.low or 0.0) <= 0]
     costs = ", ".join(f"shuffling the {side}s costs {_points(loss.text())}" for side, loss in losses.items())
     if unused:
@@ -110,7 +112,7 @@ def verdict(emap: Emap, sides: dict[str, Side]) -> str:
 
 
 class _Recombined:
-    """Posts of a split that can be put together anew; behind them one that says nothing."""
+    """Posts of a split whose texts and images can be put together anew; behind them one post that says nothing."""
 
     def __init__(self, pipeline: Pipeline, rows: Rows):
         silent = {pipeline.config.column(name): kind_of(m).silent for name, m in pipeline.config.modalities.items()}
@@ -138,28 +140,23 @@ def _draw(generator: np.random.Generator, everyone: NDArray, count: int) -> NDAr
     return np.sort(generator.choice(everyone, count, replace=False))
 
 
-def _emap(found: _Recombined, chosen: NDArray, judge: Judge) -> Emap:
+def _emap(recombined: _Recombined, chosen: NDArray, judge: Judge) -> Emap:
     count = len(chosen)
-    pairs = found.logits(np.repeat(chosen, count), np.tile(chosen, count)).reshape(count, count, -1)
+    pairs = recombined.logits(np.repeat(chosen, count), np.tile(chosen, count)).reshape(count, count, -1)
     additive = emap(pairs).argmax(1)
     exact, judge = count == len(judge.labels), judge.of(chosen)
     _, _, p = mcnemar(judge.labels, judge.predicted, additive)
     return Emap(count, exact, judge.scores(judge.predicted), judge.scores(additive), judge.loss(additive), p)
 
 
-def _side(found: _Recombined, side: str, judge: Judge, generator: np.random.Generator) -> Side:
+def _side(recombined: _Recombined, side: str, judge: Judge, generator: np.random.Generator) -> Side:
     count = len(judge.labels)
-    ways = {
-        "shuffled": np.stack([generator.permutation(count) for _ in range(PERMUTATIONS)]),
-        "blanked": np.full((1, count), found.silent),
-        "masked": np.full((1, count), ABSENT),
-    }
-    predictions = {way: np.stack([found.without(side, places) for places in drawn]) for way, drawn in ways.items()}
-    changes = {way: judge.change(made) for way, made in predictions.items()}
+    shuffled = np.stack([recombined.without(side, generator.permutation(count)) for _ in range(PERMUTATIONS)])
+    blanked, masked = (recombined.without(side, np.full(count, place)) for place in (recombined.silent, ABSENT))
+    change = judge.change(shuffled)
     accuracy = judge.scores(judge.predicted)["accuracy"].value
-    lost = changes["shuffled"].loss["accuracy"].value
-    missing = _missing(predictions["masked"][0], judge, generator)
-    return Side(**changes, perceptual_score=lost / accuracy if accuracy else 0.0, missing=missing)
+    score = change.loss["accuracy"].value / accuracy if accuracy else 0.0
+    return Side(change, judge.change(blanked), judge.change(masked), score, _missing(masked, judge, generator))
 
 
 def _missing(without: NDArray, judge: Judge, generator: np.random.Generator) -> list[Change]:
@@ -169,11 +166,6 @@ def _missing(without: NDArray, judge: Judge, generator: np.random.Generator) -> 
         gone = np.argsort(generator.random((PERMUTATIONS, count)), axis=1) < round(share * count)
         changes.append(judge.change(np.where(gone, without, judge.predicted), share))
     return changes
-
-
-def _illustrations(run: Run, split: str, pipeline: Pipeline, rows: Rows) -> Illustrations | None:
-    """For the report of the run, where this split was evaluated."""
-    return illustrate(pipeline, rows, run.predictions(split)) if split in run.metrics() else None
 
 
 def _points(text: str) -> str:

@@ -15,14 +15,10 @@ THINGS = {"a hashtag": r"#\s?\w", "an emoji": EMOJI, "a link": r"https?://|www\.
 
 
 def seen_in_train(rows: Rows, train: Rows) -> NDArray[np.bool_]:
-    """(N,) whether a post shares its text or its image, exactly or nearly, with a training post.
-
-    Args:
-        rows: the posts asked about.
-        train: the posts that the run was trained on; they may be of another data set.
-    """
-    found = [traces(side, image_hashes(side.dataset, side.splits)) for side in (rows, train)]
-    return leaked(*found)
+    """(N,) whether a post shares its text or its image, exactly or nearly, with a training post, maybe of another data
+    set."""
+    posts, others = (traces(side, image_hashes(side.dataset, side.splits)) for side in (rows, train))
+    return leaked(posts, others)
 
 
 def groups(rows: Rows) -> dict[str, NDArray[np.bool_]]:
@@ -32,16 +28,16 @@ def groups(rows: Rows) -> dict[str, NDArray[np.bool_]]:
     lengths = np.array([len(text.split()) for text in texts])
     low, high = np.floor(np.quantile(lengths, [1 / 3, 2 / 3]))
     languages = np.array([language_of(text) for text in texts])
-    found = {f"language {name}": languages == name for name in np.unique(languages)}
-    found |= {
+    masks = {f"language {name}": languages == name for name in np.unique(languages)}
+    masks |= {
         f"up to {low:.0f} words": lengths <= low,
         f"{low + 1:.0f} to {high:.0f} words": (lengths > low) & (lengths <= high),
         f"over {high:.0f} words": lengths > high,
     }
     for thing, pattern in THINGS.items():
         present = np.array([re.search(pattern, text) is not None for text in texts])
-        found |= {f"with {thing}": present, f"without {thing}": ~present}
+        masks |= {f"with {thing}": present, f"without {thing}": ~present}
     if rows.has("image"):
         missing = rows.keys("image", "image") == b""
-        found |= {"with an image": ~missing, "without an image": missing}
-    return {name: mask for name, mask in found.items() if SMALLEST <= mask.sum() < len(texts)}
+        masks |= {"with an image": ~missing, "without an image": missing}
+    return {name: mask for name, mask in masks.items() if SMALLEST <= mask.sum() < len(texts)}
