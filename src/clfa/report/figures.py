@@ -57,36 +57,28 @@ def plain_axes(width: float = 5.6, height: float = 3.6, grid: Literal["x", "y"] 
     return figure, axes
 
 
-def heatmap(found: Heatmap) -> Figure:
+def heatmap(alignment: Heatmap) -> Figure:
     """The image, and for each word its alignment laid over it; darker = more similar."""
-    count = len(found.words) + 1
+    count = len(alignment.words) + 1
     columns = min(6, count)
     rows = -(-count // columns)
     size = (2.1 * columns, 2.4 * rows + 0.9)
     figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    low, high = found.similarity.min(), found.similarity.max()
-    pixels = np.asarray(found.image)
-    grey = np.asarray(found.image.convert("L").convert("RGB")) // 2 + 127
-    drawn: Any = None
-    for place, axis in enumerate(axes.flat):
+    for axis in axes.flat:
         axis.set_axis_off()
-        if place == 0:
-            axis.imshow(pixels)
-            axis.set_title("the image", fontsize=10, style="italic")
-        elif place < count:
-            axis.imshow(grey)
-            drawn = axis.imshow(
-                found.similarity[place - 1],
-                cmap="Blues",
-                alpha=0.65,
-                vmin=low,
-                vmax=high,
-                interpolation="nearest",
-                extent=(-0.5, pixels.shape[1] - 0.5, pixels.shape[0] - 0.5, -0.5),
-            )
-            axis.set_title(found.words[place - 1], fontsize=11)
+    first, *others = axes.flat
+    first.imshow(alignment.image)
+    first.set_title("the image", fontsize=10, style="italic")
+    width, height = alignment.image.size
+    grey = np.asarray(alignment.image.convert("L").convert("RGB")) // 2 + 127
+    shared_scale = {"vmin": alignment.similarity.min(), "vmax": alignment.similarity.max()}
+    over_image = {"extent": (-0.5, width - 0.5, height - 0.5, -0.5), "interpolation": "nearest", "alpha": 0.65}
+    for axis, word, similarity in zip(others, alignment.words, alignment.similarity):
+        axis.imshow(grey)
+        drawn = axis.imshow(similarity, cmap="Blues", **shared_scale, **over_image)
+        axis.set_title(word, fontsize=11)
     figure.colorbar(drawn, ax=axes, shrink=0.7, label="cosine of word and patch", location="right")
-    figure.suptitle(f"predicted: {found.predicted} ({found.probability:.0%})", fontsize=11)
+    figure.suptitle(f"predicted: {alignment.predicted} ({alignment.probability:.0%})", fontsize=11)
     return figure
 
 
@@ -94,7 +86,8 @@ def curves(log: Sequence[Mapping[str, Any]], best_epoch: int) -> Figure:
     """Loss terms on train and scores on validation, from the lines of `log.jsonl`."""
     epochs = [line["epoch"] for line in log]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for name in (name for name in log[0] if name.endswith("_loss") or name.startswith("alignment_loss_")):
+    terms = [name for name in log[0] if name.endswith("_loss") or name.startswith("alignment_loss_")]
+    for name in terms:
         left.plot(epochs, [line[name] for line in log], marker=".", label=name.replace("_", " "))
     left.set(xlabel="epoch", title="train: loss in nats")
     for name, colour in (("accuracy", BLUE), ("macro_f1", ORANGE)):
@@ -165,13 +158,8 @@ def forest(
 ) -> Figure:
     """Scores with intervals under each other, the first on top.
 
-    Args:
-        scores: name -> score.
-        label: of the axis.
-        line: a vertical line, dashed where it is not 0.
-        detectable: smallest differences that could be found, drawn in grey around 0.
-        published: name -> published figure.
-        size: width, and height of a row, in inches.
+    There is a vertical `line`, dashed where it is not 0; `detectable`, the smallest differences that a test would see, are
+    drawn in grey around 0; `size` is the width, and the height of a row, in inches.
     """
     figure, axes = plain_axes(size[0], 1.3 + size[1] * len(scores), grid="x")
     axes.axvline(100 * line, color=GREY, linewidth=1, linestyle="--" if line else "-")
@@ -192,21 +180,21 @@ def forest(
 def missing(probe: Probe) -> Figure:
     """Accuracy by share of posts without a modality."""
     figure, axes = plain_axes(5.6, 3.2)
-    for (side, found), colour in zip(probe.modalities.items(), (ORANGE, BLUE)):
-        shares = [100 * change.share for change in found.missing]
-        values = [100 * change.metrics["accuracy"].value for change in found.missing]
-        axes.plot(shares, values, marker="o", color=colour, label=f"no {side}")
+    for (name, side), colour in zip(probe.modalities.items(), (ORANGE, BLUE)):
+        shares = [100 * change.share for change in side.missing]
+        values = [100 * change.metrics["accuracy"].value for change in side.missing]
+        axes.plot(shares, values, marker="o", color=colour, label=f"no {name}")
     axes.set(xlabel="posts without it, %", ylabel="accuracy, %")
     axes.legend(frameon=False)
     return figure
 
 
-def drops(found: Mapping[str, Corruption]) -> Figure:
+def drops(corruptions: Mapping[str, Corruption]) -> Figure:
     """Share of the accuracy that each corruption costs."""
-    names = sorted(found, key=lambda name: found[name].relative_drop.value)
+    names = sorted(corruptions, key=lambda name: corruptions[name].relative_drop.value)
     figure, axes = plain_axes(5.6, 0.8 + 0.28 * len(names), grid="x")
     for place, name in enumerate(names):
-        drop = found[name].relative_drop
+        drop = corruptions[name].relative_drop
         axes.barh(place, 100 * drop.value, color=BLUE, alpha=0.75, height=0.65)
         axes.plot([100 * (drop.low or 0.0), 100 * (drop.high or 0.0)], [place, place], color=DARK, linewidth=1)
     axes.axvline(0, color=GREY, linewidth=1)

@@ -5,7 +5,7 @@ from functools import singledispatch
 from pathlib import Path
 
 from clfa.data.atomic import replacing
-from clfa.evidence.results import Audit, Comparison, Demo, Evaluation, Probe, Reproduction, Scores, Slice, Sweep
+from clfa.evidence.results import Audit, Comparison, Demo, Evaluation, Probe, Reproduction, Scores, Sweep
 from clfa.metrics import METRICS
 from clfa.report.tables import Rows, cell, footnotes, name_of, reproduction_rows, system_rows
 
@@ -13,43 +13,40 @@ PAIR = ("accuracy", "macro_f1")
 FINDINGS = 12
 SHARE_DONE = "this process of torchrun has trained its share; the first one writes the tables"
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "ε": r"$\varepsilon$",
-    "–": "--",
-}
+_LATEX = str.maketrans(
+    {sign: "\\" + sign for sign in "&%$#_{}"}
+    | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "±": r"$\pm$",
+        "−": "$-$",
+        "ε": r"$\varepsilon$",
+        "–": "--",
+    }
+)
 
 
 def markdown(rows: Rows) -> str:
     """A Markdown table."""
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+    head, *lines = ("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *lines])
 
 
 def latex(rows: Rows) -> str:
     """A LaTeX `tabular` in the style of booktabs."""
-    lines = [" & ".join("".join(_LATEX.get(sign, sign) for sign in cell) for cell in row) + r" \\" for row in rows]
+    escaped = ([cell.translate(_LATEX) for cell in row] for row in rows)
+    head, *lines = (" & ".join(row) + r" \\" for row in escaped)
     columns = "l" + "r" * (len(rows[0]) - 1)
-    head = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
-    return "\n".join([*head, *lines[1:], r"\bottomrule", r"\end{tabular}"])
+    begin = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
+    return "\n".join([*begin, *lines, r"\bottomrule", r"\end{tabular}"])
 
 
 def aligned(rows: Rows) -> str:
     """Columns for a terminal."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
@@ -69,20 +66,18 @@ def terminal(result: object) -> str:
 def _evaluation(result: Evaluation) -> str:
     lines = [f"{result.run}, {result.split}, {result.rows:,} posts"]
     lines += [f"  {METRICS[name].title:<20} {cell(score, name)}" for name, score in result.metrics.items()]
-    if result.calibration and result.calibration.after:
-        errors = [result.calibration.before.metrics["ece"], result.calibration.after.metrics["ece"]]
-        before, after = (f"{100 * error.value:.1f}" for error in errors)
-        scaled = f"{after} at temperature {result.calibration.temperature:.2f}"
-        lines.append(f"calibration error {before} points, {scaled}")
+    calibration = result.calibration
+    if calibration and calibration.after:
+        before, after = (100 * errors.metrics["ece"].value for errors in (calibration.before, calibration.after))
+        lines.append(f"calibration error {before:.1f} points, {after:.1f} at temperature {calibration.temperature:.2f}")
     else:
         lines.append(f"calibration error {100 * result.ece:.1f} points")
-    lines += [f"floor {name_of(name)}: {_pair(scores)}" for name, scores in result.floors.items()]
-    for found, what in (
-        (result.deduplicated, "on the {0.rows:,} posts not in the training set"),
-        (result.neutralised, "with formatting cues neutralised ({0.changed:,} posts change)"),
-    ):
-        if isinstance(found, Slice) and found.metrics:
-            lines.append(f"{what.format(found)}: {_pair(found.metrics)}")
+    lines += _floors(result)
+    unseen, neutral = result.deduplicated, result.neutralised
+    if unseen and unseen.metrics:
+        lines.append(f"on the {unseen.rows:,} posts not in the training set: {_pair(unseen.metrics)}")
+    if neutral:
+        lines.append(f"with formatting cues neutralised ({neutral.changed:,} posts change): {_pair(neutral.metrics)}")
     lines += [
         f"predictions that flip by {change}: {flip.flipped:,} of {flip.posts:,}"
         for change, flip in result.flips.items()
@@ -94,6 +89,10 @@ def _evaluation(result: Evaluation) -> str:
 
 def _pair(scores: Scores) -> str:
     return ", ".join(f"{METRICS[name].title} {100 * scores[name].value:.1f}" for name in PAIR)
+
+
+def _floors(result: Audit | Evaluation) -> list[str]:
+    return [f"floor {name_of(name)}: {_pair(scores)}" for name, scores in result.floors.items()]
 
 
 def _below_floors(result: Evaluation) -> list[str]:
@@ -111,15 +110,13 @@ def _below_floors(result: Evaluation) -> list[str]:
 def _audit(result: Audit) -> str:
     """The twelve most harmful findings, then the floors."""
     harmful = [finding for finding in result.findings if finding.harm > 0][:FINDINGS]
-    lines = ["nothing that touches the evaluated split was found"]
-    if harmful:
-        lines = [
-            "affected posts in %, for a cue (+) the points of accuracy that it alone gains over the majority class:"
-        ]
+    lines = ["affected posts in %, for a cue (+) the points of accuracy that it alone gains over the majority class:"]
     for finding in harmful:
         sign = "+" if finding.kind.startswith("cue") else " "
         lines.append(f"{sign}{100 * finding.harm:5.1f}  {finding.text}")
-    return "\n".join([*lines, "", *(f"floor {name_of(name)}: {_pair(found)}" for name, found in result.floors.items())])
+    if not harmful:
+        lines = ["nothing that touches the evaluated split was found"]
+    return "\n".join([*lines, "", *_floors(result)])
 
 
 @terminal.register

@@ -23,23 +23,9 @@ from clfa.evidence.results import (
     read_result,
 )
 from clfa.metrics import METRICS
-from clfa.report import figures
+from clfa.report import figures, tables
 from clfa.report.formats import latex, markdown, write_csv
-from clfa.report.tables import (
-    Rows,
-    cell,
-    comparison_rows,
-    comparison_values,
-    difference_rows,
-    footnotes,
-    name_of,
-    reproduction_rows,
-    reproduction_values,
-    shown,
-    system_rows,
-    system_values,
-    titles,
-)
+from clfa.report.tables import Rows
 from clfa.runs import Run
 
 LANGUAGES = 8
@@ -49,24 +35,19 @@ log = logging.getLogger(__name__)
 
 
 def environment(loader: BaseLoader | None = None, autoescape: bool = True) -> Environment:
-    """Templates with the filters that write scores, names and counts.
-
-    Args:
-        loader: where templates are; those of this package by default.
-        autoescape: on for HTML.
-    """
-    made = Environment(
+    """Templates, by default those of this package, with the filters that write scores, names and counts."""
+    result = Environment(
         loader=loader or PackageLoader("clfa", "report/templates"),
         autoescape=autoescape,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    made.filters |= {
-        "score": cell,
-        "name": name_of,
-        "titles": titles,
-        "shown": shown,
+    result.filters |= {
+        "score": tables.cell,
+        "name": tables.name_of,
+        "titles": tables.titles,
+        "shown": tables.shown,
         "title_unit": lambda metric: METRICS[metric].title + (", %" if METRICS[metric].unit == "%" else ""),
         "percent": lambda fraction: f"{100 * fraction:.1f}",
         "count": lambda number: f"{number:,.0f}",
@@ -74,7 +55,7 @@ def environment(loader: BaseLoader | None = None, autoescape: bool = True) -> En
         "image": figures.image_source,
         "plain": plain,
     }
-    return made
+    return result
 
 
 def plain(value: Any) -> str:
@@ -88,8 +69,8 @@ def plain(value: Any) -> str:
 
 
 def write_evaluation(run: Run, evaluation: Evaluation) -> Path:
-    """Write `RUN/report-<split>.html`, with what a probe found if there is one, and the model card; the report's path."""
-    probe = read_result(Probe, run.probe_file) if run.probe_file.is_file() else None
+    """Write `RUN/report-<split>.html`, with the results of a probe if there is one, and the model card; give the path."""
+    probe = _probe_of(run)
     illustrations = evaluation.illustrations
     drawn = {
         "curves": figures.curves(run.log(), run.metrics()["training"]["best_epoch"]),
@@ -105,7 +86,7 @@ def write_evaluation(run: Run, evaluation: Evaluation) -> Path:
     _write(
         "run.html.j2",
         path,
-        title="/".join(run.path.resolve().parts[-2:]),
+        title=_name_of(run),
         subtitle=f"{run}, split {evaluation.split}",
         result=evaluation,
         probe=probe,
@@ -116,30 +97,38 @@ def write_evaluation(run: Run, evaluation: Evaluation) -> Path:
     return path
 
 
-def write_card(run: Run) -> Path:
+def write_card(run: Run) -> None:
     """Write the model card `RUN/README.md` from what the run, its evaluations, a probe and an audit of its data wrote."""
-    config, data, metrics = run.config(), run.manifest(), run.metrics()
+    config, data = run.config(), run.manifest()
     dataset = Path(config.data.path)
     text = (
         environment(autoescape=False)
         .get_template("card.md.j2")
         .render(
-            name="/".join(run.path.resolve().parts[-2:]),
+            name=_name_of(run),
             config=config,
             data=data,
             data_name=(data or {}).get("name", dataset.name),
             audit=_audit_of(dataset, data),
-            training=metrics["training"],
+            training=run.metrics()["training"],
             results=evaluations(run),
             environment=read_json(run.environment_file) or {"clfa": ""},
             class_names=read_json(run.model_file)["labels"],
             openings=run.openings(config.data.path),
-            probe=read_result(Probe, run.probe_file) if run.probe_file.is_file() else None,
-            shown_metrics=shown(METRICS),
+            probe=_probe_of(run),
+            shown_metrics=tables.shown(METRICS),
         )
     )
     write_text(run.card_file, text)
-    return run.card_file
+
+
+def _name_of(run: Run) -> str:
+    """The last two folders of its path."""
+    return "/".join(run.path.resolve().parts[-2:])
+
+
+def _probe_of(run: Run) -> Probe | None:
+    return read_result(Probe, run.probe_file) if run.probe_file.is_file() else None
 
 
 def evaluations(run: Run) -> dict[str, Evaluation]:
@@ -149,8 +138,7 @@ def evaluations(run: Run) -> dict[str, Evaluation]:
         UserError: they were written by a version whose results have another shape.
     """
     try:
-        stored = {name: found for name, found in run.metrics().items() if name != "training"}
-        return {name: from_dict(Evaluation, found) for name, found in stored.items()}
+        return {name: from_dict(Evaluation, stored) for name, stored in run.metrics().items() if name != "training"}
     except (TypeError, AttributeError):
         raise UserError(f"{run.metrics_file} was written by another version of clfa: evaluate again") from None
 
@@ -160,12 +148,12 @@ def _audit_of(dataset: Path, data: dict[str, Any] | None) -> Audit | None:
     if data is None or not (dataset / "audit.json").is_file():
         return None
     try:
-        found = read_result(Audit, dataset / "audit.json")
+        audit = read_result(Audit, dataset / "audit.json")
     except UserError as error:  # the card is complete without it
         log.warning("%s", error)
         return None
-    hashes = {name: split.sha256 for name, split in found.splits.items()}
-    return found if all(hashes.get(name) == split["sha256"] for name, split in data["splits"].items()) else None
+    hashes = {name: split.sha256 for name, split in audit.splits.items()}
+    return audit if all(hashes.get(name) == split["sha256"] for name, split in data["splits"].items()) else None
 
 
 # ---- a data set, systems, the demo
@@ -189,7 +177,7 @@ def write_audit(audit: Audit, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page of tables."""
+    """A section of a page of tables."""
 
     title: str
     lines: list[str] = field(default_factory=list)
@@ -200,8 +188,8 @@ class Section:
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write `comparison.md`, `.csv`, `.tex` and `.html`."""
-    systems = system_rows(comparison.systems, shown(comparison.systems[0].metrics), "runs")
-    tests, metric = comparison_rows(comparison), METRICS[comparison.metric].title
+    systems = tables.system_rows(comparison.systems, tables.shown(comparison.systems[0].metrics), "runs")
+    tests, metric = tables.comparison_rows(comparison), METRICS[comparison.metric].title
     verdicts = [row.verdict for row in comparison.comparisons]
     note = (
         f"{comparison.posts:,} posts of {comparison.split}. Percent: mean ± standard deviation over runs [95 % interval "
@@ -221,16 +209,14 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
         Section("Tests", [], tests),
     ]
     title, subtitle = f"Comparison with {comparison.base}", f"split {comparison.split}, {metric}"
-    _write("tables.html.j2", folder / "comparison.html", title=title, subtitle=subtitle, sections=sections)
-    text = "\n\n".join([*verdicts, markdown(systems), markdown(tests), note])
-    write_text(folder / "comparison.md", text + "\n")
-    write_text(folder / "comparison.tex", latex(systems) + "\n\n" + latex(tests) + "\n")
-    write_csv(comparison_values(comparison), folder / "comparison.csv")
+    text = [*verdicts, markdown(systems), markdown(tests), note]
+    path = folder / "comparison"
+    _write_tables(path, title, subtitle, sections, text, [systems, tests], tables.comparison_values(comparison))
 
 
 def write_sweep(sweep: Sweep, folder: Path) -> None:
     """Write `table.md`, `.csv`, `.tex` and `.html`."""
-    rows = system_rows(sweep.systems, SWEEP_METRICS)
+    rows = tables.system_rows(sweep.systems, SWEEP_METRICS)
     note = (
         f"{sweep.rows:,} posts of {sweep.split}. Percent: mean ± standard deviation over seeds [95 % interval over seeds "
         "and posts]; differences in points, paired."
@@ -238,24 +224,22 @@ def write_sweep(sweep: Sweep, folder: Path) -> None:
     sections = [Section("Systems", [note], rows)]
     if sweep.differences:
         verdicts = [row.verdict for row in sweep.differences]
-        sections.append(Section("Differences", verdicts, difference_rows(sweep.differences, SWEEP_METRICS)))
-    title = folder.resolve().name
-    _write("tables.html.j2", folder / "table.html", title=title, subtitle=f"clfa sweep, {folder}", sections=sections)
-    write_text(folder / "table.md", markdown(rows) + "\n")
-    write_text(folder / "table.tex", latex(rows) + "\n")
-    write_csv(system_values(sweep.systems, SWEEP_METRICS), folder / "table.csv")
+        sections.append(Section("Differences", verdicts, tables.difference_rows(sweep.differences, SWEEP_METRICS)))
+    title, subtitle = folder.resolve().name, f"clfa sweep, {folder}"
+    values = tables.system_values(sweep.systems, SWEEP_METRICS)
+    _write_tables(folder / "table", title, subtitle, sections, [markdown(rows)], [rows], values)
 
 
 def write_reproduction(result: Reproduction, folder: Path) -> None:
     """Write `table.md`, `.csv`, `.tex` and `.html`."""
-    rows, notes, about = reproduction_rows(result), footnotes(result.rows), explanation(result)
+    rows, notes, about = tables.reproduction_rows(result), tables.footnotes(result.rows), explanation(result)
     ran = {row.name + ("*" if row.stand_ins else ""): row for row in result.rows if row.metrics}
     sections = [Section("Ours and the published figures", [about], rows), Section("Notes", notes)]
     if ran:
         best = max(result.floors, key=lambda name: result.floors[name]["accuracy"].value)
         drawn = figures.forest(
             {name: row.metrics["accuracy"] for name, row in ran.items()},
-            f"accuracy in percent; dashed: {name_of(best)}",
+            f"accuracy in percent; dashed: {tables.name_of(best)}",
             line=result.floors[best]["accuracy"].value,
             published={name: row.published["accuracy"] for name, row in ran.items() if "accuracy" in row.published},
             size=(7.2, 0.34),
@@ -264,10 +248,8 @@ def write_reproduction(result: Reproduction, folder: Path) -> None:
         sections.insert(1, Section("Accuracy", figure=figures.source(drawn), caption=caption))
     title = f"{result.table.upper().replace('_', '-')}: published and reproduced"
     subtitle = f"{result.dataset.test:,} test posts of {result.dataset.name}. Published: {result.source}"
-    _write("tables.html.j2", folder / "table.html", title=title, subtitle=subtitle, sections=sections)
-    write_text(folder / "table.md", "\n\n".join([about, markdown(rows), *notes]) + "\n")
-    write_text(folder / "table.tex", latex(rows) + "\n")
-    write_csv(reproduction_values(result), folder / "table.csv")
+    text = [about, markdown(rows), *notes]
+    _write_tables(folder / "table", title, subtitle, sections, text, [rows], tables.reproduction_values(result))
 
 
 def explanation(result: Reproduction) -> str:
@@ -301,6 +283,16 @@ def write_demo(demo: Demo, folder: Path) -> None:
         gain=gain,
         figures=_sources(drawn),
     )
+
+
+def _write_tables(
+    path: Path, title: str, subtitle: str, sections: list[Section], text: list[str], latex_of: list[Rows], values: Rows
+) -> None:
+    """Write PATH.html with the sections, .md with the paragraphs of a text, .tex with tables and .csv with values."""
+    _write("tables.html.j2", path.with_suffix(".html"), title=title, subtitle=subtitle, sections=sections)
+    write_text(path.with_suffix(".md"), "\n\n".join(text) + "\n")
+    write_text(path.with_suffix(".tex"), "\n\n".join(map(latex, latex_of)) + "\n")
+    write_csv(values, path.with_suffix(".csv"))
 
 
 def _write(template: str, path: Path, **values: Any) -> None:

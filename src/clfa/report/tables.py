@@ -1,6 +1,6 @@
 """Results as rows of cells, the same for every format."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from clfa.evidence.results import Comparison, Difference, Gap, ReproducedRow, Reproduction, SystemScores
 from clfa.metrics import METRICS, SHOWN, Score
@@ -37,31 +37,35 @@ def titles(metrics: Iterable[str]) -> list[str]:
     return [METRICS[metric].title for metric in metrics]
 
 
-def shown(metrics: Iterable[str]) -> list[str]:
+def shown(metrics: Collection[str]) -> list[str]:
     """Which of the metrics a table shows."""
-    there = set(metrics)
-    return [name for name in SHOWN if name in there]
+    return [name for name in SHOWN if name in metrics]
 
 
 def system_rows(systems: Sequence[SystemScores], metrics: Sequence[str], runs: str = "seeds") -> Rows:
     """Systems with their scores."""
-    rows = [["system", runs, *titles(metrics)]]
-    for system in systems:
-        cells = [cell(system.metrics[metric], metric) for metric in metrics]
-        rows.append([system.system, str(len(system.seeds)), *cells])
-    return rows
+    return [["system", runs, *titles(metrics)]] + [
+        [system.system, str(len(system.seeds)), *(cell(system.metrics[metric], metric) for metric in metrics)]
+        for system in systems
+    ]
 
 
 def system_values(systems: Sequence[SystemScores], metrics: Sequence[str]) -> Rows:
     """Systems with their scores in percent and one number a cell."""
-    rows = [["system", "seeds", *(f"{name}{part}" for name in metrics for part in ("", " sd", " low", " high"))]]
+    rows = [["system", "seeds", *(f"{name}{end}" for name in metrics for end in ("", " sd", " low", " high"))]]
     for system in systems:
-        cells = [system.system, str(len(system.seeds))]
-        for score in (system.metrics[metric] for metric in metrics):
-            numbers = (score.value, score.sd, score.low, score.high)
-            cells += ["" if number is None else f"{100 * number:.2f}" for number in numbers]
-        rows.append(cells)
+        numbers = [number for metric in metrics for number in _numbers(system.metrics[metric])]
+        rows.append([system.system, str(len(system.seeds)), *_percents(numbers)])
     return rows
+
+
+def _numbers(score: Score) -> list[float | None]:
+    return [score.value, score.sd, score.low, score.high]
+
+
+def _percents(fractions: Iterable[float | None]) -> list[str]:
+    """In percent, nothing for `None`."""
+    return ["" if fraction is None else f"{100 * fraction:.2f}" for fraction in fractions]
 
 
 def difference_rows(differences: Sequence[Difference], metrics: Sequence[str]) -> Rows:
@@ -126,7 +130,7 @@ def reproduction_rows(result: Reproduction, with_unrun: bool = True) -> Rows:
     rows = [["system", "verdict", "runs", *(head for title in titles(metrics) for head in (title, "published"))]]
     for floor, scores in result.floors.items():
         values = [f"{100 * scores[metric].value:.1f}" if metric in scores else "–" for metric in metrics]
-        rows.append([name_of(floor), "floor", "", *(found for value in values for found in (value, ""))])
+        rows.append([name_of(floor), "floor", "", *(text for value in values for text in (value, ""))])
     for row in result.rows:
         if row.metrics or with_unrun:
             cells = [row.name + ("*" if row.stand_ins else ""), row.verdict, str(row.runs or "–")]
@@ -145,10 +149,8 @@ def reproduction_values(result: Reproduction) -> Rows:
         words = [row.verdict, row.why, "; ".join(row.stand_ins), "; ".join(row.notes)]
         for metric in row.metrics or ("accuracy", "macro_f1"):
             score = row.metrics.get(metric)
-            ours = (score.value, score.sd, score.low, score.high) if score else (None,) * 4
-            numbers = [*ours, row.published.get(metric)]
-            cells = ["" if number is None else f"{100 * number:.2f}" for number in numbers]
-            rows.append([row.system, str(row.runs), metric, *cells, *words])
+            ours = _numbers(score) if score else [None] * 4
+            rows.append([row.system, str(row.runs), metric, *_percents([*ours, row.published.get(metric)]), *words])
     return rows
 
 
