@@ -11,7 +11,7 @@ import yaml
 from conftest import DIM, SHARED, needs_shared
 
 from clfa.cli import main
-from clfa.config import DataConfig, override
+from clfa.config import DataConfig, RunConfig, build_config, override
 from clfa.data.records import Record, write_dataset
 from clfa.data.splits import load_rows
 from clfa.errors import UserError
@@ -29,9 +29,9 @@ def test_all_systems_of_mmsd_tiny(tmp_path, capsys):
     for name, row in rows.items():
         assert row["verdict"] == "cannot tell", (name, row["why"])  # nothing is claimed about tiny models
         # what is tabulated is what the run's own predictions say
-        found = json.loads((tmp_path / name / "seed-0" / "metrics.json").read_text())["test"]["metrics"]
+        stored = json.loads((tmp_path / name / "seed-0" / "metrics.json").read_text())["test"]["metrics"]
         for metric in ("accuracy", "macro_f1"):
-            assert row["metrics"][metric]["value"] == pytest.approx(found[metric]["value"])
+            assert row["metrics"][metric]["value"] == pytest.approx(stored[metric]["value"])
     assert {name: round(100 * value, 2) for name, value in rows["clfa"]["published"].items()} == {
         "accuracy": 86.80, "binary_precision": 81.51, "binary_recall": 86.44, "binary_f1": 83.91,
         "macro_precision": 86.09, "macro_recall": 86.74, "macro_f1": 86.36,
@@ -80,7 +80,7 @@ def test_changed_posts_are_not_reported_as_the_old_ones(tmp_path):
 
 
 @pytest.mark.slow
-def test_missing_inputs_are_told_and_nothing_is_filled_in(encoders, dataset, tmp_path):
+def test_missing_inputs_are_named_and_nothing_is_filled_in(encoders, dataset, tmp_path):
     """On a data set without attributes, with other encoders: stand-ins named; absent files and encoders: not run."""
     configs = tmp_path / "configs"
     configs.mkdir()
@@ -113,7 +113,7 @@ def test_missing_inputs_are_told_and_nothing_is_filled_in(encoders, dataset, tmp
     assert "HFM*" in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_a_data_set_without_pictures_runs_no_picture(tmp_path):
+def test_a_data_set_without_images_runs_no_image_system(tmp_path):
     rows = [
         (split, Record(f"{split}-{n}", f"post {n}", None, "ab"[n % 2]))
         for split in ("train", "validation", "test")
@@ -146,12 +146,12 @@ PUBLISHED = {"accuracy": 0.80, "macro_f1": 0.78, "binary_f1": 0.75}
 )
 def test_verdicts(ours, runs, stand_ins, expected):
     scores = {name: Score((low + high) / 200, low / 100, high / 100) for name, (low, high) in ours.items()}
-    found, why = published_verdict(scores, PUBLISHED, runs, stand_ins)
-    assert found == expected
+    claimed, why = published_verdict(scores, PUBLISHED, runs, stand_ins)
+    assert claimed == expected
     assert why
 
 
-def test_bad_arguments_are_told_before_anything_is_trained(tmp_path):
+def test_bad_arguments_are_refused_before_anything_is_trained(tmp_path):
     call = {"dataset": None, "out": tmp_path / "out"}
     for more, message in (
         ({"systems": "bert, cmgnc"}, "unknown system 'cmgnc'; did you mean cmgcn"),
@@ -184,11 +184,10 @@ def test_published_figures_are_those_of_the_paper():
 
 def test_what_a_configuration_changes_is_a_stand_in():
     shipped = yaml.safe_load(files("clfa").joinpath("systems", "clfa.yaml").read_text())
-    assert _differences(shipped, shipped) == []
-    own = override(
-        shipped, {"model.modalities.text.encoder": "mini", "train.epochs": 1, "data.path": "elsewhere", "seed": 7}
-    )
-    assert _differences(own, shipped) == ["mini for bert-base-uncased", "other train.epochs"]
+    changes = {"model.modalities.text.encoder": "mini", "train.epochs": 1, "data.path": "elsewhere", "seed": 7}
+    original, own = (build_config(RunConfig, values) for values in (shipped, override(shipped, changes)))
+    assert _differences(original, original) == []
+    assert _differences(own, original) == ["mini for bert-base-uncased", "other train.epochs"]
 
 
 @pytest.mark.slow

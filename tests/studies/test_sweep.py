@@ -1,4 +1,4 @@
-"""Sweeps: one table over seeds or folds; finished runs are kept; failures are told after all others ended."""
+"""Sweeps: one table over seeds or folds; finished runs are kept; failures are reported after all others ended."""
 
 import csv
 import json
@@ -82,7 +82,7 @@ def test_folds_predict_every_row_once(run_config, tmp_path):
     assert 0 <= result.differences[0].mcnemar.p <= 1
 
 
-def test_wrong_systems_are_told_before_anything_runs(run_config, tmp_path):
+def test_wrong_systems_are_refused_before_anything_runs(run_config, tmp_path):
     config = SweepConfig(run_config(), {"odd": {"loss.alpha": 1}}, str(tmp_path / "sweep"))
     with pytest.raises(UserError, match=r"system 'odd'.*alpha"):
         sweep(config)

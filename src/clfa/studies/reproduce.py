@@ -3,15 +3,13 @@
 The systems are the files in `clfa/systems`, the published figures are in `clfa/systems/published.json`.
 """
 
-import json
-import logging
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from clfa.config import DataConfig, RunConfig, build_config, differing, override, read_yaml
+from clfa.data.atomic import read_json
 from clfa.data.records import load_manifest
 from clfa.data.splits import load_rows
 from clfa.errors import UserError
@@ -25,13 +23,13 @@ from clfa.runs import Run, pool_runs
 from clfa.studies.sweep import is_first_process, run_all
 from clfa.studies.tiny import tiny_changes, write_tiny_models, write_tiny_posts
 
-log = logging.getLogger(__name__)
-
-DATASETS = {
-    "mmsd": "data/mmsd",
-    "mmsd2": "data/mmsd2",
-    "mvsa": "data/mvsa_single",
-    "mvsa_multiple": "data/mvsa_multiple",
+SYSTEM_FILES = Path(__file__).parents[1] / "systems"
+# table -> its data set if none is named, the reader of its posts, and how many test posts the paper counts
+TABLES: dict[str, tuple[str, str, int | None]] = {
+    "mmsd": ("data/mmsd", "mmsd", 2409),
+    "mmsd2": ("data/mmsd2", "mmsd2", 2409),
+    "mvsa": ("data/mvsa_single", "mvsa", None),
+    "mvsa_multiple": ("data/mvsa_multiple", "mvsa", None),
 }
 SYSTEMS = {
     "resnet": "ResNet",
@@ -62,7 +60,6 @@ STAND_INS = {
     "in_cross_mgs": ["our reading, there is no public code"],
     "cmgcn": ["patches for detected regions, cosine for WordNet, VADER for SenticNet"],
 }
-TESTED = {"mmsd": ("mmsd", 2409), "mmsd2": ("mmsd2", 2409), "mvsa": ("mvsa", None), "mvsa_multiple": ("mvsa", None)}
 
 
 @dataclass
@@ -91,19 +88,11 @@ def reproduce(
 ) -> Reproduction:
     """Train and evaluate the systems of a table; write `reproduce.json` and `table.{md,csv,tex,html}`.
 
-    What cannot be had is told and never filled in: without images, an encoder or a column, a row is "not run", or run
+    What cannot be had is named and never filled in: without images, an encoder or a column, a row is "not run", or run
     without that input and marked.
 
     Args:
-        table: key of `DATASETS`.
-        dataset: dataset directory.
-        out: folder for run directories and tables; finished runs in it are kept, and so are the rows of
-            other systems that an earlier call wrote for the same posts.
-        configs: folder of YAML files that replace those of the package by the same names.
-        systems: `all`, or names with commas.
-        seeds: seeds 0 … seeds-1 of each system.
-        jobs: runs at the same time.
-        tiny: random tiny models on generated posts instead.
+        table: key of `TABLES`; the others are those of `clfa reproduce`.
 
     Returns:
         The table; without rows in all but the first process of torchrun.
@@ -112,28 +101,29 @@ def reproduce(
         UserError: no such dataset or system, a broken configuration.
     """
     wanted = _wanted(systems, seeds, configs)
-    published = json.loads(files("clfa").joinpath("systems", "published.json").read_text(encoding="utf-8"))
+    published = read_json(SYSTEM_FILES / "published.json")
     models: dict[str, str] = {}
-    dataset = dataset or DATASETS[table]
+    dataset = dataset or TABLES[table][0]
     if tiny:
         dataset, models = _tiny_posts(table, out / "tiny" / "data"), write_tiny_models(out / "tiny" / "models")
     manifest = load_manifest(dataset)
-    posts = _posts(dataset, manifest)
+    hashes = {split: described["sha256"] for split, described in manifest["splits"].items()}
+    posts = Posts(dataset, manifest["name"], manifest["splits"]["test"]["rows"], hashes)
     earlier = _earlier_rows(out, table, posts)
     other = [] if tiny else _other_posts(table, manifest)
     out.mkdir(parents=True, exist_ok=True)
     plans = [_prepare(name, dataset, out, configs, seeds, models, other) for name in wanted]
     failed = run_all([run for plan in plans if not plan.problem for run in plan.runs], "test", jobs)
     for plan in plans:
-        plan.problem = plan.problem or next(
-            (failed[r.output].splitlines()[0] for r in plan.runs if r.output in failed), None
-        )
+        errors = [failed[run.output].splitlines()[0] for run in plan.runs if run.output in failed]
+        plan.problem = plan.problem or next(iter(errors), None)
     result = Reproduction(table, posts, published[f"{table}_source"], tiny, {}, [])
     if not is_first_process():
         return result
     made = earlier | {plan.system: _row(plan, published[table], tiny) for plan in plans}
-    rows = [made[name] for name in SYSTEMS if name in made]
-    result = replace(result, floors=_floors(dataset, len(manifest["labels"])), rows=rows)
+    train, test = (load_rows(DataConfig(dataset), split) for split in ("train", "test"))
+    floors = floor_scores(train, test, len(manifest["labels"]))
+    result = replace(result, floors=floors, rows=[made[name] for name in SYSTEMS if name in made])
     write_result(out / "reproduce.json", result)
     write_reproduction(result, out)
     return result
@@ -147,17 +137,8 @@ def _tiny_posts(table: str, folder: Path) -> str:
     return str(folder)
 
 
-def _posts(dataset: str, manifest: dict[str, Any]) -> Posts:
-    hashes = {split: described["sha256"] for split, described in manifest["splits"].items()}
-    return Posts(dataset, manifest["name"], manifest["splits"]["test"]["rows"], hashes)
-
-
 def _wanted(systems: str, seeds: int, configs: str | None) -> list[str]:
-    """Names of the systems to run.
-
-    Raises:
-        UserError: an option cannot be.
-    """
+    """Names of the systems to run; an option that cannot be is a UserError."""
     if seeds < 1:
         raise UserError(f"seeds = {seeds}: at least 1")
     if configs and not Path(configs).is_dir():
@@ -173,92 +154,86 @@ def _wanted(systems: str, seeds: int, configs: str | None) -> list[str]:
 
 def _other_posts(table: str, manifest: dict[str, Any]) -> list[str]:
     """How the posts differ from those of the table, as far as it can be seen."""
-    reader, count = TESTED[table]
+    _, reader, count = TABLES[table]
     test = manifest["splits"]["test"]["rows"]
-    found = []
+    stand_ins = []
     if manifest.get("reader", manifest["name"]) != reader:
-        found.append(f"posts imported as {manifest.get('reader')}, not as {reader}")
+        stand_ins.append(f"posts imported as {manifest.get('reader')}, not as {reader}")
     if count and test != count:
-        found.append(f"{test:,} test posts for {count:,}")
-    return found
+        stand_ins.append(f"{test:,} test posts for {count:,}")
+    return stand_ins
 
 
 def _prepare(
     name: str, dataset: str, out: Path, configs: str | None, seeds: int, models: dict[str, str], other: list[str]
 ) -> Plan:
     plan = Plan(name, stand_ins=[*STAND_INS.get(name, []), *other])
-    shipped = read_yaml(str(files("clfa").joinpath("systems", f"{name}.yaml")))
-    own = Path(configs) / f"{name}.yaml" if configs else None
+    shipped = read_yaml(SYSTEM_FILES / f"{name}.yaml")
+    own = Path(configs, f"{name}.yaml") if configs else None
     values = read_yaml(own) if own and own.is_file() else shipped
     if models:
         values = override(values, tiny_changes(values, models))
         plan.stand_ins.append("random tiny models on generated posts")
-    if own and own.is_file() and not models:
-        plan.stand_ins += _differences(values, shipped)
-    if name not in STAND_INS and any(
-        (m.get("words") or {"vectors": 1}).get("vectors") is None for m in values["model"]["modalities"].values()
-    ):
+    config = build_config(RunConfig, values)
+    if not models:
+        plan.stand_ins += _differences(config, build_config(RunConfig, shipped))
+    modalities = config.model.modalities
+    if name not in STAND_INS and any(m.words and m.words.vectors is None for m in modalities.values()):
         plan.notes.append("word vectors begin at random")
-    changes: dict[str, Any] = {"data.path": dataset}
     train = load_rows(DataConfig(dataset), "train")
-    for number, (modality, described) in enumerate(values["model"]["modalities"].items()):
-        column = described.get("column") or modality
+    usable = {}
+    for number, (modality, described) in enumerate(modalities.items()):
+        column = config.model.column(modality)
         if train.has(column):
-            continue
-        if number == 0 or not described.get("shares"):  # what has an encoder of its own is no extra
+            usable[modality] = described
+        elif number == 0 or not described.shares:  # what has an encoder of its own is no extra
             plan.problem = f"{dataset} holds no {column}s"
             return plan
-        changes[f"model.modalities.{modality}"] = None
-        plan.stand_ins.append(f"no {modality}")
-    values = override(values, changes)
-    plan.problem = _missing_model(values)
+        else:
+            plan.stand_ins.append(f"no {modality}")
+    config = replace(config, data=replace(config.data, path=dataset), model=replace(config.model, modalities=usable))
+    plan.problem = _missing_model(config)
     for seed in range(seeds):
-        run = build_config(RunConfig, override(values, {"seed": seed, "output": str(out / name / f"seed-{seed}")}))
+        run = replace(config, seed=seed, output=str(out / name / f"seed-{seed}"))
         Run(run.output).refuse_other(run)
         plan.runs.append(run)
     return plan
 
 
-def _differences(own: dict[str, Any], shipped: dict[str, Any]) -> list[str]:
+def _differences(own: RunConfig, shipped: RunConfig) -> list[str]:
     """What a configuration of the user's changes in that of the package, in words."""
-    built, original = (build_config(RunConfig, values) for values in (own, shipped))
-    changed = differing(built, original, ignored=("output", "data.path", "seed"))
+    changed = differing(own, shipped, ignored=("output", "data.path", "seed"))
     encoders = [name for name in changed if name.endswith(".encoder") or name == "teacher"]
-    found = [f"{_at(built, name) or 'none'} for {_at(original, name) or 'none'}" for name in encoders]
     rest = [name for name in changed if name not in encoders]
     more = f" and {len(rest) - 6} more" if len(rest) > 6 else ""
-    return found + ([f"other {', '.join(rest[:6])}{more}"] if rest else [])
+    in_words = [f"{changed[name][0] or 'none'} for {changed[name][1] or 'none'}" for name in encoders]
+    return in_words + ([f"other {', '.join(rest[:6])}{more}"] if rest else [])
 
 
-def _at(config: RunConfig, name: str) -> Any:
-    """The value of a dotted name, `None` where there is no such place."""
-    value: Any = config
-    for place in name.split("."):
-        value = value.get(place) if isinstance(value, dict) else getattr(value, place, None)
-    return value
-
-
-def _missing_model(values: dict[str, Any]) -> str | None:
+def _missing_model(config: RunConfig) -> str | None:
     """The first encoder or teacher that is not here, before minutes are spent on finding out."""
-    for modality in values["model"]["modalities"].values():
-        if modality.get("encoder") and not can_load(modality["encoder"]):
-            return f"the {modality['kind']} encoder {modality['encoder']} is not here"
-    if values.get("loss", {}).get("alignment_weight", 1.0) > 0 and not can_load(values.get("teacher") or ""):
-        return f"the teacher {values.get('teacher')} is not here"
+    for modality in config.model.modalities.values():
+        if modality.encoder and not can_load(modality.encoder):
+            return f"the {modality.kind} encoder {modality.encoder} is not here"
+    if config.loss.alignment_weight > 0 and not can_load(config.teacher or ""):
+        return f"the teacher {config.teacher} is not here"
     return None
 
 
 def _row(plan: Plan, published: list[dict[str, Any]], tiny: bool) -> ReproducedRow:
-    found: dict[str, Any] = next((row for row in published if row["key"] == plan.system), {})
-    figures = {name: value / 100 for name, value in found.items() if name in METRICS}
-    notes = plan.notes + ([found["note"]] if "note" in found else [])
-    if "f1_of_unnamed_average" in found:
-        unnamed = found["f1_of_unnamed_average"]
+    printed: dict[str, Any] = next((row for row in published if row["key"] == plan.system), {})
+    figures = {name: value / 100 for name, value in printed.items() if name in METRICS}
+    notes = plan.notes + ([printed["note"]] if "note" in printed else [])
+    if "f1_of_unnamed_average" in printed:
+        unnamed = printed["f1_of_unnamed_average"]
         notes.append(f"published F1, of an average that the paper does not name: {unnamed:.2f}")
     row = ReproducedRow(plan.system, SYSTEMS[plan.system], 0, {}, figures, "not run", "", plan.stand_ins, notes)
     if plan.problem:
         return replace(row, why=plan.problem)
-    graphs = _graphs(plan.runs[0])
+    modalities = read_json(Run(plan.runs[0].output).model_file)["model"][
+        "modalities"
+    ]  # here `best` is one of the others
+    graphs = {modality["graph"] for modality in modalities.values() if modality.get("graph")}
     notes += [f"word graph: {graph}" for graph in sorted(graphs)]
     if "window" in graphs and not tiny:
         plan.stand_ins.append("neighbouring words for the dependency tree")
@@ -280,11 +255,7 @@ def _scores(plan: Plan) -> tuple[int, Scores]:
 
 
 def _earlier_rows(out: Path, table: str, posts: Posts) -> dict[str, ReproducedRow]:
-    """Rows that were written here before.
-
-    Raises:
-        UserError: they are of another table or of other posts.
-    """
+    """Rows that were written here before; those of another table or of other posts are a UserError."""
     path = out / "reproduce.json"
     if not path.is_file():
         return {}
@@ -292,14 +263,3 @@ def _earlier_rows(out: Path, table: str, posts: Posts) -> dict[str, ReproducedRo
     if (before.table, before.dataset) != (table, posts):
         raise UserError(f"{out} holds a table of other posts: choose another --out, or delete {path}")
     return {row.system: row for row in before.rows}
-
-
-def _graphs(run: RunConfig) -> set[str]:
-    """The word graphs that a run used; `best` has become one of them in its model.json."""
-    described = json.loads(Run(run.output).model_file.read_text(encoding="utf-8"))
-    return {modality["graph"] for modality in described["model"]["modalities"].values() if modality.get("graph")}
-
-
-def _floors(dataset: str, classes: int) -> dict[str, Scores]:
-    data = DataConfig(dataset)
-    return floor_scores(load_rows(data, "train"), load_rows(data, "test"), classes)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -37,9 +38,6 @@ def sweep(config: SweepConfig) -> Sweep:
     sweep that was stopped goes on when it is started again. Scores and differences are those of `clfa compare`: over seeds
     and posts, differences paired by both.
 
-    Args:
-        config: what to run.
-
     Returns:
         The tables; empty in all but the first process of torchrun.
 
@@ -47,7 +45,8 @@ def sweep(config: SweepConfig) -> Sweep:
         UserError: a system's configuration is wrong (before anything runs), or runs failed (after all others ended).
     """
     output = Path(config.output)
-    plan = _plan(config)
+    runs = _plan(config)
+    plan = [run for same in zip(*runs.values()) for run in same]  # the first run of every system, then the second …
     for run in plan:
         Run(run.output).refuse_other(run)
     output.mkdir(parents=True, exist_ok=True)
@@ -59,22 +58,24 @@ def sweep(config: SweepConfig) -> Sweep:
         raise UserError(f"{len(failed)} of {len(plan)} runs failed:\n{listed}")
     if not is_first_process():
         return Sweep(config.split, config.folds, 0, [], [])
-    result = summarise(config)
+    systems = [pool_runs(name, [Run(run.output) for run in own], config.split) for name, own in runs.items()]
+    result = Sweep(
+        split=f"{config.folds} folds" if config.folds else config.split,
+        folds=config.folds,
+        rows=len(systems[0].ids),
+        systems=[*_floors(config, systems[0]), *map(system_scores, systems)],
+        differences=_differences(config.compare_to, systems) if config.compare_to else [],
+    )
     write_result(output / "sweep.json", result)
     write_sweep(result, output)
     return result
 
 
 def run_all(plan: list[RunConfig], split: str, jobs: int) -> dict[str, str]:
-    """Train and evaluate runs, several at a time; finished ones are kept, unfinished ones resumed.
+    """Train runs, `jobs` at a time on each machine, and evaluate them; finished ones are kept, unfinished ones resumed.
 
     Started by `torchrun` on several machines or devices with a shared file system, each process takes its share of the runs
     (run by run, not within a run) and all wait for each other at the end.
-
-    Args:
-        plan: the runs.
-        split: to evaluate on.
-        jobs: processes at the same time, on each machine.
 
     Returns:
         Output of a run -> why it failed, for those that did.
@@ -87,20 +88,18 @@ def run_all(plan: list[RunConfig], split: str, jobs: int) -> dict[str, str]:
         log.info("process %s of %s: %s runs", rank, processes, len(todo))
     threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // jobs)
     failed: dict[str, str] = {}
-    waiting, deaths = todo, dict.fromkeys((run.output for run in todo), 0)
-    while waiting:
-        died = _run_some(waiting, split, jobs, threads, failed)
+    suspects: set[str] = set()
+    while todo:
+        lost = _run_some(todo, split, jobs, threads, failed)
         # a process died (killed, out of memory) and took the pool along: the runs that may have been in it are tried once
         # more, all others begin anew
-        for run in died[:jobs]:
-            deaths[run.output] += 1
-            if deaths[run.output] > 1:
+        for run in lost[:jobs]:
+            if run.output in suspects:
                 failed[run.output] = "its process was killed twice (out of memory?)"
                 log.info("%s: failed, %s", run.output, failed[run.output])
-        waiting = [run for run in died if run.output not in failed]
-    if processes > 1:
-        failed = _gather(failed)
-    return failed
+            suspects.add(run.output)
+        todo = [run for run in lost if run.output not in failed]
+    return _gather(failed) if processes > 1 else failed
 
 
 def _run_some(runs: list[RunConfig], split: str, jobs: int, threads: int, failed: dict[str, str]) -> list[RunConfig]:
@@ -113,11 +112,10 @@ def _run_some(runs: list[RunConfig], split: str, jobs: int, threads: int, failed
                 run = futures[future]
                 try:
                     score = future.result()
-                    done = f"[{number}/{len(runs)}] {run.output}"
-                    log.info("%s: %s macro F1 %.1f", done, split, 100 * score)
+                    log.info("[%s/%s] %s: %s macro F1 %.1f", number, len(runs), run.output, split, 100 * score)
                 except BrokenProcessPool:
                     lost.append(run)
-                except Exception as error:  # one run's failure is told at the end, after all others
+                except Exception as error:  # one run's failure is reported at the end, after all others
                     failed[run.output] = str(error) or type(error).__name__
                     log.info("[%s/%s] %s: failed", number, len(runs), run.output)
         except BaseException:  # interrupted: do not start what waits; what runs can be resumed
@@ -144,50 +142,29 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def summarise(config: SweepConfig) -> Sweep:
-    """What the finished runs of a sweep say: each system's scores over seeds, and paired differences."""
-    pooled = [_pooled(config, system) for system in config.systems]
-    floors, rows = _floors(config, len(pooled[0].class_names))
-    return Sweep(
-        split=f"{config.folds} folds" if config.folds else config.split,
-        folds=config.folds,
-        rows=rows,
-        systems=[*floors, *map(system_scores, pooled)],
-        differences=_differences(config, pooled),
-    )
-
-
-def _plan(config: SweepConfig) -> list[RunConfig]:
+def _plan(config: SweepConfig) -> dict[str, list[RunConfig]]:
+    """System -> its runs: the folds of the first seed, of the second …"""
     if config.compare_to and config.compare_to not in config.systems:
         raise UserError(f"compare_to = {config.compare_to!r} is not among the systems {', '.join(config.systems)}")
-    runs = []
-    for seed in range(config.seeds):
-        for system, changes in config.systems.items():
-            for fold in range(max(1, config.folds)):
-                own = {"seed": seed, "output": str(_folder(config, system, seed, fold))}
-                if config.folds:
-                    own |= {"data.folds": config.folds, "data.fold": fold}
-                try:
-                    runs.append(build_config(RunConfig, override(asdict(config.run), changes | own)))
-                    check_fusion(runs[-1].model.fusion.name)
-                    _refuse_other_posts(config, runs[-1])
-                except UserError as error:
-                    raise UserError(f"system {system!r}: {error}") from None
+    runs: dict[str, list[RunConfig]] = {system: [] for system in config.systems}
+    for system, changes in config.systems.items():
+        for seed, fold in product(range(config.seeds), range(max(1, config.folds))):
+            folder = f"seed-{seed}-fold-{fold}" if config.folds else f"seed-{seed}"
+            own = {"seed": seed, "output": str(Path(config.output, system, folder))}
+            if config.folds:
+                own |= {"data.folds": config.folds, "data.fold": fold}
+            try:
+                run = build_config(RunConfig, override(asdict(config.run), changes | own))
+                check_fusion(run.model.fusion.name)
+                if run.data.path != config.run.data.path:  # floors are fitted once, and systems are paired by post
+                    raise UserError(
+                        f"data.path = {run.data.path}, but run.data.path = {config.run.data.path}: all systems of a sweep "
+                        "are of the same posts; make a sweep for each data set"
+                    )
+            except UserError as error:
+                raise UserError(f"system {system!r}: {error}") from None
+            runs[system].append(run)
     return runs
-
-
-def _refuse_other_posts(config: SweepConfig, run: RunConfig) -> None:
-    """One table is of one data set: its floors are fitted once, and its systems are paired by post."""
-    if run.data.path != config.run.data.path:
-        raise UserError(
-            f"data.path = {run.data.path}, but run.data.path = {config.run.data.path}: all systems of a sweep are of the "
-            "same posts; make a sweep for each data set"
-        )
-
-
-def _folder(config: SweepConfig, system: str, seed: int, fold: int) -> Path:
-    name = f"seed-{seed}-fold-{fold}" if config.folds else f"seed-{seed}"
-    return Path(config.output) / system / name
 
 
 def _is_done(run: Run, split: str) -> bool:
@@ -219,38 +196,25 @@ def own_device(environment: Mapping[str, str]) -> str:
     return visible[rank % len(visible)] if visible else str(rank)
 
 
-def _pooled(config: SweepConfig, system: str) -> System:
-    """The seeds of a system; with folds, all folds of a seed one after the other."""
-    folders = [
-        _folder(config, system, seed, fold) for seed in range(config.seeds) for fold in range(max(1, config.folds))
-    ]
-    return pool_runs(system, [Run(folder) for folder in folders], config.split)
-
-
-def _floors(config: SweepConfig, classes: int) -> tuple[list[SystemScores], int]:
-    """Floors fitted on the same rows as the systems, and the number of rows that they are scored on."""
+def _floors(config: SweepConfig, system: System) -> list[SystemScores]:
+    """Floors fitted on the same rows as the systems, and scored on the same posts as this one."""
+    classes = len(system.class_names)
     predictions: dict[str, list[NDArray]] = {}
-    labels = []
     for fold in range(max(1, config.folds)):
         data = replace(config.run.data, folds=config.folds, fold=fold)
         train, rows = load_rows(data, "train"), load_rows(data, config.split)
-        labels.append(rows.labels)
         for name, predicted in floor_predictions(train, rows, classes).items():
             predictions.setdefault(name, []).append(predicted)
-    joined = np.concatenate(labels)
-    floors = [
-        SystemScores(name, [0], over_runs(joined, np.concatenate(folds)[None], classes))
+    return [
+        SystemScores(name, [0], over_runs(system.labels, np.concatenate(folds)[None], classes))
         for name, folds in predictions.items()
     ]
-    return floors, len(joined)
 
 
-def _differences(config: SweepConfig, pooled: list[System]) -> list[Difference]:
-    """Every other system minus the one of `compare_to`."""
-    if not config.compare_to:
-        return []
-    base = next(system for system in pooled if system.name == config.compare_to)
-    others = [system for system in pooled if system is not base]
+def _differences(compare_to: str, systems: list[System]) -> list[Difference]:
+    """Every other system minus the one of this name."""
+    base = next(system for system in systems if system.name == compare_to)
+    others = [system for system in systems if system is not base]
     for other in others:
         if other.ids != base.ids:
             raise UserError(f"{other.name} and {base.name} were evaluated on different posts: nothing to compare")
