@@ -14,7 +14,6 @@ from clfa.config import (
     CaptionSource,
     DataConfig,
     FusionConfig,
-    LossConfig,
     ModalityConfig,
     ModelConfig,
     RunConfig,
@@ -50,15 +49,10 @@ log = logging.getLogger(__name__)
 
 
 def demo(out: Path, seeds: int = 3, posts: int = 400) -> Demo:
-    """Run the whole demo; write `OUT/results.json` and `OUT/report.html`.
-
-    Args:
-        out: folder to write; a demo that was stopped there goes on.
-        seeds: seeds of each system.
-        posts: labelled posts to train on, a multiple of 20.
+    """Run the whole demo; write `OUT/results.json` and `OUT/report.html`. A demo that was stopped in OUT goes on.
 
     Raises:
-        UserError: `posts` is not a multiple of 20.
+        UserError: `posts`, those to train on, is not a multiple of 20.
     """
     started = time.monotonic()
     if posts % 20 or posts < 20:
@@ -73,11 +67,10 @@ def demo(out: Path, seeds: int = 3, posts: int = 400) -> Demo:
         write_captions(out / "captions")
     if not (out / "teacher" / "config.json").is_file():
         train_teacher(teacher_config(out))
-    jobs = max(1, min(4, os.cpu_count() or 1))
+    shared = run_config(out, posts)
     systems = SYSTEMS | _curve_systems(posts)
-    table = sweep(
-        SweepConfig(run_config(out, posts), systems, str(out / "runs"), seeds, jobs=jobs, compare_to="no_alignment")
-    )
+    jobs = min(4, os.cpu_count() or 1)
+    table = sweep(SweepConfig(shared, systems, str(out / "runs"), seeds, jobs=jobs, compare_to="no_alignment"))
     by_name = {row.system: row for row in table.systems}
     result = Demo(
         systems=[by_name[name] for name in ("majority", *SYSTEMS)],
@@ -112,14 +105,12 @@ def run_config(out: Path, posts: int) -> RunConfig:
         kind: ModalityConfig(kind=kind, encoder=str(out / "encoders" / kind), pretrained=False, max_length=32)
         for kind in ("text", "image")
     }
+    fusion = FusionConfig(layers=2, heads=4, feedforward=2 * DIM)
     return RunConfig(
         data=DataConfig(str(out / "data"), train_rows=posts),
-        model=ModelConfig(
-            modalities, DIM, projection_hidden=2 * DIM, fusion=FusionConfig(layers=2, heads=4, feedforward=2 * DIM)
-        ),
+        model=ModelConfig(modalities, DIM, projection_hidden=2 * DIM, fusion=fusion),
         output="",
         teacher=str(out / "teacher"),
-        loss=LossConfig(alignment_weight=1.0, temperature=0.1),
         train=TrainConfig(
             epochs=EPOCHS.get(posts, 20),
             batch_size=40,
@@ -165,17 +156,9 @@ def write_posts(folder: Path, train: int) -> None:
     def rows():
         for split, count, seed in (("train", train, 1), ("validation", VALIDATION, 2), ("test", TEST, 3)):
             for post in congruity.posts(count, seed):
-                # ids are unique over the splits, as in any real data set
-                yield (
-                    split,
-                    Record(
-                        f"{split}-{post['id']}",
-                        post["text"],
-                        _png(post["image"]),
-                        post["label"],
-                        {key: post[key] for key in ABOUT},
-                    ),
-                )
+                id = f"{split}-{post['id']}"  # unique over the splits, as in any real data set
+                known = {key: post[key] for key in ABOUT}
+                yield split, Record(id, post["text"], _png(post["image"]), post["label"], known)
 
     about = {"reader": "congruity", "name": "congruity", "filters": [], "columns": dict.fromkeys(ABOUT, "string")}
     write_dataset(rows(), folder, LABELS, about)
@@ -194,10 +177,8 @@ def write_captions(folder: Path) -> None:
 def _illustrations(out: Path) -> Illustrations:
     """The first eight test posts, and the alignment in a short sarcastic one."""
     rows = load_split(out / "data", "test")
-    examples = [
-        Example(row["id"], row["text"], open_image(row["image"]["bytes"]).resize((192, 192)), LABELS[row["label"]])
-        for row in rows[:8]
-    ]
+    images = [open_image(row["image"]["bytes"]).resize((192, 192)) for row in rows[:8]]
+    examples = [Example(row["id"], row["text"], image, LABELS[row["label"]]) for row, image in zip(rows, images)]
     shown = next(row for row in rows if 4 <= len(row["text"].split()) <= 11 and row["label"] == 1)
     pipeline = Pipeline.load(out / "runs" / "clfa" / "seed-0")
     return Illustrations(examples, alignment_heatmap(pipeline, shown), f"{shown['id']}: {LABELS[1]}")
