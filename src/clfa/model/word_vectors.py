@@ -70,8 +70,9 @@ def build_words_model(config: WordVectors, texts: Iterable[str]) -> tuple[WordsM
     Raises:
         UserError: the file of vectors is missing or has other widths.
     """
-    splitter = _tokenizer([])
-    counts = Counter(word for text in texts for word in _words(splitter, text))
+    empty = _tokenizer([])
+    split_texts = (empty.pre_tokenizer.pre_tokenize_str(empty.normalizer.normalize_str(text)) for text in texts)
+    counts = Counter(word for words in split_texts for word, _ in words)
     given = _read_vectors(config, set(counts)) if config.vectors else {}
     known = sorted(word for word, count in counts.items() if count >= config.min_count or word in given)
     vocabulary = SPECIAL + known
@@ -102,11 +103,6 @@ def _tokenizer(words: list[str]):
     # a last token, so that no text is empty
     tokenizer.post_processor = processors.TemplateProcessing(single="$A [END]", special_tokens=[("[END]", 2)])
     return tokenizer
-
-
-def _words(tokenizer, text: str) -> list[str]:
-    cleaned = tokenizer.normalizer.normalize_str(text)
-    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(cleaned)]
 
 
 def _read_vectors(config: WordVectors, wanted: set[str]) -> dict[str, list[float]]:
