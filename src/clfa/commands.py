@@ -1,4 +1,4 @@
-"""The commands: a function each. Its signature makes the options, its docstring the help; it calls `clfa` and renders the result.
+"""The commands: a function each. Its signature makes the options, its docstring the help; it calls `clfa` and renders.
 
 Nothing heavy is imported before a command runs: `clfa --help` answers at once.
 """
