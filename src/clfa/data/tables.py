@@ -89,7 +89,6 @@ def read_table(
     how = "given" if all(table.split for table in tables) else f"stratified 8:1:1, seed {seed}"
     if columns["split"] in survey.names:
         how = f"column {columns['split']}" + (f", empty cells {how}" if drawn else "")
-
     root = images or (path if path.is_dir() else path.parent)
 
     def rows() -> Rows:

@@ -31,9 +31,6 @@ class Encoder(nn.Module):
     With `pooled` the backbone's own summary is the only token. `width` is H, the size of a token state.
     """
 
-    backbone: Any
-    preparer: Any
-
     def __init__(self, backbone: Any, preparer: Any, kind: str, pooled: bool = False):
         super().__init__()
         self._weights: str | None = None

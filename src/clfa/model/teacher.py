@@ -8,7 +8,7 @@ by the content of each post.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class HubTeacher(nn.Module):
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any):
         super().__init__()
-        self.model: Any = model
+        self.model = model
         text = getattr(model.config, "text_config", model.config)
         max_length = getattr(text, "max_position_embeddings", 77)
         if text.model_type in ("xlm-roberta", "altclip_text_model", "roberta"):
@@ -142,19 +142,20 @@ def embed_dataset(
     Returns:
         The cache (width = the teacher's), and split -> number of contents computed now.
     """
-    teacher: list[Teacher] = []  # loaded only if something is missing
     folder = dataset / "teachers" / teacher_key(name)
     computed = dict.fromkeys(splits, 0)
+
+    @cache
+    def teacher() -> Teacher:  # loaded only if something is missing
+        # fresh weights are drawn before the saved ones are read: a run must not depend on whether this was cached
+        with torch.random.fork_rng():
+            return load_teacher(name)
 
     @torch.no_grad()
     def embed(kind: str, batch: list) -> list[Tensor]:
         """One (1, D) row for each of a batch of texts, or of undecoded images."""
-        if not teacher:
-            # fresh weights are drawn before the saved ones are read: a run must not depend on whether this was cached
-            with torch.random.fork_rng():
-                teacher.append(load_teacher(name))
         values = [KINDS[kind].decode(value) for value in batch]
-        return [row[None] for row in teacher[0].embed(kind, values).cpu()]
+        return [row[None] for row in teacher().embed(kind, values).cpu()]
 
     for split in splits:
         for column, kind in (columns or {"text": "text", "image": "image"}).items():
