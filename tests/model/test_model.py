@@ -128,6 +128,13 @@ def test_knowledge_that_a_fusion_does_not_read_is_refused(encoders):
         found = config(encoders, knowledge=extra)
         with pytest.raises(UserError, match=f"concat reads no {key}"):
             build(ModelConfig(found.modalities, DIM, 32, FusionConfig("concat")))
+    # only self-attention reads the bias of the query with itself
+    found = config(encoders, text=ModalityConfig("text", str(encoders / "bert"), polarity="vader"))
+    with pytest.raises(
+        UserError, match=r"co_attention reads no polarity of text: set model\.modalities\.text\.polarity"
+    ):
+        build(ModelConfig(found.modalities, DIM, 32, FusionConfig("co_attention")))
+    build(found)
 
 
 @pytest.mark.parametrize("name", sorted(FUSIONS))

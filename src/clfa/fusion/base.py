@@ -50,7 +50,9 @@ class Fusion(nn.Module):
     reads_edges: bool = False
     """Whether the graphs of the tokens are read; they are computed for such fusions only."""
     reads_bias: bool = False
-    """Whether knowledge about pairs of tokens is read; a configuration that has some is refused by other fusions."""
+    """Whether knowledge about pairs of a query's and a context's token is read; other fusions refuse such a context."""
+    reads_own_bias: bool = False
+    """The same for pairs of the query's own tokens."""
 
     def __init__(self, dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str):
         super().__init__()

@@ -1,6 +1,7 @@
 """Cross-attention: the fusion of CLFA."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,8 @@ class CrossAttentionLayer(nn.Module):
     """Self-attention of the query, attention to each context in turn, feed-forward; residual, then norm, after each.
 
     h = LN(x + SelfAttn(x)); h = LN(h + Attn(W_q h, W_k c, W_v c)) for each context c; LN(h + FFN(h)),
-    Attn(Q,K,V) = softmax(Q K^T / sqrt(d_k) + bias) V; FFN with GELU.
+    Attn(Q,K,V) = softmax(Q K^T / sqrt(d_k) + bias) V, with the bias of the query in SelfAttn and that of c in Attn; FFN with
+    GELU.
 
     Source: CLFA, section 3.3 (one context: the image); released code (second context: knowledge text). With one
     context, no bias and full masks this is `nn.TransformerDecoderLayer` (post-norm, GELU, eps 1e-12). Without
@@ -43,7 +45,7 @@ class CrossAttentionLayer(nn.Module):
     def forward(self, query: Tokens, contexts: Sequence[Tokens] = ()) -> Tokens:
         """The query with new states (B, L, D)."""
         states = query.states
-        sources = [Tokens(states, query.mask), *contexts] if self.self_attention else contexts
+        sources = [query, *contexts] if self.self_attention else contexts
         for attention, norm, source in zip(self.attentions, self.norms, sources):
             bias, present = source.bias, source.present[:, None]
             # a row of -inf would give NaN: rows without any key look everywhere, and the result is not used
@@ -57,13 +59,13 @@ class CrossAttentionLayer(nn.Module):
                 need_weights=False,
             )
             states = torch.where(present[:, :, None], norm(states + self.dropout(attended)), states)
-        return Tokens(self.norms[-1](states + self.dropout(self.feedforward(states))), query.mask)
+        return replace(query, states=self.norms[-1](states + self.dropout(self.feedforward(states))))
 
 
 class CrossAttention(Fusion):
     """A stack of `CrossAttentionLayer`s, then pooling over the query's tokens (the paper's fusion, three layers)."""
 
-    reads_bias = True
+    reads_bias = reads_own_bias = True
 
     def __init__(self, dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str):
         super().__init__(dim, contexts, config, pooling)

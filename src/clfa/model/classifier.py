@@ -225,8 +225,9 @@ def _projection(width: int, config: ModelConfig) -> nn.Module:
 
 def _refuse_unread_knowledge(config: ModelConfig, fusion: Fusion) -> None:
     for name, modality in config.modalities.items():
-        for key, read in (("graph", fusion.reads_edges), ("polarity", fusion.reads_bias)):
+        reads_bias = fusion.reads_own_bias if name == config.query() else fusion.reads_bias
+        for key, read in (("graph", fusion.reads_edges), ("polarity", reads_bias)):
             if getattr(modality, key) and not read:
                 raise UserError(
-                    f"the fusion {config.fusion.name} reads no {key}: set model.modalities.{name}.{key} to null"
+                    f"the fusion {config.fusion.name} reads no {key} of {name}: set model.modalities.{name}.{key} to null"
                 )
