@@ -54,6 +54,27 @@ def test_info_nce_is_computed_in_fp32():
     assert loss.item() == info_nce(ours.float(), theirs.float(), 0.01).item()
 
 
+def test_a_text_posted_twice_is_no_negative_of_itself():
+    """By loops: posts 0 and 2 have one teacher embedding; each keeps its own pair and the negatives 1 and 3."""
+    torch.manual_seed(0)
+    ours, theirs, tau = torch.randn(4, 6), torch.randn(4, 6), 0.1
+    theirs[2] = theirs[0]
+    others = {0: [0, 1, 3], 1: [0, 1, 2, 3], 2: [1, 2, 3], 3: [0, 1, 2, 3]}
+    expected = 0.0
+    for k, kept in others.items():
+        for one, two in ((ours, theirs), (theirs, ours)):
+            s = {j: float(F.cosine_similarity(one[k], two[j], dim=0)) / tau for j in kept}
+            expected -= (s[k] - math.log(sum(math.exp(v) for v in s.values()))) / 8
+    everyone = torch.ones(4, dtype=torch.bool)
+    assert alignment_loss(ours, theirs, everyone, tau).item() == pytest.approx(expected, abs=1e-5)
+    # a batch of one text has nothing to tell apart, and nothing to learn from
+    alone = ours.clone().requires_grad_()
+    loss = alignment_loss(alone, theirs[:1].expand(4, 6), everyone, tau)
+    loss.backward()
+    assert loss == 0
+    assert (alone.grad == 0).all()
+
+
 def test_no_gradient_reaches_the_teacher():
     ours, theirs = torch.randn(4, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
     alignment_loss(ours, theirs, torch.ones(4, dtype=torch.bool), 0.1).backward()

@@ -9,7 +9,10 @@ from torch import Tensor
 
 
 def info_nce(
-    embeds: Float[Tensor, "batch dim"], teacher_embeds: Float[Tensor, "batch dim"], temperature: float
+    embeds: Float[Tensor, "batch dim"],
+    teacher_embeds: Float[Tensor, "batch dim"],
+    temperature: float,
+    same: Bool[Tensor, "batch batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE between two sets of embeddings, such as ours and the teacher's.
 
@@ -17,7 +20,8 @@ def info_nce(
         L_xc = -1/B sum_k log( exp s_kk / sum_j exp s_kj ),   L_cx = -1/B sum_k log( exp s_kk / sum_j exp s_jk ).
 
     F' are the pooled and projected `embeds` (need not be normalised), C the teacher's of the same posts in the same order,
-    tau the temperature. In nats; log B where nothing is learnt, 0 for a single pair.
+    tau the temperature. Posts that are the `same` are no negatives of each other: their pairs are left out of the sums over j.
+    In nats; log B where nothing is learnt, 0 for a single pair.
 
     Source: CLFA (Zhang, Chang, Wu 2024), L_ic and L_ci (L_tc and L_ct for texts). The paper adds the two directions, its
     released code halves the sum, as here and as in CLIP. Equal to CLIP's loss for logit scale 1 / temperature.
@@ -25,6 +29,9 @@ def info_nce(
     embeds = F.normalize(embeds.float(), dim=-1)
     teacher_embeds = F.normalize(teacher_embeds.float(), dim=-1)
     logits = embeds @ teacher_embeds.T / temperature
+    if same is not None:
+        itself = torch.eye(len(same), dtype=torch.bool, device=same.device)
+        logits = logits.masked_fill(same & ~itself, float("-inf"))
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -35,8 +42,16 @@ def alignment_loss(
     mask: Bool[Tensor, " batch"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """`info_nce` over the posts that have the modality (`mask`); 0 where none has it. No gradient reaches the teacher."""
-    return pair_loss(embeds, teacher_embeds.detach(), mask, temperature)
+    """`info_nce` over the posts that have the modality (`mask`); 0 where none has it. No gradient reaches the teacher.
+
+    Posts with equal teacher embeddings (a text or an image that is posted twice) are no negatives of each other; the paper
+    and its released code do not say so.
+    """
+    if not mask.any():
+        return embeds.float().sum() * 0
+    teacher_embeds = teacher_embeds.detach().float()[mask]
+    same = torch.cdist(teacher_embeds, teacher_embeds, p=float("inf")) == 0
+    return info_nce(embeds[mask], teacher_embeds, temperature, same)
 
 
 def pair_loss(
