@@ -20,8 +20,8 @@ def info_nce(
         L_xc = -1/B sum_k log( exp s_kk / sum_j exp s_kj ),   L_cx = -1/B sum_k log( exp s_kk / sum_j exp s_jk ).
 
     F' are the pooled and projected `embeds` (need not be normalised), C the teacher's of the same posts in the same order,
-    tau the temperature. Posts that are the `same` are no negatives of each other: their pairs are left out of the sums over j.
-    In nats; log B where nothing is learnt, 0 for a single pair.
+    tau the temperature. Pairs of posts that are the `same` are left out of the sums over j: they are no negatives of each
+    other. In nats; log B where nothing is learnt, 0 for a single pair.
 
     Source: CLFA (Zhang, Chang, Wu 2024), L_ic and L_ci (L_tc and L_ct for texts). The paper adds the two directions, its
     released code halves the sum, as here and as in CLIP. Equal to CLIP's loss for logit scale 1 / temperature.
