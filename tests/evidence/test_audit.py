@@ -18,7 +18,7 @@ SPLITS = {"train": 600, "validation": 100, "test": 150}
 
 
 def drawn(seed: int, size: int = 96) -> Image.Image:
-    """Smooth random colours: a picture whose perceptual hash survives another size and quality."""
+    """Smooth random colours: an image whose perceptual hash survives another size and quality."""
     small = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC)
 
@@ -30,7 +30,7 @@ def stored(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def clean_posts() -> dict[str, list[dict]]:
-    """Random words, pictures and labels: nothing to find."""
+    """Random words, images and labels: nothing to find."""
     generator = np.random.default_rng(0)
     posts: dict[str, list[dict]] = {}
     seed = 0
@@ -173,8 +173,8 @@ def test_floors_on_frozen_encoders(dataset, encoders, tmp_path):
     assert not (dataset / "audit.json").exists()
 
 
-def test_frozen_floor_finds_what_the_picture_tells(tmp_path, encoders):
-    """Red pictures are one class, blue the other: the image-only floor sees it, the text-only floor cannot."""
+def test_frozen_floor_finds_what_the_image_shows(tmp_path, encoders):
+    """Red images are one class, blue the other: the image-only floor sees it, the text-only floor cannot."""
 
     def rows():
         generator = np.random.default_rng(0)
@@ -193,7 +193,7 @@ def test_frozen_floor_finds_what_the_picture_tells(tmp_path, encoders):
     assert floors["text_only"]["accuracy"].value < 0.75
 
 
-def test_texts_without_pictures(tmp_path):
+def test_texts_without_images(tmp_path):
     rows = [("train", Record(str(n), f"word{n} here", None, "ab"[n % 2])) for n in range(20)]
     rows += [("validation", Record(str(n), f"other{n}", None, "ab"[n % 2])) for n in range(4)]
     write_dataset(iter(rows), tmp_path / "d", ["a", "b"], {"reader": "t", "name": "d", "filters": []}, images="none")

@@ -72,9 +72,11 @@ def alignment_heatmap(pipeline: Pipeline, post: Mapping[str, Any]) -> Heatmap:
     if not words:
         raise UserError(f"the tokenizer finds no word in {cells[0]!r}")
     similarity = torch.stack([(tokens[group] @ patches.T).mean(0) for group in groups]).numpy()
+    side = int(similarity.shape[1] ** 0.5)
+    squared = similarity[:, similarity.shape[1] - side * side :]  # class and distillation tokens in front are cut
     return Heatmap(
         words=words,
-        similarity=_grid(similarity),
+        similarity=squared.reshape(len(words), side, side),
         image=open_image(cells[1]["bytes"]),
         predicted=pipeline.class_names[int(probabilities.argmax())],
         probability=float(probabilities.max()),
@@ -116,13 +118,14 @@ def worst_errors(labels: NDArray, probabilities: NDArray, count: int = ERRORS) -
 def _words(tokenizer: Any, ids: list[int]) -> tuple[list[str], list[list[int]]]:
     """Sub-word tokens of one text merged to words by the tokenizer's own marks; special tokens are left out."""
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    marked = _marks_word_starts(tokenizer)
+    # byte-level BPE and SentencePiece mark where a word starts; WordPiece marks where it goes on
+    marked = any(token.startswith(("Ġ", "▁")) for token in tokenizer.get_vocab())
     words: list[str] = []
     groups: list[list[int]] = []
     for place, (number, token) in enumerate(zip(ids, tokenizer.convert_ids_to_tokens(ids))):
         if number in special:
             continue
-        goes_on = token.startswith("##") or (marked and not token.startswith(("Ġ", "▁")))  # ## of WordPiece
+        goes_on = token.startswith("##") or (marked and not token.startswith(("Ġ", "▁")))
         if goes_on and words:
             words[-1] += token.removeprefix("##")
             groups[-1].append(place)
@@ -130,14 +133,3 @@ def _words(tokenizer: Any, ids: list[int]) -> tuple[list[str], list[list[int]]]:
             words.append(token.lstrip("Ġ▁"))
             groups.append([place])
     return words, groups
-
-
-def _marks_word_starts(tokenizer: Any) -> bool:
-    """Byte-level BPE and SentencePiece mark where a word starts; WordPiece marks where it goes on."""
-    return any(token.startswith(("Ġ", "▁")) for token in tokenizer.get_vocab())
-
-
-def _grid(similarity: NDArray) -> NDArray:
-    """(words, patches) -> (words, rows, columns); class and distillation tokens in front are cut."""
-    side = int(similarity.shape[1] ** 0.5)
-    return similarity[:, similarity.shape[1] - side * side :].reshape(len(similarity), side, side)

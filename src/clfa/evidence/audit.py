@@ -18,9 +18,9 @@ from clfa.data.rows import Rows, load_split, stream_column
 from clfa.evidence.cues import CueRule, find_cues
 from clfa.evidence.findings import EXAMPLES, find_faults
 from clfa.evidence.floors import floor_scores, frozen_floor_predictions
-from clfa.evidence.language import language_of
 from clfa.evidence.leakage import COLUMNS, Traces, conflicts, image_hashes, matches, traces
 from clfa.evidence.results import Audit, Conflict, Cue, Disagreement, Images, Leakage, SplitFile, Spread
+from clfa.evidence.slices import language_of
 
 log = logging.getLogger(__name__)
 

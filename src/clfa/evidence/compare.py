@@ -75,13 +75,12 @@ def differences(base: System, others: list[System], metric: str) -> list[Differe
 def corrected(family: list[Difference], metric: str) -> list[Difference]:
     """The same differences, corrected for being one family of comparisons, about which one statement is made (Holm), with
     the claims, and verdicts in this metric, that follow."""
-    adjusted = {name: holm([row.metrics[name].p for row in family]) for name in (family[0].metrics if family else ())}
     result = []
     for place, row in enumerate(family):
-        gaps = {
-            name: replace(gap, p_holm=adjusted[name][place], is_claim=is_claim(gap.difference, adjusted[name][place]))
-            for name, gap in row.metrics.items()
-        }
+        gaps = {}
+        for name, gap in row.metrics.items():
+            p = holm([other.metrics[name].p for other in family])[place]
+            gaps[name] = replace(gap, p_holm=p, is_claim=is_claim(gap.difference, p))
         words = verdict(row.system, row.minus, metric, gaps[metric], row.runs, row.same_answers)
         result.append(replace(row, metrics=gaps, is_claim=gaps[metric].is_claim, verdict=words))
     return result
@@ -148,7 +147,7 @@ def _refuse_other_posts(base: System, other: System, split: str) -> None:
             f"{len(other.ids):,}, {shared:,} in common. Evaluate both on the same data set and split"
         )
     if (base.labels != other.labels).any():
-        count = int((base.labels != other.labels).sum())
+        count = (base.labels != other.labels).sum()
         raise UserError(f"{base.name} and {other.name} have different labels for {count:,} of the same posts")
 
 

@@ -75,16 +75,11 @@ class CueRule:
 
 
 def find_cues(texts: Sequence[str], labels: NDArray, classes: int) -> list[CueRule]:
-    """All cues of the train split that are significant after Bonferroni's correction, largest z first.
+    """N train texts as stored, (N,) labels -> all cues that are significant after Bonferroni's correction, largest z first.
 
     Tested is each lower-cased white-space token and each of `FORMAT_CUES` in at least 5 posts, for each class; a feature
     that occurs in the same posts as an earlier one is left out. Significance is by the exact binomial test: z is no
     guide where a class is rare.
-
-    Args:
-        texts: train texts as stored.
-        labels: (N,) class numbers.
-        classes: C.
     """
     from scipy.stats import binom
 

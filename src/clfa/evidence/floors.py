@@ -76,10 +76,12 @@ def frozen_floor_predictions(
     labels = sides[0].labels
     if len(np.unique(labels)) < 2:
         return {}
-    features: dict[str, list[NDArray]] = {}
-    for name, encoder, kind in (("text_only", text_encoder, "text"), ("image_only", image_encoder, "image")):
-        if encoder:
-            features[name] = _encoder_features(dataset, sides, encoder, kind)
+    encoders = {"text": text_encoder, "image": image_encoder}
+    features = {
+        f"{kind}_only": _encoder_features(dataset, sides, encoder, kind)
+        for kind, encoder in encoders.items()
+        if encoder
+    }
     if teacher:
         from clfa.model.teacher import embed_dataset
 

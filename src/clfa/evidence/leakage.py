@@ -119,13 +119,12 @@ def conflicts(posts: Traces) -> dict[str, list[list[str]]]:
     """Texts (normal form) and images (bytes) that occur with two labels: the ids of the posts of each."""
     result = {}
     for kind, values in (("normalised_text", posts.normal), ("image_bytes", posts.image_keys)):
-        labels: dict[Any, set[int]] = {}
-        ids: dict[Any, list[str]] = {}
-        for value, label, id in zip(values, posts.labels.tolist(), posts.ids):
+        groups: dict[Any, list[int]] = {}
+        for number, value in enumerate(values):
             if value is not None:
-                labels.setdefault(value, set()).add(label)
-                ids.setdefault(value, []).append(id)
-        result[kind] = [ids[value] for value, several in labels.items() if len(several) > 1]
+                groups.setdefault(value, []).append(number)
+        several = [numbers for numbers in groups.values() if len(np.unique(posts.labels[numbers])) > 1]
+        result[kind] = [[posts.ids[number] for number in numbers] for numbers in several]
     return result
 
 

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from clfa.data.rows import Rows
 from clfa.evidence.cues import EMOJI
-from clfa.evidence.language import language_of
 from clfa.evidence.leakage import image_hashes, leaked, traces
 
 SMALLEST = 20  # posts of a group that is worth a score
+NOISE = re.compile(r"https?:\S*|[@#]\s?\w+|<\w+>|emoji_\d+|\brt\b", re.IGNORECASE)
 THINGS = {"a hashtag": r"#\s?\w", "an emoji": EMOJI, "a link": r"https?://|www\.|<url>", "a mention": r"@\s?\w|<user>"}
 
 
@@ -41,3 +41,14 @@ def groups(rows: Rows) -> dict[str, NDArray[np.bool_]]:
         missing = rows.keys("image", "image") == b""
         masks |= {"with an image": ~missing, "without an image": missing}
     return {name: mask for name, mask in masks.items() if SMALLEST <= mask.sum() < len(texts)}
+
+
+def language_of(text: str) -> str:
+    """ISO 639 code, guessed by py3langid; `short` where fewer than four words are left without links, names and tags.
+
+    Short and noisy posts are often guessed wrong.
+    """
+    from py3langid.langid import classify
+
+    plain = NOISE.sub(" ", text)
+    return "short" if len(re.findall(r"[^\W\d_]+", plain)) < 4 else str(classify(plain)[0])

@@ -169,8 +169,8 @@ def forest(
             axes.plot([-reach, reach], [place, place], color=GREY, alpha=0.3, linewidth=9, solid_capstyle="butt")
         axes.plot([100 * (score.low or 0.0), 100 * (score.high or 0.0)], [place, place], color=BLUE)
         axes.plot(100 * score.value, place, "o", color=BLUE)
-        if name in (published or {}):
-            axes.plot(100 * (published or {})[name], place, "D", color=ORANGE)
+        if published and name in published:
+            axes.plot(100 * published[name], place, "D", color=ORANGE)
     axes.set_yticks(range(len(scores)), list(scores))
     axes.set_ylim(len(scores) - 0.4, -0.6)
     axes.set_xlabel(label)

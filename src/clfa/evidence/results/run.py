@@ -49,7 +49,7 @@ class Illustrations:
     """In a run's report the errors that it was most sure of."""
     heatmap: Heatmap | None = None
     heatmap_of: str = ""
-    """Which post the heatmap is of."""
+    """Id of its post."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,15 @@ class Slice:
     metrics: Scores
     """Empty where no post is left."""
     left_out: int = 0
-    """Posts that are not in it."""
     changed: int = 0
     """Posts whose text was changed."""
 
 
 @dataclass(frozen=True)
 class Flip:
-    """Predictions that flip when one formatting cue is changed."""
+    """Predictions that flip when one formatting cue is changed, among the posts that have it."""
 
     posts: int
-    """Posts that the change changes."""
     flipped: int
     rate: Score
     """With a Wilson interval."""
@@ -170,7 +168,6 @@ class Emap:
     metrics: Scores
     """Of the projection."""
     gain: Scores
-    """The multimodal gain."""
     mcnemar_p: float
 
 

@@ -142,12 +142,11 @@ class Reproduction:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A system with some number of labelled posts."""
+    """A system with some number of labelled posts, and its score; accuracy in the demo."""
 
     system: str
     posts: int
     score: Score
-    """Its score; accuracy in the demo."""
 
 
 @dataclass(frozen=True)
