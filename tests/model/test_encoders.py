@@ -23,9 +23,7 @@ def test_text_states_are_hugging_faces(encoders, name):
     assert encoder.width == expected.shape[-1]
 
 
-@pytest.mark.parametrize(
-    ("name", "tokens"), [("vit", 17), ("deit", 18), ("swin", 16), ("resnet", 4), ("mobilenet", 1)]
-)
+@pytest.mark.parametrize(("name", "tokens"), [("vit", 17), ("deit", 18), ("swin", 16), ("resnet", 4), ("mobilenet", 1)])
 def test_image_states_are_hugging_faces(encoders, name, tokens):
     encoder = load_encoder(str(encoders / name), "image").eval()
     images = [Image.open(io.BytesIO(picture(seed))) for seed in (1, 2)]

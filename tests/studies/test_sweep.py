@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from clfa.config import SweepConfig, dump_config
 from clfa.errors import UserError
 from clfa.evidence.results import Sweep, read_result
 from clfa.runs import Run
-from clfa.studies.sweep import own_device, run_all, sweep
+from clfa.studies.sweep import _as_completed, own_device, run_all, sweep
 
 SYSTEMS = {
     "text_only": {"model.modalities.image": None, "loss.alignment_weight": 0},
@@ -159,3 +161,17 @@ def test_a_killed_process_takes_no_other_run_along(run_config, tmp_path, monkeyp
 def test_each_process_of_a_machine_takes_its_own_device():
     assert own_device({"LOCAL_RANK": "2"}) == "2"
     assert own_device({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,7"}) == "7"
+
+
+def test_runs_in_work_are_named_while_nothing_ends(run_config, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("clfa.studies.sweep.PULSE", 0.01)
+    run = run_config(output=str(tmp_path / "long"), train__epochs=7)
+    Path(run.output).mkdir()
+    Run(run.output).log_file.write_text("{}\n{}\n")
+    futures = {Future(): run}
+    for future in futures:
+        future.set_running_or_notify_cancel()
+        threading.Timer(0.3, future.set_result, [None]).start()
+    with caplog.at_level("INFO", "clfa"):
+        assert list(_as_completed(futures, 1)) == list(futures)
+    assert caplog.messages[0] == f"in work: {run.output}, 2 of at most 7 epochs"

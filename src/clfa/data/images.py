@@ -3,7 +3,7 @@
 import io
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clfa.errors import UserError
 
@@ -52,8 +52,10 @@ def open_image(data: bytes, name: str = "image") -> Image.Image:
     except UserError:
         raise
     except Exception as error:  # Pillow raises many types for bad bytes; all of them mean the same to the user
+        # its message for other formats names an object in memory
+        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise UserError(
-            f"{name}: not a readable image ({error}); accepted: {', '.join(IMAGE_FORMATS)}, complete files"
+            f"{name}: not a readable image{reason}; accepted: {', '.join(IMAGE_FORMATS)}, complete files"
         ) from None
     return to_rgb(image)
 

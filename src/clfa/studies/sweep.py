@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from itertools import product
@@ -27,6 +27,8 @@ from clfa.runs import Run, System, pool_runs
 
 METRIC = "macro_f1"
 """Of the verdicts."""
+PULSE = 10
+"""Seconds between two lines about the runs in work."""
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ def _run_some(runs: list[RunConfig], split: str, jobs: int, threads: int, failed
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(_run_one, run, split, threads): run for run in runs}
         try:
-            for number, future in enumerate(as_completed(futures), 1):
+            for number, future in enumerate(_as_completed(futures, jobs), 1):
                 run = futures[future]
                 try:
                     score = future.result()
@@ -122,6 +124,23 @@ def _run_some(runs: list[RunConfig], split: str, jobs: int, threads: int, failed
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [run for run in runs if run in lost]
+
+
+def _as_completed(futures: dict[Future, RunConfig], jobs: int) -> Iterator[Future]:
+    """The futures as they end; while none does, a line now and then about those that run."""
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, timeout=PULSE, return_when=FIRST_COMPLETED)
+        yield from done
+        if not done:
+            running = [run for future, run in futures.items() if future.running()][:jobs]
+            log.info("in work: %s", ", ".join(f"{run.output}, {_epochs_done(run)}" for run in running))
+
+
+def _epochs_done(run: RunConfig) -> str:
+    path = Run(run.output).log_file
+    done = len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else 0
+    return f"{done} of at most {run.train.epochs} epochs"
 
 
 def _gather(failed: dict[str, str]) -> dict[str, str]:
