@@ -60,8 +60,8 @@ class ModalityConfig:
     about: str = ""
     """Which side of a post it goes with where texts and images are taken apart (probes): `text` or `image`, as a caption
     is about the image; its kind by default."""
-    part: Literal["all", "hashtags"] = "all"
-    """`hashtags` reads only the words behind `#` of a text."""
+    part: Literal["all", "hashtags", "without_hashtags"] = "all"
+    """`hashtags` reads only the words behind `#` of a text, `without_hashtags` all but these; neither can be aligned."""
     graph: str | None = None
     """Graph of the words for fusions that read one: `dependencies` (a column), `spacy:MODEL`, `window`, or `best`, which
     takes the first of these that is there."""

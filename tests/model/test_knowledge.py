@@ -28,6 +28,7 @@ from clfa.model.knowledge import (
     read_lexicon,
     read_words,
     token_edges,
+    without_hashtags,
     word_edges,
     word_of_token,
 )
@@ -47,6 +48,12 @@ def wordpiece():
 def test_hashtags():
     assert hashtags("so happy #blessed # monday ### nothing#here") == "blessed monday nothing here"
     assert hashtags("no tags at all #") is None
+
+
+def test_without_hashtags():
+    assert without_hashtags("so happy #blessed today # monday ### nothing#here .") == "so happy today ."
+    assert without_hashtags("no tags at all #") == "no tags at all"
+    assert without_hashtags("#only #tags") == ""
 
 
 def test_word_pieces_belong_to_their_word(wordpiece):
@@ -132,7 +139,7 @@ def test_best_graph_is_the_first_that_is_there():
 def test_spacy_parses_our_words():
     """A parser made here (untrained), so that the path through spaCy runs without a downloaded model."""
     spacy = pytest.importorskip("spacy")
-    from clfa.data import knowledge
+    from clfa.model import knowledge
 
     nlp = spacy.blank("en")
     parser = nlp.add_pipe("parser")
@@ -180,6 +187,19 @@ def test_batches_carry_graphs_and_biases_and_posts_do_not_mix(encoders):
         together = model(batch).logits
         for row, post in enumerate(posts):
             assert torch.allclose(model(collator([post])).logits[0], together[row], atol=1e-5)
+
+
+def test_a_text_is_read_without_its_hashtags(encoders):
+    """The same tokens as of a post that never had any; a post of nothing else is an empty text, not a missing one."""
+    modalities = {"text": ModalityConfig("text", str(encoders / "bert"), part="without_hashtags", max_length=16)}
+    model = build_classifier(ModelConfig(modalities, DIM, 32, FusionConfig("pool")), ["no", "yes"])
+    collate = Pipeline(model, device="cpu").collate
+    tagged, plain, only = (
+        collate([{"text": text}]).modalities["text"] for text in ("word1 #word2", "word1", "# word2")
+    )
+    assert torch.equal(tagged.inputs["input_ids"], plain.inputs["input_ids"])
+    assert only.inputs["input_ids"].shape == (1, 2)  # the special tokens
+    assert only.present.all()
 
 
 def test_bias_goes_by_words_without_their_punctuation(wordpiece):

@@ -180,6 +180,7 @@ def test_finished_and_changed_runs(run_config, caplog):
     ("changes", "message"),
     [
         ({"teacher": None}, "there is no teacher"),
+        ({"model__modalities__text__part": "without_hashtags"}, "'text' is a part of a text"),
         ({"model__dim": 24, "model__fusion__heads": 2}, "set model.dim to 32"),
         ({"train__monitor": "f1"}, "macro_f1"),
         ({"data__train_rows": 1000}, "between"),

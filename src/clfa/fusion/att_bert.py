@@ -17,10 +17,12 @@ class AttBERT(Fusion):
         inter: X_0 = T, X_l+1 = Layer(queries X_l, keys and values V), r_inter = tanh(W pool(X_L) + b);
         intra: C = tanh(T W_b G^T),  a = softmax_j( max_i C_ij ),  r_intra = sum_j a_j g_j;   h = W [r_inter; r_intra] + b.
 
-    Source: Pan, Lin, Fu, Qi, Wang 2020, Modeling Intra and Inter-modality Incongruity for Multi-Modal Sarcasm Detection;
-    their released code agrees (three layers, the class token as pooling, a second BERT for the hashtags: here the encoder
-    of the text). The first context is the image, every further one is read like the hashtags (modality with
-    `part: hashtags`).
+    Source: Pan, Lin, Fu, Qi, Wang 2020, Modeling Intra and Inter-modality Incongruity for Multi-Modal Sarcasm Detection,
+    and its released code (three layers, the class token as pooling, V = a linear map of ResNet-152 regions, hashtags taken
+    out of T: modality with `part: without_hashtags`). The first context is the image, every further one is read like the
+    hashtags (`part: hashtags`). Differences from that code: its hashtags have a BERT of their own, here G comes from the
+    encoder of the text; a post without hashtags has r_intra = 0, there the word "None" is its hashtag; padding is left out
+    of the maximum and of a, there it counts; its classifier reads [r_inter; r_intra] itself.
     """
 
     def __init__(self, dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str):

@@ -34,6 +34,11 @@ def hashtags(text: str) -> str | None:
     return " ".join(HASHTAG.findall(text)) or None
 
 
+def without_hashtags(text: str) -> str:
+    """The text with its hashtags taken out, words included; empty if there is nothing else."""
+    return " ".join(re.sub(r"(?:#\s?)+\w*", " ", text).split())
+
+
 def choose_graph(graph: str, rows: Any, column: str) -> str:
     """`best` -> `dependencies` if all training posts have them, else spaCy if it and its model are installed, else `window`.
 

@@ -22,7 +22,7 @@ from clfa.data.images import open_image, read_image, to_rgb
 from clfa.data.records import normalise_text
 from clfa.errors import UserError
 from clfa.fusion import grid_edges, window_edges
-from clfa.model.knowledge import hashtags
+from clfa.model.knowledge import hashtags, without_hashtags
 
 
 class Kind(ABC):
@@ -78,6 +78,14 @@ class Kind(ABC):
         return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
 
 
+PARTS: dict[str, Callable[[str], str | None]] = {
+    "all": str,
+    "hashtags": hashtags,
+    "without_hashtags": without_hashtags,
+}
+"""What `ModalityConfig.part` takes of a text."""
+
+
 class TextKind(Kind):
     """Texts, read by a tokenizer."""
 
@@ -93,8 +101,8 @@ class TextKind(Kind):
         return None if cell is None else normalise_text(cell) if text_cleaning == "normalised" else cell
 
     def read(self, cell: Any, modality: ModalityConfig) -> str | None:
-        """The text, or the hashtags in it where the modality reads no more."""
-        return hashtags(cell) if modality.part == "hashtags" and cell is not None else cell
+        """The text, or the part of it that the modality reads."""
+        return cell if cell is None else PARTS[modality.part](cell)
 
     def load_preparer(self, folder: str | Path) -> Any:
         return AutoTokenizer.from_pretrained(folder)
