@@ -18,13 +18,17 @@ class CMGCN(Fusion):
         F = [BiLSTM(t); v];   between words A_ij = 1 for an edge of the dependency tree;   between word i and region j
         A_ij = 1 + Sim(i, j) + psi(i, j);   A_ii = 1;   X_l+1 = ReLU(Â X_l W_l + b_l);   h = retrieve(F, X_L).
 
-    psi(i, j) = |s_i - s_j| e^(-s_i s_j), from the polarities of the word and of the region's words, comes as the context's
-    `bias` (modality with `polarity`); the paper's base is 3 instead of e in the released code. Sim is the path similarity of
-    WordNet in the original, here max(0, cos) of the states. Regions are not linked with each other.
+    Regions are not linked with each other. psi(i, j) = |s_i - s_j| e^(-s_i s_j), from the polarities of the word and of
+    the region's words, comes as the context's `bias` (modality with `polarity`).
 
     Source: Liang et al. 2022, Multi-Modal Sarcasm Detection via Cross-Modal Graph Convolutional Network, section 3, and its
-    released code (two layers). Stand-in: patches instead of detected regions; the words of regions, where there is a
-    column `regions`, are a further context.
+    released code (two layers; there, too, A_jj = 1 is a region's only edge to a region). Differences from that code: nodes
+    are patches, not ten detected boxes; the words of boxes (column `regions`) are nodes of their own, there they only
+    weigh the edges of their box. Sim is max(0, cos) of the states, there WordNet's path similarity, and 0 where WordNet
+    lacks a word. psi has the base e, there 3; its public graph builder looks psi up by synsets instead of words, finds
+    none, and adds 0. Its trainer adds a graph of the words' polarities, which that builder does not write: none here. The
+    special tokens of the text are linked with regions, there with themselves alone. Dropout before each layer, there none;
+    W_l begins as nn.Linear does, there by Xavier. `retrieve` differs too, see `clfa.fusion.graphs`.
     """
 
     reads_edges = reads_bias = True

@@ -16,8 +16,12 @@ class CoAttention(Fusion):
         C = tanh(T W_b V^T);   H_t = tanh(T W_t + C (V W_v)),   H_v = tanh(V W_v + C^T (T W_t));
         a_t = softmax(H_t w_t),   a_v = softmax(H_v w_v);   h = tanh(W_h (sum_i a_t,i t_i + sum_j a_v,j v_j)).
 
-    Source: Lu, Yang, Batra, Parikh 2016, Hierarchical Question-Image Co-Attention, equations 3–5. With several contexts each
-    has its own weights, and their terms in H_t and in h are added.
+    Source: Lu, Yang, Batra, Parikh 2016, Hierarchical Question-Image Co-Attention, equations 3–5, h of equation 7 for one
+    level. Differences from the paper and its released code: one level, that of the encoder's tokens, for their three (words,
+    phrases, question), each of which adds to the next; no dropout on H_t and H_v. Padding is left out: its C is 0, so that
+    it adds nothing to H_t and H_v, and its a is 0. Our additions: a bias of the context is added within the tanh of C; with
+    several contexts each has its own weights, and their terms in H_t and in h are added; a text or a context that is
+    missing adds nothing to h.
     """
 
     reads_bias = True

@@ -17,11 +17,14 @@ class MultiView(Fusion):
         y_m = GELU(W_m pool(X_m) + b) for text and image;   [T~; V~] = Transformer([T; V]);
         f = sum_m a_m pool(X~_m), a = softmax_m( w · pool(X~_m) );   h = W [y_t; y_v; f] + b.
 
-    A linear classifier on h is the sum of a linear classifier of each view.
+    A linear classifier on h is the sum of a linear classifier of each view. A missing modality has y_m = 0 and no part in f.
 
     Source: Qin et al. 2023, MMSD2.0: Towards a Reliable Multi-modal Sarcasm Detection System, section 3, and its released
-    code. Differences: that sums the three classifiers' probabilities and trains each with its own cross entropy, here
-    their logits are summed under one; its views are the two towers' pooled outputs, here pooled projected tokens.
+    code. Differences from that code: it trains three classifiers with a cross entropy each and sums their probabilities;
+    here one cross entropy trains the sum of their logits, so that no view has to be right alone. There y_m reads the towers'
+    own pooled outputs (class token, end of text) before CLIP's projections; here pooled projected tokens. There X are
+    tokens under CLIP's own pretrained projections; here under new ones. There f weighs the class token and the end of
+    the text; here pooled tokens.
     """
 
     def __init__(self, dim: int, contexts: Sequence[str], config: FusionConfig, pooling: str):
