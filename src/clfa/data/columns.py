@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from clfa.errors import UserError
@@ -10,32 +11,52 @@ from clfa.errors import UserError
 KNOWLEDGE_COLUMNS = ("attributes", "regions", "dependencies")
 
 
-def as_text(value: Any) -> str:
-    """A cell as text; empty for None and NaN. What is no Unicode (halves of a pair) becomes a replacement character."""
+def as_text(value: Any, where: str = "") -> str:
+    """A cell as text; empty for None and NaN. What is no Unicode (halves of a pair) becomes a replacement character.
+
+    Raises:
+        UserError: the cell holds bytes; `where` is the file, row and column, for the message.
+    """
     if value is None or value != value:  # NaN is not itself
         return ""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        place = f"{where}: " if where else ""
+        raise UserError(
+            f"{place}bytes where a text is expected, {bytes(value[:20])!r}; store the column as text (UTF-8)"
+        )
     return str(value).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
-def as_cell(value: Any) -> str | bytes | None:
-    """A cell as it is stored: bytes as they are, lists as words with spaces, anything else as text; `None` where empty."""
+def as_cell(value: Any, where: str = "") -> str | bytes | None:
+    """A cell as it is stored: bytes as they are, lists as words with spaces, anything else as text; `None` where empty.
+
+    Raises:
+        UserError: bytes in a list or an object; `where` is the file, row and column, for the message.
+    """
     if isinstance(value, dict):
         # files of `datasets` are {"bytes", "path"}; any other object stays one
-        value = value.get("bytes") or value.get("path") if "bytes" in value or "path" in value else json.dumps(value)
+        file = "bytes" in value or "path" in value
+        value = (
+            value.get("bytes") or value.get("path")
+            if file
+            else json.dumps(value, default=partial(as_text, where=where))
+        )
     if isinstance(value, bytes):
         return value or None
     if isinstance(value, (list, tuple)):
-        value = " ".join(map(str, value))
-    return as_text(value) if as_text(value).strip() else None
+        value = " ".join(as_text(word, where) for word in value)
+    text = as_text(value, where)
+    return text if text.strip() else None
 
 
 def knowledge_columns(row: Mapping[str, Any], where: str, text: str | None = None) -> dict[str, str]:
     """Knowledge of a row (`KNOWLEDGE_COLUMNS`), by the names of its columns; `where` is the file and row, for errors.
 
     Raises:
-        UserError: dependencies that do not fit the words of `text`.
+        UserError: bytes, or dependencies that do not fit the words of `text`.
     """
-    knowledge = {name: str(cell) for name in KNOWLEDGE_COLUMNS if (cell := as_cell(row.get(name))) is not None}
+    cells = {name: as_cell(row.get(name), f"{where}, {name}") for name in KNOWLEDGE_COLUMNS}
+    knowledge = {name: as_text(cell, f"{where}, {name}") for name, cell in cells.items() if cell is not None}
     if "dependencies" in knowledge:
         read_heads(knowledge["dependencies"], len(word_places(as_text(text))), where)
     return knowledge
