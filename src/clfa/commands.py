@@ -119,6 +119,7 @@ def import_table(
     split_column: str = "split",
     knowledge_column: str = "knowledge",
     column: Sequence[str] = (),
+    rare: Literal["train", "other", "drop"] = "train",
     seed: int = 0,
     text: Cleaning = "normalised",
     on_bad: OnBadImage = "fail",
@@ -132,11 +133,14 @@ def import_table(
         split_column: Column with train, validation, test.
         knowledge_column: Column with further text (caption, OCR).
         column: NAME=COLUMN keeps a further column under a name, for a modality that reads it.
-        seed: Seed of a stratified split, where the source has none.
+        rare: Classes with fewer than 10 posts: keep them, in `train` only if the source has no splits; merge them into one
+            class `other`; or `drop` them and list them in dropped.jsonl.
+        seed: Seed of a stratified split, where the source has none. Posts with equal texts or images are in one split.
 
     Examples:
         clfa import table posts.csv --out data/posts
         clfa import table posts.csv --out data/posts --label-column sentiment --images images
+        clfa import table posts.csv --out data/posts --rare other
         clfa import table posts.csv --out data/posts --column ocr=ocr_text --column audio=clip
     """
     from clfa.data.tables import read_table
@@ -149,7 +153,7 @@ def import_table(
         "split": split_column,
         "knowledge": knowledge_column,
     }
-    read = read_table(source, _folder(images, None), columns, seed, images != "none", _further(column))
+    read = read_table(source, _folder(images, None), columns, seed, images != "none", _further(column), rare)
     return _write("table", read, out, images, text, on_bad)
 
 

@@ -12,7 +12,6 @@ from clfa.data.cache import Cache, fill
 from clfa.data.published import MMSD_FILTER, read_mmsd, read_mvsa
 from clfa.data.records import Dropped
 from clfa.data.rows import load_split
-from clfa.data.splits import split_rows
 from clfa.data.tables import open_posts, read_table, safe_image
 from clfa.errors import UserError
 from clfa.serving.predictor import Predictor
@@ -59,7 +58,7 @@ def write_mvsa(folder: Path, lines: list[str]) -> None:
     (folder / "labelResultAll.txt").write_text("ID\ttext,image\n" + "\n".join(lines) + "\n")
     for line in lines:
         id = line.split("\t")[0]
-        (folder / "data" / f"{id}.txt").write_bytes("好 day\n".encode("gb18030" if int(id) % 2 else "utf-8"))
+        (folder / "data" / f"{id}.txt").write_bytes(f"好 day {id}\n".encode("gb18030" if int(id) % 2 else "utf-8"))
 
 
 def test_mvsa_joint_labels(tmp_path):
@@ -82,7 +81,7 @@ def test_mvsa_joint_labels(tmp_path):
         assert isinstance(row, Dropped) == (label is None), line
         if label is not None:
             assert row.label == label
-            assert row.text == "好 day"
+            assert row.text == f"好 day {row.id}"
     assert [row.reason for _, row in found if isinstance(row, Dropped)] == [
         "text and image contradict",
         "annotators disagree",
@@ -97,8 +96,11 @@ def test_mvsa_splits(tmp_path):
     assert [id for id, split in by_order.items() if split == "validation"] == ["24", "25", "26"]
     drawn = [{row.id: split for split, row in read_mvsa(tmp_path, None, seed=seed)[0]} for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
-    with pytest.raises(UserError, match="fewer than 10"):
-        split_rows(["a"] * 20 + ["b"] * 5, "stratified", 0)
+    for id in map(str, range(9)):  # equal texts, three of each label
+        (tmp_path / "data" / f"{id}.txt").write_text("a day like this")
+    together = {row.id: split for split, row in read_mvsa(tmp_path, None, seed=0)[0]}
+    assert len({together[str(number)] for number in range(9)}) == 1
+    assert set(together.values()) == {"train", "validation", "test"}
 
 
 def write_posts(folder: Path, count: int = 40, **extra) -> list[dict]:

@@ -6,15 +6,20 @@ images it reads texts only.
 
 import ast
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from clfa.data.drawing import describe_unsplit, group_repeats, split_rows
+from clfa.data.progress import track
 from clfa.data.records import Dropped, Record
-from clfa.data.splits import split_rows
 from clfa.errors import UserError
 
+log = logging.getLogger(__name__)
 Rows = Iterator[tuple[str, Record | Dropped]]
 
 # posts with one of these tokens give their label away (Cai et al. 2019, section 4.1)
@@ -98,11 +103,20 @@ def read_mvsa(
             where `labelResultAll.txt` is absent.
         split: without `split_dir`: `stratified` (8:1:1, drawn with `seed`) or `file-order` (the last tenth of each class
             is test, the tenth before it validation, as in the paper's released code).
-        seed: seed of the stratified split.
+        seed: seed of the stratified split, which keeps posts that repeat each other in one split (see `group_repeats`).
 
     Raises:
         UserError: a file is missing, a label is unknown, or there are neither labels nor a split file with labels.
     """
+
+    def text_of(id: str) -> str:
+        path = _existing(source / "data" / f"{id}.txt", "the data folder of MVSA")
+        return _decode(path.read_bytes()).strip()
+
+    def image_of(id: str) -> Path | None:
+        return images and images / f"{id}.jpg"
+
+    notes: list[str] = []
     result = source / "labelResultAll.txt"
     lists = _read_split_lists(split_dir) if split_dir else None
     if result.is_file():
@@ -121,7 +135,15 @@ def read_mvsa(
             raise UserError(f"{split_dir}: {len(unknown)} ids have no label, the first: {', '.join(unknown[:5])}")
     else:
         labelled = {id: label for id, (label, _) in joint.items() if label in MVSA_LABELS}
-        split_of = dict(zip(labelled, split_rows(list(labelled.values()), split, seed)))
+        posts = (
+            (text_of(id), image_of(id)) for id in track(labelled, f"comparing the posts of {source}", len(labelled))
+        )
+        groups = group_repeats(posts) if split == "stratified" else None
+        split_of = dict(zip(labelled, split_rows(list(labelled.values()), split, seed, groups)))
+        numbers = np.array([MVSA_LABELS.index(label) for label in labelled.values()], dtype=np.int64)
+        notes = describe_unsplit(numbers, list(split_of.values()), MVSA_LABELS)
+        for note in notes:
+            log.warning("%s: %s", source, note)
 
     def rows() -> Rows:
         for id, (label, extra) in joint.items():
@@ -130,14 +152,13 @@ def read_mvsa(
             elif id not in split_of:
                 yield "all", Dropped(id, "all", "in no split file", str(split_dir))
             else:
-                path = _existing(source / "data" / f"{id}.txt", "the data folder of MVSA")
-                text = _decode(path.read_bytes()).strip()
-                yield split_of[id], Record(id, text, images and images / f"{id}.jpg", label, extra)
+                yield split_of[id], Record(id, text_of(id), image_of(id), label, extra)
 
-    how = "given split files" if lists else f"{split}, seed {seed}" if split == "stratified" else split
+    drawn = f"stratified, seed {seed}, repeats in one split" if split == "stratified" else split
+    how = "given split files" if lists else drawn
     filters = ["positive against negative dropped", "majority of annotators"] if result.is_file() else []
     columns = {"text_label": "string", "image_label": "string"} if result.is_file() else {}
-    return rows(), MVSA_LABELS, {"name": "mvsa", "filters": filters, "split": how, "columns": columns}
+    return rows(), MVSA_LABELS, {"name": "mvsa", "filters": filters + notes, "split": how, "columns": columns}
 
 
 def _giveaway(text: str, filter: str) -> str | None:

@@ -1,13 +1,13 @@
 """Which rows of a dataset directory a run uses: its splits as they are, a sample of train, or folds over all rows."""
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clfa.config import DataConfig
+from clfa.data.drawing import text_form
 from clfa.data.records import SPLITS, load_manifest
 from clfa.data.rows import Rows
 from clfa.errors import UserError
@@ -17,7 +17,7 @@ def load_rows(data: DataConfig, split: str, seed: int = 0) -> Rows:
     """The rows of one split. Without folds no other split's file is opened.
 
     With folds the three splits are pooled; fold `data.fold` is `test`, about a tenth of all rows `validation`, the rest
-    `train`. Folds are stratified by label, and posts with equal text (letter case aside) are never on two sides.
+    `train`. Folds are stratified by label, and posts with equal text (see `text_form`) are never on two sides.
     `seed` is of the sample of train.
 
     Raises:
@@ -32,32 +32,6 @@ def load_rows(data: DataConfig, split: str, seed: int = 0) -> Rows:
 def source_splits(data: DataConfig, splits: list[str]) -> list[str]:
     """The files that hold the rows of these splits (all files when cross-validating)."""
     return list(load_manifest(data.path)["splits"]) if data.folds else splits
-
-
-def split_rows(labels: Sequence | NDArray, how: str, seed: int, class_names: Sequence[str] | None = None) -> list[str]:
-    """A split name per row, 8:1:1 within each class: `stratified` shuffles with `seed`, `file-order` does not.
-
-    `labels` (N,) are class names or numbers, taken in their sorted order; `class_names` those of numbers, for the message.
-
-    Raises:
-        UserError: a class is too small to be in all three splits.
-    """
-    labels = np.asarray(labels)
-    values, counts = np.unique(labels, return_counts=True)
-    small = [class_names[value] if class_names else str(value) for value, n in zip(values, counts) if n < 10]
-    if small:
-        raise UserError(f"cannot split 8:1:1: fewer than 10 rows of {', '.join(small)}; add a split column")
-    generator = np.random.default_rng(seed)
-    result = np.empty(len(labels), dtype=object)
-    for value in values:
-        rows = np.flatnonzero(labels == value)
-        if how == "stratified":
-            rows = generator.permutation(rows)
-        tenth = round(len(rows) / 10)
-        result[rows] = "train"
-        result[rows[-2 * tenth : -tenth]] = "validation"
-        result[rows[-tenth:]] = "test"
-    return list(result)
 
 
 def _sample_rows(labels: NDArray, size: int, seed: int) -> list[int]:
@@ -94,7 +68,7 @@ def _fold_rows(path: str, hashes: tuple[str, ...], folds: int, fold: int) -> dic
 
     rows = Rows(Path(path), list(load_manifest(path)["splits"]))
     classes = rows.labels
-    groups = np.array([text.lower() for text in rows.texts], dtype=object)
+    groups = np.array([text_form(text) or f"\0{number}" for number, text in enumerate(rows.texts)], dtype=object)
     outer = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     rest, test = list(outer.split(classes, classes, groups))[fold]
     # a tenth of all rows is 1 / (10 (1 - 1/K)) of what is left

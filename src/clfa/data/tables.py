@@ -5,7 +5,9 @@ Tables are read in a stream, as often as needed; no table is ever in memory as a
 
 import csv
 import json
+import logging
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clfa.data.columns import KNOWLEDGE_COLUMNS, as_cell, as_text, knowledge_columns
+from clfa.data.drawing import MIN_POSTS, draw_missing, group_repeats, replace_rare
 from clfa.data.progress import track
 from clfa.data.published import SPLIT_NAMES, Rows
-from clfa.data.records import SPLITS, Record
-from clfa.data.splits import split_rows
+from clfa.data.records import SPLITS, Dropped, Record
 from clfa.errors import UserError
 
+log = logging.getLogger(__name__)
 Row = dict[str, Any]
 OPTIONS = ("id", "text", "image", "label", "split", "knowledge")  # columns with an option of their own
 
@@ -56,6 +60,7 @@ def read_table(
     seed: int = 0,
     embed: bool = True,
     further: Mapping[str, str] | None = None,
+    rare: str = "train",
 ) -> tuple[Rows, list[str], dict[str, Any]]:
     """Anybody's posts: CSV, TSV, JSONL or Parquet; a folder of those named train/validation/test; or anything that
     `datasets.load_dataset` reads from a local folder (imagefolder with `metadata.csv`) or by hub name.
@@ -64,40 +69,73 @@ def read_table(
         source: file, folder or hub name.
         images: folder that image paths are relative to; by default the folder of the file.
         columns: our name -> column name in the file, for `OPTIONS`. `KNOWLEDGE_COLUMNS` are read where they are.
-            Without an id column rows are numbered; without a split column (and one file) the split is stratified 8:1:1.
+            Rows without an id are numbered. Rows without a split (no split column and one file, or an empty cell) are
+            split 8:1:1, stratified; posts that repeat each other are in one split (see `group_repeats`), that of the
+            source where it gives one of them a split.
         seed: seed of that split.
         embed: whether images are wanted at all.
         further: name -> column name in the file of further columns to keep, for modalities of one's own.
+        rare: classes with fewer than `MIN_POSTS` posts: `train` keeps them, in train only where it is we who split;
+            `other` makes one class of them; `drop` drops their rows. Splits that the source gives stay.
 
     Raises:
-        UserError: no such file, a column is missing (with the nearest name), a label is empty.
+        UserError: no such file, a column is missing (with the nearest name), a label is empty, a text is bytes; fewer
+            than two classes, in all or in validation and test.
     """
+    further = further or {}
+    _check_names(further)
     path = Path(source)
     if not path.exists() and (path.suffix in _READERS or (path.parent.name and path.parent.is_dir())):
         raise UserError(f"{source} is neither a file nor a folder: no such file, or a mistyped name")
     tables = _open_tables(path) if path.exists() else _open_hub(source)
-    further = further or {}
     kept = {"knowledge": columns["knowledge"], **{name: name for name in KNOWLEDGE_COLUMNS}, **further}
     survey = _survey(tables, columns, kept, embed, further)
     if columns["split"] != "split" and columns["split"] not in survey.names:
         raise UserError(f"{source} has no column {columns['split']!r}; it has {', '.join(sorted(survey.names))}")
-    class_names = sorted(survey.numbers)
+    occurring = Counter(survey.labels)
+    counts = {name: occurring[number] for name, number in survey.numbers.items()}
+    becomes, notes = replace_rare(counts, rare)
+    class_names = sorted({name for name in becomes.values() if name is not None})
     if len(class_names) < 2:
-        raise UserError(f"{source}: column {columns['label']!r} holds {class_names}; at least two classes are needed")
-    drawn = -1 in survey.splits
-    splits = _draw_missing(survey, class_names, seed) if drawn else survey.splits
-    how = "given" if all(table.split for table in tables) else f"stratified 8:1:1, seed {seed}"
+        hint = (
+            f"; --rare {rare} leaves no more: use --rare train, or add posts"
+            if notes
+            else "; add posts of another class"
+        )
+        raise UserError(f"{source}: {columns['label']!r} holds {class_names}; at least two classes are needed{hint}")
+    numbers = {name: number for number, name in enumerate(class_names)}
+    new_numbers = np.array([-1 if name is None else numbers[name] for name in becomes.values()])
+    labels = new_numbers[np.frombuffer(survey.labels, dtype=np.int32)]  # (N,), -1 where the row is dropped
+    splits = np.frombuffer(survey.splits, dtype=np.int8).copy()
+    root = (images or (path if path.is_dir() else path.parent)) if embed else None
+    drawn, kept_rows = -1 in survey.splits, labels >= 0
+    if drawn:
+        groups = group_repeats(_contents(tables, columns, root, kept_rows))
+        try:
+            splits[kept_rows], more = draw_missing(splits[kept_rows], labels[kept_rows], groups, class_names, seed)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from None
+        notes += more
+    for note in notes:
+        log.warning("%s: %s", source, note)
+    how = "given" if all(table.split for table in tables) else f"stratified 8:1:1, seed {seed}, repeats in one split"
     if columns["split"] in survey.names:
         how = f"column {columns['split']}" + (f", empty cells {how}" if drawn else "")
-    root = images or (path if path.is_dir() else path.parent)
 
     def rows() -> Rows:
-        places = iter(splits)
+        places = zip(splits, labels)
         for table in tables:
             for number, row in enumerate(table.rows(None)):
-                yield SPLITS[next(places)], _record(row, number, table, columns, kept, root if embed else None)
+                place, label = next(places)
+                split = "all" if place < 0 else SPLITS[place]
+                if label < 0:
+                    yield split, _dropped(row, number, table, columns, split)
+                else:
+                    yield split, _record(row, number, table, columns, kept, root, class_names[label])
 
-    described = {"name": path.stem, "filters": [], "split": how, "rows": len(splits), "columns": survey.columns}
+    described = {"name": path.stem, "filters": notes, "split": how, "rows": len(splits), "columns": survey.columns}
+    if merged := {name: count for name, count in counts.items() if becomes[name] not in (name, None)}:
+        described["merged_classes"] = merged
     return rows(), class_names, described
 
 
@@ -165,16 +203,19 @@ def _survey(
         _check_columns(list(names), columns, table.name, ("label",), "")
         for number, row in enumerate(track(table.rows(wanted), f"reading the labels of {table.name}"), 1):
             names |= dict.fromkeys(row)  # JSON objects may leave empty values out
-            label = as_text(row.get(columns["label"])).strip()
             where = f"{table.name}, row {number}"
+            label = _label(row, columns, where)
             if not label:
                 raise UserError(f"{where}: the label is empty; fill it in or delete the row")
             split = _split_name(row[columns["split"]], where) if row.get(columns["split"]) else table.split
             survey.labels.append(survey.numbers.setdefault(label, len(survey.numbers)))
             survey.splits.append(-1 if split is None else SPLITS.index(split))
             for name, column in kept.items():
-                if survey.columns.get(name) != "binary" and (value := as_cell(row.get(column))) is not None:
-                    survey.columns[name] = "binary" if isinstance(value, bytes) else "string"
+                value = as_cell(row.get(column), f"{where}, column {column}")
+                if value is not None:
+                    stored = "binary" if isinstance(value, bytes) else "string"
+                    if survey.columns.setdefault(name, stored) != stored:
+                        raise UserError(f"{where}: column {column!r} holds bytes in some rows and texts in others")
         needed = ("text", "image") if embed else ("text",)
         _check_columns(list(names), columns, table.name, needed, "for texts alone, use --images none")
         _check_further(list(names), further, table.name)
@@ -182,31 +223,56 @@ def _survey(
     return survey
 
 
-def _draw_missing(survey: _Survey, class_names: list[str], seed: int) -> array:
-    """The split of each row, those without one drawn 8:1:1."""
-    ranks = np.argsort(np.argsort(list(survey.numbers)))  # numbers in the order of the names, as readers give them
-    labels = ranks[np.frombuffer(survey.labels, dtype=np.int32)]
-    drawn = split_rows(labels, "stratified", seed, class_names)
-    return array("b", [SPLITS.index(new) if old < 0 else old for old, new in zip(survey.splits, drawn)])
+def _contents(
+    tables: list[Table], columns: Mapping[str, str], root: Path | None, kept: NDArray[np.bool_]
+) -> Iterator[tuple[str, Path | bytes | None]]:
+    """Text and image of the posts that are kept, for `group_repeats`."""
+    wanted = [columns["text"], *([columns["image"]] if root else [])]
+    places = iter(kept.tolist())
+    for table in tables:
+        for number, row in enumerate(track(table.rows(wanted), f"comparing the posts of {table.name}", len(kept)), 1):
+            if next(places):
+                where = f"{table.name}, row {number}"
+                image = None if root is None else safe_image(row.get(columns["image"]), root, where)
+                yield as_text(row.get(columns["text"]), f"{where}, column {columns['text']}"), image
 
 
 def _record(
-    row: Row, number: int, table: Table, columns: Mapping[str, str], kept: Mapping[str, str], root: Path | None
+    row: Row,
+    number: int,
+    table: Table,
+    columns: Mapping[str, str],
+    kept: Mapping[str, str],
+    root: Path | None,
+    label: str,
 ) -> Record:
     where = f"{table.name}, row {number + 1}"
-    id, text = row.get(columns["id"]), as_text(row.get(columns["text"]))
-    if id is None:
-        id = f"{table.split}-{number:06d}" if table.split else f"{number:06d}"
+    text = as_text(row.get(columns["text"]), f"{where}, column {columns['text']}")
     cells = {name: row.get(column) for name, column in kept.items()}
     values = {name: as_cell(cell) for name, cell in cells.items() if name not in KNOWLEDGE_COLUMNS}
     return Record(
-        id=str(id),
+        id=_id(row, number, table, columns),
         text=text,
         image=None if root is None else safe_image(row.get(columns["image"]), root, where),
-        label=as_text(row.get(columns["label"])).strip(),
+        label=label,
         values={name: value for name, value in values.items() if value is not None}
         | knowledge_columns(cells, where, text),
     )
+
+
+def _dropped(row: Row, number: int, table: Table, columns: Mapping[str, str], split: str) -> Dropped:
+    reason = f"the class {_label(row, columns)!r} has fewer than {MIN_POSTS} posts"
+    return Dropped(_id(row, number, table, columns), split, reason, f"{table.name}, row {number + 1}")
+
+
+def _id(row: Row, number: int, table: Table, columns: Mapping[str, str]) -> str:
+    """Rows without an id are numbered."""
+    id = as_text(row.get(columns["id"]), f"{table.name}, row {number + 1}, column {columns['id']}")
+    return id if id.strip() else f"{table.split}-{number:06d}" if table.split else f"{number:06d}"
+
+
+def _label(row: Row, columns: Mapping[str, str], where: str = "") -> str:
+    return as_text(row.get(columns["label"]), f"{where}, column {columns['label']}").strip()
 
 
 def _open_tables(path: Path) -> list[Table]:
@@ -331,14 +397,18 @@ def _check_columns(
             raise UserError(f"{table}: no column {columns[ours]!r} for the {ours}; it has {', '.join(names)}; {hint}")
 
 
+def _check_names(further: Mapping[str, str]) -> None:
+    for name, column in further.items():
+        if name in ("id", "text", "image", "label", "split"):
+            raise UserError(f"--column {name}={column}: {name!r} is a column of every data set; use --{name}-column")
+
+
 def _check_further(names: list[str], further: Mapping[str, str], table: str) -> None:
     for name, column in further.items():
         if column not in names:
             near = get_close_matches(column, names, 1)
             hint = f"did you mean --column {name}={near[0]}?" if near else f"it has {', '.join(names)}"
             raise UserError(f"{table}: no column {column!r} for --column {name}={column}; {hint}")
-        if name in ("id", "text", "image", "label", "split"):
-            raise UserError(f"--column {name}={column}: {name!r} is a column of every data set; use --{name}-column")
 
 
 _READERS: dict[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]] = {
