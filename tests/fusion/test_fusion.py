@@ -1,4 +1,4 @@
-"""What every fusion must hold, and that ours is PyTorch's decoder layer with one context."""
+"""What every fusion must hold, and that CLFA's is PyTorch's decoder with one context. Values by hand: test_by_hand.py."""
 
 from dataclasses import replace
 
@@ -13,11 +13,8 @@ from clfa.fusion import (
     FUSIONS,
     CrossAttentionLayer,
     Fusion,
-    GraphConvolution,
     Tokens,
     build_fusion,
-    grid_edges,
-    pool,
     read_own_fusions,
     window_edges,
 )
@@ -80,17 +77,18 @@ def test_one_layer_is_torchs_decoder_layer():
     assert (ours(query, [keys]).states - expected).abs().max() < 1e-6
 
 
-def test_contexts_are_attended_one_after_the_other():
-    torch.manual_seed(0)
-    layer = CrossAttentionLayer(DIM, 2, CONFIG).eval()
-    query, contexts = inputs()
-    first, second = contexts.values()
-    by_hand = query.states
-    for attention, norm, source in zip(layer.attentions, layer.norms, (query, first, second)):
-        by_hand = norm(by_hand + attention(by_hand, source.states, source.states, need_weights=False)[0])
-    by_hand = layer.norms[3](by_hand + layer.feedforward(by_hand))
-    assert torch.allclose(layer(query, [first, second]).states, by_hand, atol=1e-6)
-    assert not torch.allclose(layer(query, [second, first]).states, by_hand, atol=1e-3)
+def test_the_whole_stack_is_torchs_decoder():
+    fusion = build("cross_attention", 1)
+    layer = nn.TransformerDecoderLayer(DIM, CONFIG.heads, CONFIG.feedforward, activation="gelu", batch_first=True)
+    theirs = nn.TransformerDecoder(layer, CONFIG.layers).eval()
+    of_torch = ("self_attn", "multihead_attn", "linear1", "linear2", "norm1", "norm2", "norm3")
+    of_ours = ("attentions.0", "attentions.1", "feedforward.0", "feedforward.3", "norms.0", "norms.1", "norms.2")
+    for ours, other in zip(fusion.layers, theirs.layers):
+        for mine, name in zip(of_ours, of_torch):
+            getattr(other, name).load_state_dict(ours.get_submodule(mine).state_dict())
+    query, image = tokens(1), tokens(2, 7)
+    expected = theirs(query.states, image.states).mean(1)
+    assert torch.allclose(fusion(query, {"image": image}), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -154,6 +152,40 @@ def test_masked_context_is_absent_context(fusion):
     alone = fusion(rows(query, [1]), {"image": rows(contexts["image"], [1]), "knowledge": short})
     assert torch.allclose(alone[0], expected, atol=1e-5)
     assert not torch.allclose(before, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("gone", [(), ("image",), NAMES])
+def test_a_query_without_tokens(fusion, gone):
+    """A post without text, its image or anything: finite numbers and gradients, and nothing is read of what is masked."""
+    query, contexts = inputs()
+    others = fusion(query, contexts)[[0, 2]]
+    masked = [query, *(contexts[name] for name in gone)]
+    for one in masked:
+        one.mask[1] = False
+    every = [query, *contexts.values()]
+    for one in every:
+        one.states.requires_grad_()
+    found = fusion(query, contexts)
+    assert torch.isfinite(found).all()
+    assert torch.allclose(found[[0, 2]], others, atol=1e-5)
+    found.square().sum().backward()
+    gradients = [one.states.grad for one in every] + [weight.grad for weight in fusion.parameters()]
+    assert all(gradient is None or torch.isfinite(gradient).all() for gradient in gradients)
+    assert not any(one.states.grad[1].any() for one in masked)
+    with torch.no_grad():
+        for one in masked:
+            one.states[1] = 50 * one.states[1] + 7
+    assert torch.equal(fusion(query, contexts), found)
+
+
+def test_a_batch_without_any_text(fusion):
+    query, contexts = inputs()
+    query.mask[:] = False
+    query.states.requires_grad_()
+    found = fusion(query, contexts)
+    found.square().sum().backward()
+    assert torch.isfinite(found).all()
+    assert torch.isfinite(query.states.grad).all()
 
 
 @pytest.mark.parametrize("name", ["cross_attention", "co_attention", "pool", "hfm", "in_cross_graphs", "cmgcn", "hke"])
@@ -238,51 +270,6 @@ def test_graphs_are_not_read_by_others(name):
     assert torch.equal(build(name)(near, contexts), build(name)(query, contexts))
 
 
-def test_co_attention_by_hand():
-    fusion = build("co_attention", 1).double()
-    text, image = torch.randn(5, DIM).double(), torch.randn(4, DIM).double()
-    w = {key: value.double() for key, value in fusion.state_dict().items()}
-    text_map = text @ w["query_map.weight"].T + w["query_map.bias"]
-    image_map = image @ w["maps.0.weight"].T + w["maps.0.bias"]
-    affinity = torch.zeros(5, 4).double()
-    for i in range(5):
-        for j in range(4):
-            affinity[i, j] = torch.tanh(text[i] @ w["affinities.0.weight"] @ image[j])
-    hidden_text = torch.tanh(text_map + affinity @ image_map) @ w["query_score.weight"][0]
-    hidden_image = torch.tanh(image_map + affinity.T @ text_map) @ w["scores.0.weight"][0]
-    total = hidden_text.softmax(0) @ text + hidden_image.softmax(0) @ image
-    expected = torch.tanh(total @ w["out.weight"].T + w["out.bias"])
-    query, context = (Tokens(side[None], torch.ones(1, len(side), dtype=torch.bool)) for side in (text, image))
-    assert torch.allclose(fusion(query, {"image": context})[0], expected)
-
-
-def test_graph_convolution_by_hand():
-    torch.manual_seed(0)
-    plain, attentive = GraphConvolution(2), GraphConvolution(2, attention=True)
-    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
-    edges = torch.tensor([[1.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    mapped = x @ plain.map.weight.T
-    by_hand = torch.stack([(mapped[0] + 2 * mapped[1]) / 4, (2 * mapped[0] + mapped[1]) / 4, mapped[2] / 2]).relu()
-    assert torch.allclose(plain(x[None], edges[None])[0], by_hand)
-    mapped = x @ attentive.map.weight.T
-    to, origin = attentive.ends.weight @ mapped.T
-    first = nn.functional.leaky_relu(torch.stack([to[0] + origin[0], to[0] + origin[1]]), 0.2).softmax(0)
-    assert torch.allclose(attentive(x[None], edges[None])[0, 0], (first @ mapped[:2]).relu())
-    assert torch.allclose(attentive(x[None], edges[None])[0, 2], mapped[2].relu())
-
-
-def test_edges_of_grids_and_windows():
-    whole = torch.ones(1, 10, dtype=torch.bool)
-    grid = grid_edges(whole)[0]  # class token and 3 x 3 patches
-    assert grid[0].tolist() == [1] + [0] * 9
-    assert grid[1].nonzero().flatten().tolist() == [1, 2, 4, 5]  # a corner and its neighbours
-    assert grid[5].sum() == 9  # the middle
-    assert torch.equal(grid, grid.T)
-    assert torch.equal(grid_edges(whole[:, :8])[0], window_edges(whole[:, :8])[0])  # 8 = 4 + 4 is no grid
-    part = torch.tensor([[True, True, True, False]])
-    assert window_edges(part, 1)[0].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
-
-
 def test_penalty_makes_shared_and_private_maps_orthogonal():
     fusion = build("dr_net", 1)
     before = fusion.penalty().item()
@@ -294,14 +281,6 @@ def test_penalty_makes_shared_and_private_maps_orthogonal():
         optimizer.step()
     assert fusion.penalty() < before / 10
     assert fusion.shared.weight.norm() > 0.5  # turned, not shrunk
-
-
-def test_pooling():
-    values = torch.tensor([[[1.0, 5.0], [3.0, -1.0], [99.0, 99.0]], [[2.0, 2.0], [9.0, 9.0], [9.0, 9.0]]])
-    mask = torch.tensor([[True, True, False], [False, False, False]])
-    assert pool(values, mask, "mean").tolist() == [[2.0, 2.0], [0.0, 0.0]]
-    assert pool(values, mask, "max").tolist() == [[3.0, 5.0], [0.0, 0.0]]
-    assert pool(values, mask, "cls").tolist() == [[1.0, 5.0], [0.0, 0.0]]
 
 
 def test_unknown_fusion_and_bad_heads_are_refused():
