@@ -20,6 +20,7 @@ import clfa
 from clfa.data.atomic import read_json, write_json
 from clfa.data.images import read_image
 from clfa.data.progress import track
+from clfa.data.scripts import watch_scripts
 from clfa.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -89,7 +90,7 @@ def write_dataset(
     shutil.rmtree(partial, ignore_errors=True)  # of an import that was stopped
     partial.mkdir(parents=True)
     with closing(_Writer(partial, class_names, description.get("columns", {}))) as writer:
-        for split, row in track(rows, f"importing to {out}", description.get("rows")):
+        for split, row in track(watch_scripts(rows), f"importing to {out}", description.get("rows")):
             if isinstance(row, Dropped):
                 writer.drop(row)
                 continue

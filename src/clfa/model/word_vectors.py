@@ -14,12 +14,15 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 
 from clfa.config import ModelConfig, WordVectors
+from clfa.data.scripts import SPACELESS
 from clfa.errors import UserError
 from clfa.fusion.graphs import run_lstm
 
 SPECIAL = ["[PAD]", "[UNK]", "[END]"]
-# <user> and <num> of MMSD, hashtags, words with an apostrophe, any other sign for itself; white space is never seen
-WORD = r"<\w+>|#\w+|\w+(?:['’]\w+)*|[^\w\s]"
+# <user> and <num> of MMSD, hashtags, letters of scripts without spaces, words with an apostrophe, any other sign for
+# itself; white space is never seen
+_LETTER = rf"[^\W{SPACELESS}]"
+WORD = rf"<\w+>|#\w+|[{SPACELESS}]\p{{M}}*|{_LETTER}+(?:['’]{_LETTER}+)*|[^\w\s]"
 
 
 class WordsConfig(PretrainedConfig):
