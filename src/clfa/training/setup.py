@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
 
 from clfa.config import ModelConfig, RunConfig
 from clfa.data.cache import Cache
@@ -19,7 +20,9 @@ from clfa.metrics import metric_names
 from clfa.model.batch import Collator
 from clfa.model.classifier import Classifier, build_classifier
 from clfa.model.knowledge import with_graphs
+from clfa.model.modalities import kind_of
 from clfa.model.pipeline import Pipeline
+from clfa.model.reading import misreadings
 from clfa.model.teacher import embed_dataset
 from clfa.model.word_vectors import training_texts
 from clfa.training.optimizer import parameter_groups
@@ -73,6 +76,7 @@ def set_up(config: RunConfig) -> Setup:
     texts = {name: training_texts(rows, config.model, name) for name, m in config.model.modalities.items() if m.words}
     model = build_classifier(model_config, class_names, manifest["text"], texts)
     pipeline = Pipeline(model, settings.batch_size * 4)
+    _log_misreadings(pipeline, rows)
     pipeline.cache(dataset, splits)
     teacher = _teacher_embeds(config, splits)
     sampler = LengthBuckets([len(text) for text in rows.texts], settings.batch_size, config.seed)
@@ -104,6 +108,17 @@ def _log_graphs(config: ModelConfig, rows: Rows) -> None:
             without = sum(not cell for cell in rows["dependencies"]) if modality.graph == "dependencies" else 0
             more = f"; {without:,} of {len(rows):,} training posts have none: neighbouring words" if without else ""
             log.info("word graph of %s: %s%s", name, modality.graph, more)
+
+
+def _log_misreadings(pipeline: Pipeline, rows: Rows) -> None:
+    """A warning for each way in which a tokenizer fails the training texts of its modality."""
+    for name, modality in pipeline.config.modalities.items():
+        tokenizer = pipeline.preparers[name]
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            cells = (kind_of(modality).read(cell, modality) for cell in rows[pipeline.config.column(name)])
+            fixed = pipeline.config.modalities[pipeline.config.owner(name)].words is None
+            for found in misreadings(tokenizer, [str(cell) for cell in cells if cell], modality.max_length, fixed):
+                log.warning("modality %s: %s; %s", name, found.text, found.advice)
 
 
 def _teacher_embeds(config: RunConfig, splits: list[str]) -> dict[str, Cache]:
