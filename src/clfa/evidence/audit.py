@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import clfa
+from clfa.config import ModalityConfig
 from clfa.data.progress import track
 from clfa.data.records import load_manifest
 from clfa.data.rows import Rows, load_split, stream_column
-from clfa.evidence.cues import CueRule, find_cues
+from clfa.evidence.cues import CueRule, count_cues, find_cues
 from clfa.evidence.findings import EXAMPLES, find_faults
 from clfa.evidence.floors import floor_scores, frozen_floor_predictions
+from clfa.evidence.languages import language_of
 from clfa.evidence.leakage import COLUMNS, Traces, conflicts, image_hashes, matches, traces
-from clfa.evidence.results import Audit, Conflict, Cue, Disagreement, Images, Leakage, SplitFile, Spread
-from clfa.evidence.slices import language_of
+from clfa.evidence.results import Audit, Conflict, Cue, CueCounts, Disagreement, Images, Leakage, SplitFile, Spread
+from clfa.model.reading import Misreading, misreadings
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,11 @@ def audit(
     labels = {split: of_split.labels for split, of_split in rows.items()}
     texts = {split: of_split.texts for split, of_split in rows.items()}
     rules = find_cues(texts["train"], labels["train"], len(names))
-    cues = [_describe_cue(rule, texts, labels, names) for rule in rules]
+    counts = {split: count_cues(rules, texts[split], truth) for split, truth in labels.items()}
+    cues = [
+        _describe_cue(rule, {split: of_split[number] for split, of_split in counts.items()}, names)
+        for number, rule in enumerate(rules)
+    ]
     log.info("%s: fitting floors", dataset)
     frozen = frozen_floor_predictions(dataset, evaluated, len(names), text_encoder, image_encoder, teacher)
     floors = floor_scores(rows["train"], rows[evaluated], len(names), frozen)
@@ -82,11 +88,22 @@ def audit(
         clfa_version=clfa.__version__,
         seconds=0.0,
     )
-    return replace(result, findings=find_faults(result), seconds=round(time.monotonic() - started, 1))
+    found = _misreadings(texts["train"], text_encoder) if text_encoder else []
+    return replace(result, findings=find_faults(result, found), seconds=round(time.monotonic() - started, 1))
 
 
-def _describe_cue(rule: CueRule, texts: dict[str, list[str]], labels: dict[str, NDArray], names: list[str]) -> Cue:
-    splits = {split: rule.counts(texts[split], truth) for split, truth in labels.items()}
+def _misreadings(texts: list[str], encoder: str) -> list[Misreading]:
+    """How the tokenizer of the floor `text_only` fails these texts; each is logged as a warning."""
+    from clfa.model.encoders import resolve
+    from clfa.model.modalities import KINDS
+
+    found = misreadings(KINDS["text"].load_preparer(resolve(encoder)), texts, ModalityConfig("text").max_length)
+    for each in found:
+        log.warning("text encoder %s: %s; %s", encoder, each.text, each.advice)
+    return found
+
+
+def _describe_cue(rule: CueRule, splits: dict[str, CueCounts], names: list[str]) -> Cue:
     train = splits["train"]
     return Cue(
         cue=rule.cue,

@@ -1,9 +1,10 @@
-"""Cues: a word or a formatting feature that gives the label away, found by counting.
+"""Cues: a word, a formatting feature, the script or the language of a post that gives the label away, found by counting.
 
 z = (P(label | cue) - P(label)) / sqrt(P(label) (1 - P(label)) / n), n posts with the cue (Gardner et al. 2021, section 3).
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clfa.data.scripts import script_of, split_words
+from clfa.evidence.languages import SHORT, language_of
 from clfa.evidence.results import CueCounts
 
 MIN_COUNT = 5
+LANGUAGE_SHARE = 0.02
+"""Share of posts from which on a language is tested: those guessed more rarely are mostly wrong guesses."""
 LEVEL = 0.05
 
 EMOJI = r"emoji_\d+|[\U0001F000-\U0001FAFF\u2600-\u27BF]\uFE0F?"
@@ -40,14 +45,20 @@ FORMAT_CUES: dict[str, Callable[[str], bool]] = {
 }
 
 
+WRITING = ("script", "language")
+"""Kinds of cues that are about how the whole post is written."""
+Feature = tuple[str, str]
+"""Kind (`format`, `language`, `script` or `token`) and name."""
+
+
 @dataclass(frozen=True)
 class CueRule:
     """A feature of texts and the label that it predicts on train."""
 
     cue: str
-    """A token (lower case), or the name of a format feature."""
+    """A token (lower case), the name of a format feature, or `script: Han`, `language: zh`."""
     kind: str
-    """`token` or `format`."""
+    """`token`, `format`, `script` or `language`."""
     label: int
     """The class it speaks for."""
     z: float
@@ -57,51 +68,79 @@ class CueRule:
     otherwise: int
     """The most frequent class of the train posts without the cue."""
 
-    def present(self, texts: Sequence[str]) -> NDArray[np.bool_]:
-        """(N,) whether each text has it."""
-        if self.kind == "format":
-            return np.array([FORMAT_CUES[self.cue](text) for text in texts], dtype=bool)
-        return np.array([self.cue in text.lower().split() for text in texts], dtype=bool)
 
-    def counts(self, texts: Sequence[str], labels: NDArray) -> CueCounts:
-        """How the rule “cue: its label, no cue: `otherwise`” does on N texts with (N,) labels."""
-        present = self.present(texts)
-        return CueCounts(
-            with_label=int((present & (labels == self.label)).sum()),
-            count=int(present.sum()),
-            label_count=int((labels == self.label).sum()),
-            accuracy=float((np.where(present, self.label, self.otherwise) == labels).mean()),
-        )
+def features_of(text: str) -> set[Feature]:
+    """All features of a text that can be cues.
+
+    Tokens are white-space tokens in lower case, and pairs of letters where the script has no spaces
+    (`clfa.data.scripts.split_words`).
+    """
+    features = {("token", token) for token in split_words(text.lower(), pairs=True)}
+    features |= {("format", name) for name, holds in FORMAT_CUES.items() if holds(text)}
+    if script := script_of(text):
+        features.add(("script", f"script: {script}"))
+    if (language := language_of(text)) != SHORT:
+        features.add(("language", f"language: {language}"))
+    return features
 
 
 def find_cues(texts: Sequence[str], labels: NDArray, classes: int) -> list[CueRule]:
     """N train texts as stored, (N,) labels -> all cues that are significant after Bonferroni's correction, largest z first.
 
-    Tested is each lower-cased white-space token and each of `FORMAT_CUES` in at least 5 posts, for each class; a feature
-    that occurs in the same posts as an earlier one is left out. Significance is by the exact binomial test: z is no
-    guide where a class is rare.
+    Tested is each of `features_of` in at least 5 posts (a language: in 2 % of them), for each class. Significance is by
+    the exact binomial test: z is no guide where a class is rare. Left out are features
+
+    - that occur in the same posts as an earlier one (script and language are always named),
+    - that say nothing beyond the script of their posts: where a script is a cue itself, its posts are expected to have
+      the labels that all posts of this script have.
     """
     from scipy.stats import binom
 
-    names, kinds, present = _features(texts)
+    features, present = _presence(texts)
+    kinds = np.array([kind for kind, _ in features], dtype=object)
     counts = np.asarray(present.sum(axis=0)).ravel()
     by_class = np.stack([np.asarray(present[labels == k].sum(axis=0)).ravel() for k in range(classes)], axis=1)
     totals = np.bincount(labels, minlength=classes)
     share = totals / len(labels)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = (by_class / counts[:, None] - share) / np.sqrt(share * (1 - share) / counts[:, None])
-    p = np.minimum(1, binom.sf(by_class - 1, counts[:, None], share) * z.size)
+
+    def corrected(expected: NDArray) -> NDArray:
+        return np.minimum(1, binom.sf(by_class - 1, counts[:, None], expected) * z.size)
+
+    p = corrected(share)
+    scripts = np.flatnonzero((kinds == "script") & (p.min(axis=1, initial=1) < LEVEL))
+    if len(scripts):
+        inside = corrected(_expected(present, counts, by_class, share, scripts))
+        p = np.where(np.isin(kinds, WRITING)[:, None], p, np.maximum(p, inside))
     rows, classes_of = np.nonzero((p < LEVEL) & (z > 0))
     rules, seen = [], set()
     for place in np.argsort(-z[rows, classes_of], kind="stable"):
         row, label = rows[place], classes_of[place]
-        posts = (label, present.indices[present.indptr[row] : present.indptr[row + 1]].tobytes())
-        if posts in seen:  # the same posts under another name
+        kind, name = features[row]
+        posts = present.indices[present.indptr[row] : present.indptr[row + 1]].tobytes()
+        key = (label, posts, kind if kind in WRITING else "")
+        if key in seen:  # the same posts under another name
             continue
-        seen.add(posts)
+        seen.add(key)
         otherwise = int((totals - by_class[row]).argmax())
-        rules.append(CueRule(names[row], kinds[row], int(label), float(z[row, label]), float(p[row, label]), otherwise))
+        rules.append(CueRule(name, kind, int(label), float(z[row, label]), float(p[row, label]), otherwise))
     return rules
+
+
+def count_cues(rules: Sequence[CueRule], texts: Sequence[str], labels: NDArray) -> list[CueCounts]:
+    """How each rule “cue: its label, no cue: `otherwise`” does on N texts with (N,) labels."""
+    wanted = {(rule.kind, rule.cue) for rule in rules}
+    counts: Counter[tuple[Feature, int]] = Counter()
+    for text, label in zip(texts, labels.tolist()):
+        counts.update((feature, label) for feature in features_of(text) & wanted)
+    totals = Counter(labels.tolist())
+    result = []
+    for rule in rules:
+        with_cue = Counter({label: counts[(rule.kind, rule.cue), label] for label in totals})
+        right = with_cue[rule.label] + totals[rule.otherwise] - with_cue[rule.otherwise]
+        result.append(CueCounts(with_cue[rule.label], with_cue.total(), totals[rule.label], right / len(labels)))
+    return result
 
 
 def count_format(texts: Sequence[str]) -> NDArray[np.float64]:
@@ -138,24 +177,28 @@ REMOVALS: dict[str, Callable[[str], str]] = {
 FLIPS: dict[str, Callable[[str], str]] = REMOVALS | {"digits to <num>": _replacer(r"\b\d+\b", "<num>")}
 
 
-def _features(texts: Sequence[str]) -> tuple[list[str], list[str], Any]:
-    """Names, kinds and a sparse (N, features) presence matrix of format features and tokens in MIN_COUNT posts."""
-    from scipy.sparse import csr_matrix, hstack
+def _presence(texts: Sequence[str]) -> tuple[list[Feature], Any]:
+    """The features to test, and a sparse (N, features) matrix of which text has them."""
     from sklearn.feature_extraction.text import CountVectorizer
 
-    form = csr_matrix(np.array([[holds(text) for holds in FORMAT_CUES.values()] for text in texts], dtype=np.int64))
-    vectorizer = CountVectorizer(binary=True, token_pattern=r"\S+", dtype=np.int64)
-    try:
-        tokens = vectorizer.fit_transform(texts)
-        names = [*FORMAT_CUES, *vectorizer.get_feature_names_out()]
-    except ValueError:  # no words at all
-        tokens, names = csr_matrix((len(texts), 0), dtype=np.int64), [*FORMAT_CUES]
-    present = hstack([form, tokens]).tocsr()
-    kinds = ["format"] * len(FORMAT_CUES) + ["token"] * tokens.shape[1]
+    vectorizer = CountVectorizer(binary=True, analyzer=features_of, dtype=np.int64)
+    present = vectorizer.fit_transform(texts)
+    features = sorted(vectorizer.vocabulary_)
     counts = np.asarray(present.sum(axis=0)).ravel()
+    least = [LANGUAGE_SHARE * len(texts) if kind == "language" else 0 for kind, _ in features]
     # a feature that every post has, or none, says nothing
-    kept = np.flatnonzero((counts >= MIN_COUNT) & (counts < len(texts)))
-    return [names[n] for n in kept], [kinds[n] for n in kept], present[:, kept].tocsc()
+    kept = np.flatnonzero((counts >= np.maximum(MIN_COUNT, least)) & (counts < len(texts)))
+    return [features[number] for number in kept], present[:, kept].tocsc()
+
+
+def _expected(
+    present: Any, counts: NDArray, by_class: NDArray, share: NDArray, scripts: NDArray
+) -> NDArray[np.float64]:
+    """(features, C) label shares of the posts with each feature if nothing but these scripts told their labels."""
+    of_post = np.tile(share, (present.shape[0], 1))
+    for script in scripts:
+        of_post[present[:, script].nonzero()[0]] = by_class[script] / counts[script]
+    return (present.T @ of_post) / counts[:, None]
 
 
 def _format_counts(text: str) -> list[float]:

@@ -1,8 +1,9 @@
 """The findings of an audit, in sentences: what, how harmful, what to do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from clfa.evidence.results import Audit, Cue, Finding
+from clfa.model.reading import Misreading
 
 EXAMPLES = 10
 _REPORT = "Report the score without them (“clfa evaluate” prints it), or remove them from train."
@@ -14,6 +15,9 @@ ADVICE = {
     "image_bytes": "Report the score without them: the image was seen in training.",
     "image_hash": "Look at some pairs: images that look alike are mostly copies in another size or quality.",
 }
+_NEUTRALISE = "Compare with the cue-neutralised score of “clfa evaluate”; drop or mask it if it is an artefact."
+_SPACES = "Import with normalised white space (the default), or the label can be read off the spaces."
+_WITHIN = "Balance the labels inside each language, or score each on its own (“clfa evaluate” prints its groups)."
 LEAKS = {
     "id": "have the id of a training post",
     "exact_text": "have exactly the text of a training post",
@@ -27,10 +31,10 @@ ASPECTS = ("text_label", "image_label")
 """Label columns about one side of a post, which are no rivals of its label."""
 
 
-def find_faults(audit: Audit) -> list[Finding]:
-    """All findings of an audit, most harmful first."""
+def find_faults(audit: Audit, misread: Sequence[Misreading] = ()) -> list[Finding]:
+    """All findings of an audit, most harmful first; `misread` is what the tokenizer of the text encoder does."""
     cues = (_cue(audit, cue) for cue in audit.cues)
-    findings = [*_leaks(audit), *cues, *_conflicts(audit), *_disagreements(audit)]
+    findings = [*_leaks(audit), *cues, *_conflicts(audit), *_disagreements(audit), *map(_misreading, misread)]
     return sorted(findings, key=lambda finding: -finding.harm)
 
 
@@ -51,16 +55,18 @@ def _leaks(audit: Audit) -> Iterator[Finding]:
 
 
 def _cue(audit: Audit, cue: Cue) -> Finding:
-    accuracy, spaces = cue.splits[audit.evaluated].accuracy, cue.cue == "irregular_whitespace"
-    where = "irregular white space" if spaces else f"“{cue.cue}”"
+    accuracy = cue.splits[audit.evaluated].accuracy
+    name = cue.cue.removeprefix(f"{cue.kind}: ")
+    where, advice = f"with “{name}”", _NEUTRALISE
+    if cue.kind == "script":
+        where, advice = f"in {name} script", _WITHIN
+    elif cue.kind == "language":
+        where, advice = f"in the language “{name}” (guessed)", _WITHIN
+    elif cue.cue == "irregular_whitespace":
+        where, advice = "with irregular white space", _SPACES
     text = (
-        f"{cue.with_label:,} of {cue.count:,} training posts with {where} are {cue.label} (z = {cue.z:.1f}); this rule "
+        f"{cue.with_label:,} of {cue.count:,} training posts {where} are {cue.label} (z = {cue.z:.1f}); this rule "
         f"alone is right on {100 * accuracy:.1f} % of {audit.evaluated}."
-    )
-    advice = (
-        "Import with normalised white space (the default), or the label can be read off the spaces."
-        if spaces
-        else "Compare with the cue-neutralised score of “clfa evaluate”; drop or mask it if it is an artefact."
     )
     gain = accuracy - audit.floors["majority"]["accuracy"].value
     return Finding(f"cue:{cue.cue}", max(0.0, gain), cue.count, text, advice, [])
@@ -88,3 +94,9 @@ def _disagreements(audit: Audit) -> Iterator[Finding]:
             advice = "Say which label is meant: no model can be right by both."
             harm = entry.differ / entry.posts
             yield Finding(f"disagreement:{column}", harm, entry.differ, text, advice, entry.examples)
+
+
+def _misreading(found: Misreading) -> Finding:
+    """What the tokenizer of the text encoder does to the texts of train."""
+    text, advice = (f"{sentence[:1].upper()}{sentence[1:]}." for sentence in (found.text, found.advice))
+    return Finding(f"tokenizer:{found.kind}", found.share, found.texts, text, advice, [])

@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clfa.data.rows import Rows
+from clfa.data.scripts import split_words
 from clfa.evidence.cues import EMOJI
+from clfa.evidence.languages import language_of
 from clfa.evidence.leakage import image_hashes, leaked, traces
 
 SMALLEST = 20  # posts of a group that is worth a score
-NOISE = re.compile(r"https?:\S*|[@#]\s?\w+|<\w+>|emoji_\d+|\brt\b", re.IGNORECASE)
 THINGS = {"a hashtag": r"#\s?\w", "an emoji": EMOJI, "a link": r"https?://|www\.|<url>", "a mention": r"@\s?\w|<user>"}
 
 
@@ -25,7 +26,7 @@ def groups(rows: Rows) -> dict[str, NDArray[np.bool_]]:
     """Name -> (N,) mask, for groups of at least 20 posts that are not all posts: language, length in words (thirds),
     hashtags, emoji, links, mentions, missing image."""
     texts = rows.texts
-    lengths = np.array([len(text.split()) for text in texts])
+    lengths = np.array([len(split_words(text)) for text in texts])
     low, high = np.floor(np.quantile(lengths, [1 / 3, 2 / 3]))
     languages = np.array([language_of(text) for text in texts])
     masks = {f"language {name}": languages == name for name in np.unique(languages)}
@@ -41,14 +42,3 @@ def groups(rows: Rows) -> dict[str, NDArray[np.bool_]]:
         missing = rows.keys("image", "image") == b""
         masks |= {"with an image": ~missing, "without an image": missing}
     return {name: mask for name, mask in masks.items() if SMALLEST <= mask.sum() < len(texts)}
-
-
-def language_of(text: str) -> str:
-    """ISO 639 code, guessed by py3langid; `short` where fewer than four words are left without links, names and tags.
-
-    Short and noisy posts are often guessed wrong.
-    """
-    from py3langid.langid import classify
-
-    plain = NOISE.sub(" ", text)
-    return "short" if len(re.findall(r"[^\W\d_]+", plain)) < 4 else str(classify(plain)[0])

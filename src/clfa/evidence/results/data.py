@@ -10,9 +10,10 @@ class Finding:
     """One thing to know about a data set."""
 
     kind: str
-    """`leakage:…`, `duplicate:…`, `cue:…`, `conflict:…` or `disagreement:…`."""
+    """`leakage:…`, `duplicate:…`, `cue:…`, `conflict:…`, `disagreement:…` or `tokenizer:…`."""
     harm: float
-    """Share of evaluated posts affected; of a cue the accuracy that it alone gains over the majority class."""
+    """Share of evaluated posts affected; of a cue the accuracy that it alone gains over the majority class; of a tokenizer
+    `Misreading.share`, on train."""
     count: int
     text: str
     advice: str
@@ -33,11 +34,11 @@ class CueCounts:
 
 @dataclass(frozen=True)
 class Cue:
-    """A word or formatting feature that predicts a label; counts are of train."""
+    """A word, a formatting feature, a script or a language that predicts a label; counts are of train."""
 
     cue: str
     kind: str
-    """`token` or `format`."""
+    """`token`, `format`, `script` or `language`."""
     label: str
     with_label: int
     count: int
