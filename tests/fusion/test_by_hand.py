@@ -115,6 +115,8 @@ def test_hke():
     fusion = build("hke", {"congruities.0.places": places, **graphs}, layers=0)
     assert answer(fusion, tokens((3.0, 1.0)), tokens((5.0, 1.0))) == near(2**0.5, 2 * 2**0.5)
     assert answer(fusion, tokens((3.0, 1.0)), tokens((0.0, 2.0))) == near(-(2**0.5), -2 * 2**0.5)
+    # two neighbours that are opposites become their mean, 0
+    assert answer(fusion, tokens((3.0, 1.0)), tokens((2.0, 0.0), (0.0, 2.0))) == near(0, 0)
 
 
 @pytest.mark.parametrize("words", [3, 40])
@@ -131,13 +133,12 @@ def test_hke_begins_with_outputs_of_order_one(dim, patches, words):
 
 
 def test_multi_view():
-    """Views GELU(10) = 10 and GELU(20) = 20, both together (10 + 20) / 2; without an image 10, 0 and 10."""
+    """Views GELU(10) = 10 and GELU(20 + 5) = 25, both together (10 + 20) / 2; without an image 10, 0 and 10."""
     ones = torch.ones(1, 1)
-    fusion = build(
-        "multi_view", {"views.0.0.weight": ones, "views.1.0.weight": ones, "out.weight": torch.ones(1, 3)}, 1, 1, 0
-    )
+    views = {"views.0.0.weight": ones, "views.1.0.weight": ones, "views.1.0.bias": 5 * ones[0]}
+    fusion = build("multi_view", {**views, "out.weight": torch.ones(1, 3)}, 1, 1, 0)
     image = tokens((15.0,), (25.0,))
-    assert answer(fusion, tokens((10.0,)), image) == near(45)
+    assert answer(fusion, tokens((10.0,)), image) == near(50)
     assert answer(fusion, tokens((10.0,)), Tokens(image.states, torch.zeros_like(image.mask))) == near(20)
 
 
