@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
-from clfa.metrics import bootstrap, bootstrap_seeds, confusion, interval, mcnemar, scores
+from clfa.metrics import bootstrap, confusion, interval, mcnemar, measure, over_runs, scores
 
 
 @settings(max_examples=200, deadline=None)
@@ -53,14 +54,46 @@ def test_bootstrap_covers_the_truth():
     assert 0.92 <= hits / 400 <= 0.98
 
 
-def test_bootstrap_over_seeds_is_paired_and_wider_with_spread():
-    labels = np.random.default_rng(0).integers(0, 2, 300)
-    steady = np.stack([labels ^ (np.random.default_rng(1).random(300) < 0.2)] * 3).astype(int)
-    spread = np.stack([labels ^ (np.random.default_rng(n).random(300) < p) for n, p in enumerate((0.05, 0.2, 0.35))])
-    width = [np.ptp(interval(bootstrap_seeds(labels, found.astype(int), 2)["accuracy"])) for found in (steady, spread)]
-    assert width[1] > 1.5 * width[0]
-    same = bootstrap_seeds(labels, steady, 2)["macro_f1"] - bootstrap_seeds(labels, steady, 2)["macro_f1"]
-    assert not same.any()
+def test_interval_over_runs_by_hand():
+    """All posts answered alike by all runs but for the runs' own spread: Student's t interval of the runs' values."""
+    labels = np.zeros(100_000, dtype=int)
+    values = [0.70, 0.74, 0.72]
+    runs = np.stack([(np.arange(100_000) >= 100_000 * value).astype(int) for value in values])
+    found = over_runs(labels, runs, 2)["accuracy"]
+    error = np.std(values, ddof=1) / 3**0.5
+    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 2, 0.72, error), abs=0.002)
+    assert (found.value, found.sd, found.n) == (pytest.approx(0.72), pytest.approx(0.02), 3)
+
+
+def test_no_interval_is_a_point():
+    """Five posts, all right or none: the exact binomial interval, with one run and with three."""
+    exact = binomtest(5, 5).proportion_ci(0.95)
+    labels = np.array([0, 1, 0, 1, 1])
+    for scored in (measure(labels, labels, 2), over_runs(labels, np.stack([labels] * 3), 2)):
+        assert (scored["accuracy"].low, scored["accuracy"].high) == pytest.approx((exact.low, 1.0))
+    wrong = measure(labels, 1 - labels, 2)["accuracy"]
+    assert (wrong.low, wrong.high) == pytest.approx((0.0, 1 - exact.low))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("posts", [450, 2409])
+@pytest.mark.parametrize("runs", [3, 5, 10])
+def test_intervals_of_systems_cover_their_true_score(runs, posts):
+    """93-97 % of 1,000 simulations: runs differ in quality, posts in difficulty, alike for all runs of a test set."""
+    level, difficulty, quality = 0.8, 1.0, 0.06  # in units of a standard normal
+    scale = (1 + difficulty**2 + quality**2) ** 0.5
+    truth = stats.norm.cdf(level / scale)
+    generator = np.random.default_rng([runs, posts])
+    hits = {"accuracy": 0, "macro_f1": 0}
+    for _ in range(1000):
+        labels = np.arange(posts) % 2
+        shared = level + difficulty * generator.normal(size=posts)
+        own = quality * generator.normal(size=(runs, 1)) + generator.normal(size=(runs, posts))
+        found = over_runs(labels, np.where(shared + own > 0, labels, 1 - labels), 2, resamples=400)
+        for name in hits:  # with balanced classes and equal errors the true macro F1 is the true accuracy
+            hits[name] += found[name].low <= truth <= found[name].high
+    for name, count in hits.items():
+        assert 0.93 <= count / 1000 <= 0.97, (name, count)
 
 
 def test_mcnemar_is_exact():

@@ -68,3 +68,23 @@ def test_temperature_is_found_and_keeps_the_predictions(sample):
     errors = [calibration(side, labels, 50).metrics["ece"].value for side in (softer, sure)]
     assert errors[0] < errors[1] / 3
     assert rescale(sure, 1.0) == pytest.approx(sure, abs=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("posts", [450, 2409])
+@pytest.mark.parametrize("sharpness", [0.5, 1.5, 2.0])
+def test_intervals_of_the_ece_cover_a_miscalibrated_model(posts, sharpness):
+    """Confidences `sharpness` times too extreme in log odds: 92-98.5 % of 400 intervals hold the ECE of endless posts."""
+    generator = np.random.default_rng([posts, int(10 * sharpness)])
+
+    def sample(count: int) -> tuple[np.ndarray, np.ndarray]:
+        odds = np.abs(generator.normal(1.2, 1.0, count))
+        confidence, chance = (1 / (1 + np.exp(-factor * odds)) for factor in (sharpness, 1.0))
+        return np.stack([1 - confidence, confidence], 1), (generator.random(count) < chance).astype(int)
+
+    truth = expected_error(reliability(*sample(2_000_000)))
+    hits = 0
+    for _ in range(400):
+        score = calibration(*sample(posts), resamples=400).metrics["ece"]
+        hits += score.low <= truth <= score.high
+    assert 0.92 <= hits / 400 <= 0.985

@@ -27,11 +27,12 @@ def expected_error(bins: list[Bin]) -> float:
 
 
 def calibration(probabilities: Array, labels: NDArray, resamples: int = 2_000) -> CalibrationErrors:
-    """(N, C) probabilities, (N,) labels -> calibration errors with 95 % basic bootstrap intervals over posts, cut at 0.
+    """(N, C) probabilities, (N,) labels -> calibration errors with 95 % bootstrap intervals over posts, cut at 0.
 
-    Binned errors are too large on few posts, in the sample and once more in each draw; the basic interval reflects the draws
-    and so takes most of the bias out. `if_calibrated` is the upper end of what chance alone gives: the 95 % quantile of the
-    error of labels drawn from the probabilities themselves. Up to there the interval begins at 0.
+    Binned errors are too large on few posts, in the sample and once more in each draw. The bias, mean of the draws minus
+    value, is taken off, and as it is itself a guess, it may be half as large or half as large again: the interval is from
+    value - 3/2 bias - 1.96 sd to value - 1/2 bias + 1.96 sd. `if_calibrated` is the upper end of what chance alone gives:
+    the 95 % quantile of the error of labels drawn from the probabilities themselves. Up to there the interval begins at 0.
 
     `ece`: sum_b n_b / N |accuracy_b - confidence_b| over 15 equal-width bins of the largest probability (Guo et al. 2017,
     equation 3). `adaptive_ece`: the same over 15 bins of equal count, whose edges are those of the whole sample in each
@@ -56,7 +57,8 @@ def calibration(probabilities: Array, labels: NDArray, resamples: int = 2_000) -
     chance = _chance_errors(confidence, bins, generator)
     scores: dict[str, Score] = {}
     for name, (value, *drawn) in draws.items():
-        low, high = (max(0.0, 2 * value - float(bound)) for bound in np.quantile(drawn, [0.975, 0.025]))
+        bias, half = float(np.mean(drawn)) - value, 1.96 * float(np.std(drawn))
+        low, high = max(0.0, value - 1.5 * bias - half), max(0.0, value - 0.5 * bias + half)
         scores[name] = Score(value, 0.0 if value <= chance.get(name, -1.0) else low, high)
     return CalibrationErrors(scores, chance)
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clfa.errors import UserError
 from clfa.evidence.power import detectable_accuracy, detectable_difference
@@ -151,25 +152,38 @@ def _refuse_other_posts(base: System, other: System, split: str) -> None:
         raise UserError(f"{base.name} and {other.name} have different labels for {count:,} of the same posts")
 
 
-def _gap(base: System, other: System, metric: str) -> Gap:
-    """The difference of one metric, not corrected yet."""
-    classes, runs = len(base.class_names), min(len(base.predictions), len(other.predictions))
-    paired = paired_bootstrap(base.labels, base.predictions, other.predictions, classes, metric)
-    bounds, p, detectable = paired.ci95, bootstrap_p(paired.draws), detectable_difference(paired.draws)
+def gap_of(
+    labels: NDArray,
+    first: NDArray,
+    second: NDArray,
+    classes: int,
+    metric: str,
+    paired: bool,
+    resamples: int = 10_000,
+) -> Gap:
+    """(N,) labels, (R, N) predictions of a system, (Q, N) of another -> the second minus the first in one metric, as if it
+    were the only comparison; `paired` where run r of both has the same seed."""
+    difference = paired_bootstrap(labels, first, second, classes, metric, resamples)
+    bounds, p, detectable = (
+        difference.ci95,
+        bootstrap_p(difference.draws),
+        detectable_difference(difference.draws),
+    )
+    runs = min(len(first), len(second))
     if runs > 1:
-        first, second = (by_run(base.labels, system.predictions, classes)[metric] for system in (base, other))
-        bounds, p, detectable = system_difference(paired, first, second, paired=base.seeds == other.seeds)
-    elif metric == "accuracy" and len(base.predictions) == len(other.predictions):
-        p = mcnemar(base.labels, base.predictions[0], other.predictions[0])[2]
-    score = Score(paired.value, *bounds, n=runs)
+        bounds, p, detectable = system_difference(difference, paired)
+    elif metric == "accuracy" and len(first) == len(second):
+        p = mcnemar(labels, first[0], second[0])[2]
+    score = Score(difference.value, *bounds, n=runs)
     over = "runs and posts" if runs > 1 else "posts"
-    return Gap(score, over, list(paired.ci95), p, p, detectable, is_claim(score, p))
+    return Gap(score, over, list(difference.ci95), p, p, detectable, is_claim(score, p))
 
 
 def _difference(base: System, other: System, metric: str, aso: Dominance | None) -> Difference:
     """One system minus the base, as if it were the only comparison."""
     names = [name for name in (*SHOWN, metric) if name in metric_names(len(base.class_names))]
-    gaps = {name: _gap(base, other, name) for name in dict.fromkeys(names)}
+    of = (base.labels, base.predictions, other.predictions, len(base.class_names))
+    gaps = {name: gap_of(*of, name, paired=base.seeds == other.seeds) for name in dict.fromkeys(names)}
     runs, test = min(len(base.predictions), len(other.predictions)), None
     if len(base.predictions) == len(other.predictions) == 1:
         only_base, only_other, p = mcnemar(base.labels, base.predictions[0], other.predictions[0])

@@ -192,7 +192,7 @@ def _near_texts(one: str, two: str) -> bool:
     return len(own) >= NEAR_TOKENS and shared >= NEAR * (len(own) + len(theirs) - shared) - 1e-9
 
 
-@lru_cache(maxsize=50_000)  # a text is asked about again and again; the bound is for memory
+@lru_cache(maxsize=1_000)  # a text is compared with several others; the bound is for memory
 def _tokens(text: str) -> frozenset[str]:
     return frozenset(text.split())
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clfa.evidence.results import Gap
-from clfa.metrics import METRICS, Score, by_run, scores
+from clfa.metrics import METRICS, Runs, Score, by_run, kinds_of, t_error
 
 Array = NDArray[np.float64]
 LEVEL = 0.05
@@ -96,8 +96,13 @@ class Paired(NamedTuple):
     """Mean of the metric over the runs of the second minus that of the first."""
     ci95: tuple[float, float]
     """Interval over posts, for these runs."""
-    draws: Array
-    """Bootstrap draws of the difference."""
+    first: Runs
+    second: Runs
+
+    @property
+    def draws(self) -> Array:
+        """(D,) bootstrap draws of the difference."""
+        return self.second.draws.mean(1) - self.first.draws.mean(1)
 
 
 def paired_bootstrap(
@@ -112,29 +117,18 @@ def paired_bootstrap(
     """(N,) labels, (R, N) predictions of the first system, (Q, N) of the second -> difference of a metric
     (`clfa.metrics.scores`) with a bias-corrected and accelerated 95 % interval (BCa, Efron 1987).
 
-    Posts that got the same answers from all runs are alike: drawing posts is drawing how many there are of each kind from a
-    multinomial, and leaving one post out gives one value for each kind. Equal to `scipy.stats.bootstrap` on the same
-    draws within 1e-12.
+    Leaving out one post gives one value for each kind of posts (`clfa.metrics.Kinds`). Equal to `scipy.stats.bootstrap` on
+    the same draws within 1e-12.
     """
-    answers = np.concatenate([labels[None], first, second])
-    kinds, counts = np.unique(answers, axis=1, return_counts=True)
-    cells = kinds[0] * classes + kinds[1:]
-    hits = np.eye(classes * classes)[cells]  # (runs of both, kinds, C*C)
-
-    def difference(weights: NDArray) -> Array:
-        """(draws, kinds) counts -> (draws,) differences."""
-        matrices = np.einsum("dk,rkc->drc", weights, hits, optimize=True)
-        values = scores(matrices.reshape(*matrices.shape[:2], classes, classes))[metric]
-        return values[:, len(first) :].mean(1) - values[:, : len(first)].mean(1)
-
-    generator = np.random.default_rng(seed)
-    total = int(counts.sum())
-    sizes = [min(500, resamples - start) for start in range(0, resamples, 500)]  # in blocks, for memory
-    draws = np.concatenate([difference(generator.multinomial(total, counts / total, size=size)) for size in sizes])
-    value = float(difference(counts[None])[0])
-    blocks = np.array_split(np.eye(len(counts)), max(1, len(counts) // 500))
-    left_out = np.concatenate([difference(counts - block) for block in blocks])
-    return Paired(value, bca_interval(value, draws, left_out, counts), draws)
+    kinds, runs = kinds_of(labels, np.concatenate([first, second]), classes), len(first)
+    values = kinds.scores(kinds.counts[None])[metric][0]
+    draws = np.concatenate([block[metric] for block in kinds.draws(resamples, seed)])
+    blocks = np.array_split(np.eye(len(kinds.counts)), max(1, len(kinds.counts) // 500))  # in blocks, for memory
+    by_run = np.concatenate([kinds.scores(kinds.counts - block)[metric] for block in blocks])
+    left_out = by_run[:, runs:].mean(1) - by_run[:, :runs].mean(1)
+    sides = Runs(values[:runs], draws[:, :runs]), Runs(values[runs:], draws[:, runs:])
+    difference = Paired(float(values[runs:].mean() - values[:runs].mean()), (0.0, 0.0), *sides)
+    return difference._replace(ci95=bca_interval(difference.value, difference.draws, left_out, kinds.counts))
 
 
 class SystemDifference(NamedTuple):
@@ -148,29 +142,25 @@ class SystemDifference(NamedTuple):
     """Smallest true difference that this test finds with 80 % power."""
 
 
-def system_difference(difference: Paired, first: Array, second: Array, paired: bool) -> SystemDifference:
-    """Is one system better than the other, beyond the runs and posts at hand?
-
-    The variance of a mean difference is that of the posts, here of the bootstrap draws for these runs, plus that of the
-    runs, s^2 / R (paired runs: of their differences; otherwise of each side). The interval is t, with Satterthwaite's
-    degrees of freedom: resampling a handful of runs instead would understate their variance by (R - 1) / R.
+def system_difference(difference: Paired, paired: bool) -> SystemDifference:
+    """Is one system better than the other, beyond these runs and posts? t over runs and posts (`clfa.metrics.t_error`).
 
     Args:
-        difference: `paired_bootstrap` of all runs of both.
-        first: (R,) scores of the first system, one a run, R ≥ 2.
-        second: (Q,) scores of the second, Q ≥ 2.
-        paired: whether run r of both has the same seed (then R = Q).
+        difference: `paired_bootstrap` of two runs or more of each side.
+        paired: whether run r of both has the same seed (then R = Q): the runs' differences are what varies.
     """
-    from scipy.stats import t
+    from scipy.stats import chi2, t
 
-    sides = [second - first] if paired else [first, second]
-    of_runs = [(float(side.var(ddof=1)) / len(side), len(side) - 1) for side in sides]
-    error, freedom = _error_and_freedom(difference.draws, of_runs)
+    (first, of_first), (second, of_second) = difference.first, difference.second
+    sides = [Runs(second - first, of_second - of_first)] if paired else [difference.first, difference.second]
+    error, freedom = t_error(difference.draws, sides)
     value, half = difference.value, float(t.ppf(0.975, freedom)) * error
+    # an estimated variance is more often too small than too large: half of them are below this one
+    middle = error * (freedom / float(chi2.median(freedom))) ** 0.5
     return SystemDifference(
         (value - half, value + half),
         float(2 * t.sf(abs(value) / error, freedom)) if error else float(value == 0),
-        half + float(t.ppf(0.8, freedom)) * error,
+        float(t.ppf(0.975, freedom) + t.ppf(0.8, freedom)) * middle,
     )
 
 
@@ -178,27 +168,16 @@ def run_interval(labels: NDArray, predictions: NDArray, classes: int, metric: st
     """(N,) labels, (R, N) predictions of R ≥ 2 runs -> where the true score of one more run of the system would lie, that on
     endless posts like these: 95 % t interval.
 
-    The variance is that of the posts (bootstrap) plus that of the runs, s^2 (1 + 1 / R): their spread, and that their mean
-    is known from R runs only. Degrees of freedom after Satterthwaite.
+    t over runs and posts (`clfa.metrics.t_error`), its variance of the runs s^2 (1 + 1 / R): their spread, and that their
+    mean is known from R runs only.
     """
     from scipy.stats import t
 
-    # against answers that are always right, whose score is 1 in every draw
-    draws = paired_bootstrap(labels, labels[None], predictions, classes, metric).draws
     values = by_run(labels, predictions, classes)[metric]
-    of_runs = float(values.var(ddof=1)) * (1 + 1 / len(values))
-    error, freedom = _error_and_freedom(draws, [(of_runs, len(values) - 1)])
+    draws = np.concatenate([block[metric] for block in kinds_of(labels, predictions, classes).draws(10_000)])
+    error, freedom = t_error(draws.mean(1), [Runs(values, draws)], further=1)
     half = float(t.ppf(0.975, freedom)) * error
     return float(values.mean()) - half, float(values.mean()) + half
-
-
-def _error_and_freedom(draws: Array, of_runs: list[tuple[float, int]]) -> tuple[float, float]:
-    """Standard error and Satterthwaite's degrees of freedom, from draws over posts and (variance, degrees) of runs."""
-    variance = float(draws.var(ddof=1)) + sum(share for share, _ in of_runs)
-    if variance == 0:
-        return 0.0, 1.0
-    freedom = variance**2 / max(sum(share**2 / degrees for share, degrees in of_runs), 1e-30 * variance**2)
-    return variance**0.5, freedom
 
 
 def bca_interval(value: float, draws: Array, left_out: Array, counts: NDArray) -> tuple[float, float]:
