@@ -9,6 +9,7 @@ from conftest import DIM
 from clfa.config import RunConfig, SweepConfig, TeacherConfig, build_config, override
 from clfa.errors import UserError
 from clfa.evidence.evaluate import evaluate
+from clfa.fusion import FUSIONS
 from clfa.studies.reproduce import SYSTEMS
 from clfa.training.train import train
 
@@ -52,6 +53,20 @@ def test_a_systems_header_says_where_it_comes_from(path):
     assert values["output"] == f"runs/mmsd/{path.stem}"
     if "knowledge" in values["model"]["modalities"] or "graph" in str(values["model"]):
         assert "column" in header  # what stands in where an input cannot be had
+
+
+@pytest.mark.parametrize("name", ["att_bert", "cmgcn", "co_attention", "hke", "multi_view"])
+def test_a_fusion_states_its_differences_where_a_header_sends_the_reader(name):
+    docstring = FUSIONS[name].__doc__
+    assert "Source:" in docstring
+    assert "Differences from " in docstring
+    assert any(f"clfa.fusion.{name}" in path.read_text() for path in CONFIGS)
+
+
+def test_att_bert_reads_the_text_and_its_hashtags_apart():
+    modalities = yaml.safe_load((ROOT / "src/clfa/systems/att_bert.yaml").read_text())["model"]["modalities"]
+    assert modalities["text"]["part"] == "without_hashtags"
+    assert modalities["hashtags"]["part"] == "hashtags"
 
 
 def test_paper_settings_of_clfa():
