@@ -90,7 +90,7 @@ def scores(matrix: NDArray) -> dict[str, Array]:
 
     Accuracy, and precision, recall and F1 as macro and weighted means and, with two classes, of class 1 (binary). A class
     that never occurs or is never predicted has precision, recall and F1 of 0, as in scikit-learn with `zero_division=0`,
-    with which these agree within 1e-12.
+    with which these agree within 1e-12. Without any post (a split of one, less that one) all are 0.
     """
     matrix = np.asarray(matrix, dtype=float)
     right = np.diagonal(matrix, axis1=-2, axis2=-1)
@@ -103,10 +103,10 @@ def scores(matrix: NDArray) -> dict[str, Array]:
     }
     # classes that are neither in the labels nor in the predictions do not count in a mean, as in scikit-learn
     present = ((support + predicted) > 0).astype(float)
-    result = {"accuracy": right.sum(-1) / total}
+    result = {"accuracy": _divide(right.sum(-1), total)}
     for name, values in per_class.items():
-        result[f"macro_{name}"] = (values * present).sum(-1) / present.sum(-1)
-        result[f"weighted_{name}"] = (values * support).sum(-1) / total
+        result[f"macro_{name}"] = _divide((values * present).sum(-1), present.sum(-1))
+        result[f"weighted_{name}"] = _divide((values * support).sum(-1), total)
         if matrix.shape[-1] == 2:
             result[f"binary_{name}"] = values[..., 1]
     return {name: np.asarray(values) for name, values in result.items()}
@@ -285,5 +285,7 @@ def _never_a_point(value: float, low: float, high: float, posts: int) -> tuple[f
     return low, high
 
 
-def _divide(numerator: Array, denominator: Array) -> Array:
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+def _divide(numerator: Array | np.float64, denominator: Array | np.float64) -> Array:
+    """0 where the denominator is 0."""
+    zeros = np.zeros(np.shape(numerator))
+    return np.divide(numerator, denominator, out=zeros, where=np.asarray(denominator) > 0)

@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import picture, text
+from conftest import make_dataset, picture, text
 from PIL import Image
 
 from clfa import commands
 from clfa.config import FusionConfig
 from clfa.data.images import open_image
+from clfa.data.records import Record
 from clfa.data.rows import load_split
 from clfa.errors import UserError
 from clfa.evidence.corruptions import IMAGE_CORRUPTIONS, TEXT_CORRUPTIONS
@@ -185,3 +186,21 @@ def test_text_corruptions(name):
         changes.append(sum(one != two for one, two in zip(bad.split(), post.split())) + abs(len(bad) - len(post)))
     assert 0 < changes[0] < changes[2]
     assert isinstance(TEXT_CORRUPTIONS[name]("", 0.5, np.random.default_rng(0)), str)
+
+
+def test_a_split_of_one_post(run_config, tmp_path, capsys):
+    """Evaluated, probed and rendered; nothing can be shuffled, so nothing is claimed."""
+
+    def post(split: str, number: int) -> Record:
+        return Record(f"{split}-{number}", text(number, 4), picture(number), ["no", "yes"][number % 2], {})
+
+    data = make_dataset(tmp_path / "data", {"train": 12, "validation": 4, "test": 1}, post)
+    run = train(
+        run_config(data__path=str(data), loss__alignment_weight=0, train__epochs=1, output=str(tmp_path / "run"))
+    )
+    commands.evaluate(str(run), split="test")
+    commands.probe(str(run), split="test")
+    result = read_result(Probe, run / "probe.json")
+    assert result.posts == 1
+    assert result.emap.gain["accuracy"].value == 0
+    assert "no evidence" in result.verdict

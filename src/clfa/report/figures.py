@@ -1,6 +1,7 @@
 """All figures of the reports. Every function returns a matplotlib figure."""
 
 import base64
+import functools
 import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -19,6 +20,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # the backend must be chosen first
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.transforms import Bbox
 
 matplotlib.rcParams["text.parse_math"] = False  # a $ in a post or a label is a $
 
@@ -55,6 +58,17 @@ def plain_axes(width: float = 5.6, height: float = 3.6, grid: Literal["x", "y"] 
     axes.grid(axis=grid, color=PALE)
     axes.set_axisbelow(True)
     return figure, axes
+
+
+@functools.cache
+def _letters() -> frozenset[int]:
+    """What the font of the figures can draw."""
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
+
+
+def drawable(text: str) -> bool:
+    """Whether the font of the figures has all letters of a text (it has none of Chinese, Japanese, Korean, Thai)."""
+    return all(ord(letter) in _letters() for letter in text)
 
 
 def heatmap(alignment: Heatmap) -> Figure:
@@ -138,14 +152,38 @@ def cue_chart(cues: list[Cue]) -> Figure:
         of_label = [cue for cue in cues if cue.label == name]
         counts, shares = [cue.count for cue in of_label], [100 * cue.p_label_given_cue for cue in of_label]
         axes.scatter(counts, shares, s=18, color=colour, alpha=0.7, label=f"speaks for {name}")
-    for cue in cues[:6]:
-        place = (cue.count, 100 * cue.p_label_given_cue)
-        axes.annotate(cue.cue[:24], place, xytext=(5, 4), textcoords="offset points", fontsize=9)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")  # not in TeX
+    axes.xaxis.set_minor_formatter(lambda count, _: "")
     axes.set(xlabel="training posts with the cue", ylabel="share with the label, %")
     axes.legend(frameon=False, fontsize=9)
     axes.margins(x=0.12, y=0.12)
+    named = [cue for cue in cues if drawable(cue.cue)][:6]
+    _label_apart(figure, axes, {cue.cue[:24]: (cue.count, 100 * cue.p_label_given_cue) for cue in named})
     return figure
+
+
+def _label_apart(figure: Figure, axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Names beside their points, each lowered until it lies on no other; a line leads from there to its point."""
+    figure.draw_without_rendering()  # for the final places
+    taken: list[Bbox] = []
+    for name, point in points.items():
+        left = axes.transAxes.inverted().transform(axes.transData.transform(point))[0] > 0.75
+        for lower in range(0, 160, 8):
+            text = axes.annotate(
+                name,
+                point,
+                xytext=(-10 if left else 10, 3 - lower),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                fontsize=9,
+                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6} if lower else None,
+            )
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+            text.remove()
+        taken.append(box)
 
 
 def forest(

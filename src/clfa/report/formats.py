@@ -44,6 +44,11 @@ def latex(rows: Rows) -> str:
     return "\n".join([*begin, *lines, r"\bottomrule", r"\end{tabular}"])
 
 
+def latex_text(text: str) -> str:
+    """A note below a table."""
+    return rf"\par\noindent{{\footnotesize {text.translate(_LATEX)}}}"
+
+
 def aligned(rows: Rows) -> str:
     """Columns for a terminal."""
     widths = [max(map(len, column)) for column in zip(*rows)]

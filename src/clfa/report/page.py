@@ -24,7 +24,7 @@ from clfa.evidence.results import (
 )
 from clfa.metrics import METRICS
 from clfa.report import figures, tables
-from clfa.report.formats import latex, markdown, write_csv
+from clfa.report.formats import latex, latex_text, markdown, write_csv
 from clfa.report.tables import Rows
 from clfa.runs import Run
 
@@ -210,8 +210,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     ]
     title, subtitle = f"Comparison with {comparison.base}", f"split {comparison.split}, {metric}"
     text = [*verdicts, markdown(systems), markdown(tests), note]
-    path = folder / "comparison"
-    _write_tables(path, title, subtitle, sections, text, [systems, tests], tables.comparison_values(comparison))
+    path, values = folder / "comparison", tables.comparison_values(comparison)
+    _write_tables(path, title, subtitle, sections, text, [latex(systems), latex(tests), latex_text(note)], values)
 
 
 def write_sweep(sweep: Sweep, folder: Path) -> None:
@@ -227,7 +227,7 @@ def write_sweep(sweep: Sweep, folder: Path) -> None:
         sections.append(Section("Differences", verdicts, tables.difference_rows(sweep.differences, SWEEP_METRICS)))
     title, subtitle = folder.resolve().name, f"clfa sweep, {folder}"
     values = tables.system_values(sweep.systems, SWEEP_METRICS)
-    _write_tables(folder / "table", title, subtitle, sections, [markdown(rows)], [rows], values)
+    _write_tables(folder / "table", title, subtitle, sections, [markdown(rows)], [latex(rows)], values)
 
 
 def write_reproduction(result: Reproduction, folder: Path) -> None:
@@ -249,7 +249,8 @@ def write_reproduction(result: Reproduction, folder: Path) -> None:
     title = f"{result.table.upper().replace('_', '-')}: published and reproduced"
     subtitle = f"{result.dataset.test:,} test posts of {result.dataset.name}. Published: {result.source}"
     text = [about, markdown(rows), *notes]
-    _write_tables(folder / "table", title, subtitle, sections, text, [rows], tables.reproduction_values(result))
+    tex = [latex(rows), *map(latex_text, [about, *notes])]
+    _write_tables(folder / "table", title, subtitle, sections, text, tex, tables.reproduction_values(result))
 
 
 def explanation(result: Reproduction) -> str:
@@ -286,12 +287,12 @@ def write_demo(demo: Demo, folder: Path) -> None:
 
 
 def _write_tables(
-    path: Path, title: str, subtitle: str, sections: list[Section], text: list[str], latex_of: list[Rows], values: Rows
+    path: Path, title: str, subtitle: str, sections: list[Section], text: list[str], tex: list[str], values: Rows
 ) -> None:
-    """Write PATH.html with the sections, .md with the paragraphs of a text, .tex with tables and .csv with values."""
+    """Write PATH.html with the sections, .md and .tex with paragraphs, .csv with values."""
     _write("tables.html.j2", path.with_suffix(".html"), title=title, subtitle=subtitle, sections=sections)
     write_text(path.with_suffix(".md"), "\n\n".join(text) + "\n")
-    write_text(path.with_suffix(".tex"), "\n\n".join(map(latex, latex_of)) + "\n")
+    write_text(path.with_suffix(".tex"), "\n\n".join(tex) + "\n")
     write_csv(values, path.with_suffix(".csv"))
 
 

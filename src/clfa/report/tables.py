@@ -32,6 +32,11 @@ def cell(score: Score | None, metric: str = "accuracy", signed: bool = False) ->
     return "–" if score is None else score.text(METRICS[metric].unit, signed)
 
 
+def p_text(p: float) -> str:
+    """A p value: three decimals from .001 on; below, that it is below."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def titles(metrics: Iterable[str]) -> list[str]:
     """Heads of the columns of some metrics."""
     return [METRICS[metric].title for metric in metrics]
@@ -73,7 +78,7 @@ def difference_rows(differences: Sequence[Difference], metrics: Sequence[str]) -
     rows = [["system", *titles(metrics), "McNemar p (only it / only the other right)"]]
     for row in differences:
         test = row.mcnemar
-        p = f"{test.p:.2f} ({test.only_system_right} / {test.only_base_right})" if test else "–"
+        p = f"{p_text(test.p)} ({test.only_system_right} / {test.only_base_right})" if test else "–"
         rows.append([row.system, *(cell(row.metrics[name].difference, name, signed=True) for name in metrics), p])
     return rows
 
@@ -91,9 +96,9 @@ def comparison_rows(comparison: Comparison) -> Rows:
                 row.minus,
                 cell(gap.difference, metric, signed=True),
                 f"{100 * gap.detectable:.1f}",
-                f"{gap.p:.4f}",
-                f"{gap.p_holm:.4f}",
-                f"{row.mcnemar.p:.4f}" if row.mcnemar else "–",
+                p_text(gap.p),
+                p_text(gap.p_holm),
+                p_text(row.mcnemar.p) if row.mcnemar else "–",
                 f"{row.aso.epsilon_min:.2f}" if row.aso else "–",
                 verdict_word(gap, "better", "worse"),
             ]
