@@ -13,10 +13,10 @@ demo: $(READY) ## the main job on generated data, without network (about 5 minut
 	$(BIN)/clfa demo --out runs/demo
 
 test: $(READY) ## all tests that need no GPU
-	$(BIN)/python -m pytest -m "not gpu" -n 2
+	$(BIN)/python -m pytest -m "not gpu" -n 2 -rs
 
 test-fast: $(READY) ## the tests without the slow ones
-	$(BIN)/python -m pytest -m "not gpu and not slow" -n 2
+	$(BIN)/python -m pytest -m "not gpu and not slow" -n 2 -rs
 
 check: $(READY) ## format, lint, types
 	$(BIN)/ruff format --check src tests

@@ -24,6 +24,7 @@ from clfa.model.knowledge import (
     WordStore,
     choose_graph,
     hashtags,
+    parse_heads,
     polarity_bias,
     read_lexicon,
     read_words,
@@ -138,14 +139,13 @@ def test_best_graph_is_the_first_that_is_there():
 
 def test_spacy_parses_our_words():
     """A parser made here (untrained), so that the path through spaCy runs without a downloaded model."""
-    spacy = pytest.importorskip("spacy")
-    from clfa.model import knowledge
+    import spacy
 
     nlp = spacy.blank("en")
     parser = nlp.add_pipe("parser")
     parser.add_label("dep")
     nlp.initialize()
-    heads = knowledge.parse_heads(nlp, ("the", "train", "isn't", "late"))
+    heads = parse_heads(nlp, ("the", "train", "isn't", "late"))
     assert len(heads) == 4
     assert read_heads(" ".join(map(str, heads)), 4, "post") == heads
     assert 0 in heads

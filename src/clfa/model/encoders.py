@@ -124,23 +124,30 @@ def can_load(name: str) -> bool:
     try:
         AutoConfig.from_pretrained(resolve(name))
     except (OSError, ValueError, KeyError, UserError):
-        return Path(resolve(name), "config.json").is_file() if name and not name.startswith("package:") else False
+        return bool(name) and Path(name, "config.json").is_file()
     return True
 
 
 def resolve(name: str) -> str:
-    """`package:NAME/FOLDER` -> the folder inside an installed package; anything else stays.
+    """Where a model is: `package:NAME/FOLDER` -> the folder inside an installed package; folders and hub names stay.
 
     Raises:
-        UserError: the package is not installed.
+        UserError: the package is not installed, or the name is a path (absolute, with `.`, `~` or more than one `/`, or in a
+            folder that is here) and nothing is there: a mistyped path is never asked for on the hub.
     """
-    if not name.startswith("package:"):
-        return name
-    package, _, folder = name.removeprefix("package:").partition("/")
-    try:
-        return str(files(package) / folder)
-    except ModuleNotFoundError:
-        raise UserError(f"{name}: the Python package {package!r} is not installed; pip install it") from None
+    if name.startswith("package:"):
+        package, _, folder = name.removeprefix("package:").partition("/")
+        try:
+            return str(files(package) / folder)
+        except ModuleNotFoundError:
+            raise UserError(f"{name}: the Python package {package!r} is not installed; pip install it") from None
+    path = Path(name)
+    in_a_folder = len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
+    if (in_a_folder or path.is_absolute() or name.startswith((".", "~"))) and not path.exists():
+        raise UserError(
+            f"no such model folder: {name}; give a folder that is here, or a hub name such as bert-base-uncased"
+        )
+    return name
 
 
 def fingerprint(*contents: nn.Module | str) -> str:

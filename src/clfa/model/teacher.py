@@ -111,7 +111,7 @@ def load_teacher(name: str) -> Teacher:
     Raises:
         UserError: it cannot be loaded, or is no dual encoder.
     """
-    source = resolve(name)
+    source = _source(name)
     teacher: Teacher
     try:
         if (read_json(Path(source, "config.json")) or {}).get("model_type") == MODEL_TYPE:
@@ -167,7 +167,7 @@ def embed_dataset(
 
 def teacher_key(name: str) -> str:
     """16 hex digits that change with the teacher's files (local) or name (hub)."""
-    folder = Path(resolve(name))
+    folder = Path(_source(name))
     if not folder.exists():
         return fingerprint(name)
     digest = hashlib.blake2b(digest_size=8)
@@ -176,3 +176,10 @@ def teacher_key(name: str) -> str:
         if path.name != "report.json":
             digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _source(name: str) -> str:
+    try:
+        return resolve(name)
+    except UserError as error:
+        raise UserError(f"{error}, or a folder made by `clfa teacher train`") from None
