@@ -73,9 +73,9 @@ def test_a_smaller_family_is_corrected_less(make):
 
 
 def test_few_runs_claim_nothing_about_systems(make, tmp_path):
-    (found,) = compare([make("base", 0.5, 2), make("other", 0.8, 2)], "test", "accuracy").comparisons
+    (found,) = compare([make("base", 0.5, 3), make("other", 0.8, 3)], "test", "accuracy").comparisons
     assert found.verdict.startswith("in these runs other is better than base: +")
-    assert "needs 5 runs of each, there are 2" in found.verdict
+    assert "needs 5 runs of each, there are 3" in found.verdict
 
 
 def test_same_answers(make, tmp_path):

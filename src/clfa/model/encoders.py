@@ -145,7 +145,8 @@ def resolve(name: str) -> str:
     in_a_folder = len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
     if (in_a_folder or path.is_absolute() or name.startswith((".", "~"))) and not path.exists():
         raise UserError(
-            f"no such model folder: {name}; give a folder that is here, or a hub name such as bert-base-uncased"
+            f"no such model folder: {name}; give a folder with config.json and model.safetensors, or a hub name such as "
+            "bert-base-uncased"
         )
     return name
 
