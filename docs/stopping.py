@@ -3,9 +3,9 @@
     python docs/stopping.py configs/mvsa_single/clfa.yaml docs/results/stopping.json 0 1 2 3 4
 
 For each schedule (its learning rate falls to 0 at its last epoch) and fold a run is trained once to its end, and all of its
-epochs are predicted on the validation posts and on the posts left out. What each rule of stopping and choosing would have kept
-is then read off: no rule needs a run of its own. Kept are fold -> rule -> confusion matrix of the posts left out. These posts
-choose the defaults of training, so their scores are no results.
+epochs are predicted on the validation posts and on the posts left out. What each rule of stopping and choosing would have
+kept is then read off: no rule needs a run of its own. Kept are fold -> rule -> confusion matrix of the posts left out. These
+posts choose the defaults of training, so their scores are no results.
 """
 
 import logging

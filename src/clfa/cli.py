@@ -177,7 +177,7 @@ def _print(result: object, as_json: bool) -> None:
         from clfa.evidence.results import as_dict
 
         print(json.dumps(as_dict(result), ensure_ascii=False), flush=True)
-    elif isinstance(result, dict):
+    elif type(result) is dict:
         print("\n".join(_lines(result)), flush=True)
     else:
         from clfa.report.formats import terminal

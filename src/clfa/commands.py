@@ -177,7 +177,7 @@ def _further(pairs: Sequence[str]) -> dict[str, str]:
 
 def _write(
     reader: str, read: tuple[Any, list[str], dict[str, Any]], out: str, images: str | None, text: str, on_bad: str
-) -> dict[str, Any]:
+) -> object:
     from clfa.data.records import write_dataset
 
     rows, class_names, description = read

@@ -57,15 +57,25 @@ def test_vocabulary_covers_everything_said():
     assert len(words) < 250
 
 
-def test_teachers_comments_always_fit():
-    """No captioned drawing is sarcastic: the tone words of its comment are those of its state."""
-    praise, complaint = (
-        {word for n in range(300) for word in congruity.comment("food", tone, np.random.default_rng(n)).split()}
-        for tone in congruity.TONES
-    )
-    made = list(congruity.captioned_drawings(90, seed=3, size=16))
-    kinds = Counter(bool(set(caption.split()) & (praise ^ complaint)) for _, caption in made)
-    assert kinds[True] >= 50  # two thirds hold a comment
+GOOD = {"calm", "fair", "quiet", "freshly", "golden", "blooming", "colourful", "green", "moving", "running", "intact", "glowing", "cheerful"}
+BAD = {"storm", "stormy", "lightning", "toppled", "burnt", "smoke", "stopped", "fallen", "wilted", "dead", "dry", "broken", "shattered", "cracks"}
+PRAISE = {"adore", "best", "brilliant", "enjoy", "fantastic", "great", "happier", "lovely", "pleased"}
+COMPLAINT = {"angrier", "annoyed", "bad", "dreadful", "hate", "horrible", "lousy", "miserable", "pathetic", "unhappy"}
+
+
+def test_teachers_captions_fit_their_comments():
+    """By the meaning of the words: what good scenes show goes with praise, what bad ones show with complaint."""
+    agree = 0
+    for number, (_, text) in enumerate(congruity.captioned_drawings(600, seed=3, size=16)):
+        caption, _, opinion = text.partition(". ")
+        if number % 3 != 1:  # a caption or a comment alone
+            continue
+        seen, said = set(re.findall(r"[a-z]+", caption)), set(re.findall(r"[a-z]+", opinion))
+        if seen & (GOOD | BAD) and said & (PRAISE | COMPLAINT):
+            assert bool(seen & GOOD) != bool(seen & BAD), caption
+            assert bool(seen & GOOD) == bool(said & PRAISE), text
+            agree += 1
+    assert agree >= 50
 
 
 @pytest.mark.parametrize("count", [0, 7, -20])

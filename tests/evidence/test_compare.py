@@ -132,7 +132,7 @@ def test_refusals(make, tmp_path):
         ([base], "two or more"),
         ([base, base], "given twice"),
         ([base, tmp_path / "nothing"], "not a folder"),
-        ([base, tmp_path], None),
+        ([base, tmp_path], "have the same seed and fold; give one of them"),
         ([base, other_posts], "different posts of test: 600 and 600, 0 in common"),
         ([base, other_truth], "different labels for"),
     ):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 import clfa.training.train as training
 from clfa.config import TrainConfig
+from clfa.data.images import open_image
 from clfa.data.records import Record
 from clfa.errors import UserError
 from clfa.evidence.evaluate import evaluate
@@ -16,6 +17,7 @@ from clfa.runs import Run
 from clfa.serving.predictor import Predictor
 from clfa.training.optimizer import learning_rate, parameter_groups
 from clfa.training.sampler import LengthBuckets
+from clfa.training.setup import set_up
 from clfa.training.train import train
 
 
@@ -277,3 +279,26 @@ def test_texts_longer_than_the_encoder_reads_are_cut_to_it(run_config):
     described = json.loads((run / "model.json").read_text())["model"]["modalities"]["text"]
     assert described["max_length"] == 64
     assert Predictor(run)([{"text": "word1 " * 200}])[0].predicted in ("no", "yes")
+
+
+def test_each_modality_meets_its_own_teacher_embedding(run_config, encoders):
+    """What the batches of a run hold is what CLIP itself makes of each post's text, and of its image."""
+    from transformers import AutoTokenizer, CLIPModel, ViTImageProcessorPil
+
+    setup = set_up(run_config())
+    rows = setup.rows[1:4]  # the first has no image
+    batch = setup.batches.collate_fn(list(rows))
+    clip, folder = CLIPModel.from_pretrained(encoders / "clip").eval(), encoders / "clip"
+    words = AutoTokenizer.from_pretrained(folder)(
+        [row["text"].lower() for row in rows], padding=True, return_tensors="pt"
+    )
+    images = [open_image(row["image"]["bytes"]) for row in rows]
+    pixels = ViTImageProcessorPil.from_pretrained(folder)(images, return_tensors="pt")
+    with torch.no_grad():
+        expected = {
+            "text": clip.get_text_features(words["input_ids"], words["attention_mask"]).pooler_output,
+            "image": clip.get_image_features(pixels["pixel_values"]).pooler_output,
+        }
+    assert not torch.allclose(expected["text"], expected["image"], atol=1e-2)
+    for name, embeds in expected.items():
+        assert torch.allclose(batch.modalities[name].teacher_embeds, embeds, atol=2e-3), name  # kept in half precision

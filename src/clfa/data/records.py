@@ -57,6 +57,10 @@ def normalise_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+class Manifest(dict[str, Any]):
+    """The content of `dataset.json`: what a dataset directory holds, and how it was made."""
+
+
 def write_dataset(
     rows: Iterable[tuple[str, Record | Dropped]],
     out: str | Path,
@@ -65,7 +69,7 @@ def write_dataset(
     text: str = "normalised",
     images: str = "embedded",
     on_bad: str = "fail",
-) -> dict[str, Any]:
+) -> Manifest:
     """Write a dataset directory in a stream and return its manifest (the content of `dataset.json`).
 
     Args:
@@ -108,7 +112,7 @@ def write_dataset(
             f"{len(writer.bad_images)}:\n  {listed}\n"
             "Fix the files, or use --on-bad skip (they are then listed in dropped.jsonl) or --images none"
         )
-    manifest: dict[str, Any] = {**description, "text": text, "images": images, "labels": class_names}
+    manifest = Manifest(description, text=text, images=images, labels=class_names)
     manifest["splits"] = writer.describe()
     manifest["dropped"] = sum(writer.dropped.values())
     manifest["clfa_version"] = clfa.__version__

@@ -1,10 +1,12 @@
 """Rows of cells as Markdown, LaTeX and CSV, and results as text for a terminal."""
 
 import csv
+from collections.abc import Mapping
 from functools import singledispatch
 from pathlib import Path
 
 from clfa.data.atomic import replacing
+from clfa.data.records import Manifest
 from clfa.evidence.results import Audit, Comparison, Demo, Evaluation, Probe, Reproduction, Scores, Sweep
 from clfa.metrics import METRICS
 from clfa.report.tables import Rows, cell, footnotes, name_of, reproduction_rows, system_rows
@@ -65,6 +67,25 @@ def write_csv(rows: Rows, path: Path) -> None:
 def terminal(result: object) -> str:
     """A result as text."""
     return str(result)
+
+
+@terminal.register
+def _dataset(manifest: Manifest) -> str:
+    rows = [["", "posts", "without image", "dropped", "classes"]]
+    for split, counts in manifest["splits"].items():
+        numbers = [f"{counts[key]:,}" for key in ("rows", "without_image", "dropped")]
+        rows.append([f"  {split}", *numbers, _listed(counts["labels"])])
+    how = [manifest["split"]] if manifest.get("split") else []
+    return "\n".join(
+        [f"{manifest['name']}: {len(manifest['labels'])} classes", aligned(rows), *how, *manifest["filters"]]
+    )
+
+
+def _listed(counts: Mapping[str, int], most: int = 6) -> str:
+    """Classes with their posts, the largest first."""
+    ordered = sorted(counts.items(), key=lambda pair: -pair[1])
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return ", ".join(f"{name} {count:,}" for name, count in ordered[:most]) + more
 
 
 @terminal.register
