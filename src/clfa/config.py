@@ -169,8 +169,8 @@ class LossConfig:
 class TrainConfig:
     """The optimisation."""
 
-    epochs: int = 30
-    """Longest run in epochs."""
+    epochs: int = 10
+    """Longest run in epochs; the learning rate falls to 0 at its end."""
     batch_size: int = 8
     """Posts per forward pass (and so the number of InfoNCE candidates)."""
     accumulation: int = 1
@@ -189,8 +189,9 @@ class TrainConfig:
     """Largest gradient norm."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward pass in training; losses and evaluation are always fp32."""
-    monitor: str = "macro_f1"
-    """Validation metric that chooses the epoch: any of `clfa.metrics.METRICS` but the calibration errors."""
+    monitor: str = "nll"
+    """Validation metric that chooses the epoch; NLL, which few posts of a rare class do not sway, by cross-validation
+    (docs/results.md, "Defaults of training"). Any of `clfa.metrics.METRICS` but the calibration errors."""
     patience: int = 5
     """Stop after this many epochs without a better validation metric."""
     workers: int = 0

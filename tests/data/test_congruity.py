@@ -57,8 +57,37 @@ def test_vocabulary_covers_everything_said():
     assert len(words) < 250
 
 
-GOOD = {"calm", "fair", "quiet", "freshly", "golden", "blooming", "colourful", "green", "moving", "running", "intact", "glowing", "cheerful"}
-BAD = {"storm", "stormy", "lightning", "toppled", "burnt", "smoke", "stopped", "fallen", "wilted", "dead", "dry", "broken", "shattered", "cracks"}
+GOOD = {
+    "calm",
+    "fair",
+    "quiet",
+    "freshly",
+    "golden",
+    "blooming",
+    "colourful",
+    "green",
+    "moving",
+    "running",
+    "intact",
+    "glowing",
+    "cheerful",
+}
+BAD = {
+    "storm",
+    "stormy",
+    "lightning",
+    "toppled",
+    "burnt",
+    "smoke",
+    "stopped",
+    "fallen",
+    "wilted",
+    "dead",
+    "dry",
+    "broken",
+    "shattered",
+    "cracks",
+}
 PRAISE = {"adore", "best", "brilliant", "enjoy", "fantastic", "great", "happier", "lovely", "pleased"}
 COMPLAINT = {"angrier", "annoyed", "bad", "dreadful", "hate", "horrible", "lousy", "miserable", "pathetic", "unhappy"}
 
