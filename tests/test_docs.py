@@ -53,9 +53,11 @@ def test_a_claim_needs_an_interval_without_zero_and_a_small_p():
 
     def claim(value, low, high, p, runs=5):
         score = Score(value, low, high, n=runs)
-        return generator().claim("x", Gap(score, "posts", [low, high], p, p, 0.03, is_claim(score, p)))
+        gap = Gap(score, "posts", [low, high], p, p, 0.03, is_claim(score, p))
+        return generator().claim("x", {"accuracy": gap, "macro_f1": gap})
 
-    assert claim(0.02, -0.01, 0.05, 0.2) == "x: CLFA − no alignment, macro F1 +2.0 points [-1.0, +5.0]: cannot tell."
+    said = "+2.0 points [-1.0, +5.0]: cannot tell"
+    assert claim(0.02, -0.01, 0.05, 0.2) == f"x: CLFA − no alignment, accuracy {said}; macro F1 {said}."
     assert claim(0.03, 0.01, 0.05, 0.01).endswith(": alignment helps.")
     assert claim(0.021, 0.001, 0.041, 0.04).endswith(": alignment helps.")  # one rule, no further hurdle
     assert claim(0.021, 0.001, 0.041, 0.06).endswith(": cannot tell.")

@@ -42,13 +42,13 @@ def test_run_directory(run_config):
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert {"loss", "classification_loss", "alignment_loss_text", "alignment_loss_image"} <= set(lines[0])
     trained = json.loads((run / "metrics.json").read_text())["training"]
-    best = max(line["validation"]["macro_f1"] for line in lines)
-    assert trained["best_validation_macro_f1"] == best
-    assert lines[trained["best_epoch"] - 1]["validation"]["macro_f1"] == best
+    best = min(line["validation"]["nll"] for line in lines)
+    assert trained["best_validation_nll"] == best
+    assert lines[trained["best_epoch"] - 1]["validation"]["nll"] == best
 
 
 def test_saved_model_is_the_best_epoch(run_config):
-    run = train(run_config())
+    run = train(run_config(train__monitor="macro_f1"))
     trained = json.loads((run / "metrics.json").read_text())["training"]
     found = evaluate(run, "validation", evidence=False)
     assert found.metrics["macro_f1"].value == pytest.approx(trained["best_validation_macro_f1"], abs=1e-12)
