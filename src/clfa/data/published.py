@@ -119,15 +119,7 @@ def read_mvsa(
     notes: list[str] = []
     result = source / "labelResultAll.txt"
     lists = _read_split_lists(split_dir) if split_dir else None
-    if result.is_file():
-        labels = list(_read_joint_labels(result))
-        joint = dict(labels)
-        if len(joint) < len(labels):
-            raise UserError(f"{result} names an id twice")
-    elif lists:
-        joint = {id: (label, {}) for entries in lists.values() for id, label in entries.items() if label}
-    else:
-        raise UserError(f"{result} not found: put it there, or give --split-dir with files that carry emotion_label")
+    joint = _joint_labels(result, lists)
     if lists:
         split_of = {id: name for name, entries in lists.items() for id in entries}
         unknown = [id for id in split_of if id not in joint]
@@ -159,6 +151,20 @@ def read_mvsa(
     filters = ["positive against negative dropped", "majority of annotators"] if result.is_file() else []
     columns = {"text_label": "string", "image_label": "string"} if result.is_file() else {}
     return rows(), MVSA_LABELS, {"name": "mvsa", "filters": filters + notes, "split": how, "columns": columns}
+
+
+def _joint_labels(
+    result: Path, lists: dict[str, dict[str, str | None]] | None
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Id -> joint label and those of text and image, from the annotators' file or else from the lists of splits."""
+    if result.is_file():
+        labels = list(_read_joint_labels(result))
+        if len(dict(labels)) < len(labels):
+            raise UserError(f"{result} names an id twice")
+        return dict(labels)
+    if lists:
+        return {id: (label, {}) for entries in lists.values() for id, label in entries.items() if label}
+    raise UserError(f"{result} not found: put it there, or give --split-dir with files that carry emotion_label")
 
 
 def _giveaway(text: str, filter: str) -> str | None:

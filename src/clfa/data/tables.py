@@ -3,54 +3,27 @@
 Tables are read in a stream, as often as needed; no table is ever in memory as a whole.
 """
 
-import csv
-import json
 import logging
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clfa.data.columns import KNOWLEDGE_COLUMNS, as_cell, as_text, knowledge_columns
 from clfa.data.drawing import MIN_POSTS, draw_missing, group_repeats, replace_rare
+from clfa.data.formats import Row, Table, open_file, open_source, split_name
 from clfa.data.progress import track
-from clfa.data.published import SPLIT_NAMES, Rows
+from clfa.data.published import Rows
 from clfa.data.records import SPLITS, Dropped, Record
 from clfa.errors import UserError
 
 log = logging.getLogger(__name__)
-Row = dict[str, Any]
 OPTIONS = ("id", "text", "image", "label", "split", "knowledge")  # columns with an option of their own
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of posts that can be read in a stream, again and again."""
-
-    name: str
-    """File or data set, for messages."""
-    rows: Callable[[Sequence[str] | None], Iterator[Row]]
-    """Some columns (`None`: all) -> the rows; formats that must read everything may give more columns."""
-    split: str | None = None
-    """The split that all its rows are in, if they are in one."""
-
-    def names(self) -> dict[str, None]:
-        """The columns of its first row.
-
-        Raises:
-            UserError: there is no row.
-        """
-        first = next(self.rows(None), None)
-        if first is None:
-            raise UserError(f"{self.name} holds no rows")
-        return dict.fromkeys(first)
 
 
 def read_table(
@@ -84,28 +57,13 @@ def read_table(
     """
     further = further or {}
     _check_names(further)
-    path = Path(source)
-    if not path.exists() and (path.suffix in _READERS or (path.parent.name and path.parent.is_dir())):
-        raise UserError(f"{source} is neither a file nor a folder: no such file, or a mistyped name")
-    tables = _open_tables(path) if path.exists() else _open_hub(source)
+    path, tables = Path(source), open_source(source)
     kept = {"knowledge": columns["knowledge"], **{name: name for name in KNOWLEDGE_COLUMNS}, **further}
     survey = _survey(tables, columns, kept, embed, further)
     if columns["split"] != "split" and columns["split"] not in survey.names:
         raise UserError(f"{source} has no column {columns['split']!r}; it has {', '.join(sorted(survey.names))}")
-    occurring = Counter(survey.labels)
-    counts = {name: occurring[number] for name, number in survey.numbers.items()}
-    becomes, notes = replace_rare(counts, rare)
-    class_names = sorted({name for name in becomes.values() if name is not None})
-    if len(class_names) < 2:
-        hint = (
-            f"; --rare {rare} leaves no more: use --rare train, or add posts"
-            if notes
-            else "; add posts of another class"
-        )
-        raise UserError(f"{source}: {columns['label']!r} holds {class_names}; at least two classes are needed{hint}")
-    numbers = {name: number for number, name in enumerate(class_names)}
-    new_numbers = np.array([-1 if name is None else numbers[name] for name in becomes.values()])
-    labels = new_numbers[np.frombuffer(survey.labels, dtype=np.int32)]  # (N,), -1 where the row is dropped
+    classes = _classes(survey, rare, f"{source}: {columns['label']!r}")
+    class_names, labels, notes = classes.names, classes.labels, classes.notes
     splits = np.frombuffer(survey.splits, dtype=np.int8).copy()
     root = (images or (path if path.is_dir() else path.parent)) if embed else None
     drawn, kept_rows = -1 in survey.splits, labels >= 0
@@ -134,8 +92,8 @@ def read_table(
                     yield split, _record(row, number, table, columns, kept, root, class_names[label])
 
     described = {"name": path.stem, "filters": notes, "split": how, "rows": len(splits), "columns": survey.columns}
-    if merged := {name: count for name, count in counts.items() if becomes[name] not in (name, None)}:
-        described["merged_classes"] = merged
+    if classes.merged:
+        described["merged_classes"] = classes.merged
     return rows(), class_names, described
 
 
@@ -149,7 +107,7 @@ def open_posts(path: Path, columns: Mapping[str, str], needed: Sequence[str] = (
     """
     if path.is_dir() or not path.exists():
         raise UserError(f"{path} not found: give a CSV, TSV, JSONL or Parquet file")
-    table = _open_file(path)
+    table = open_file(path)
     names = table.names()
     if any(columns[name] not in names for name in needed):  # JSON objects may leave empty values out
         names |= dict.fromkeys(name for row in table.rows(None) for name in row)
@@ -207,7 +165,7 @@ def _survey(
             label = _label(row, columns, where)
             if not label:
                 raise UserError(f"{where}: the label is empty; fill it in or delete the row")
-            split = _split_name(row[columns["split"]], where) if row.get(columns["split"]) else table.split
+            split = split_name(row[columns["split"]], where) if row.get(columns["split"]) else table.split
             survey.labels.append(survey.numbers.setdefault(label, len(survey.numbers)))
             survey.splits.append(-1 if split is None else SPLITS.index(split))
             for name, column in kept.items():
@@ -221,6 +179,31 @@ def _survey(
         _check_further(list(names), further, table.name)
         survey.names |= names
     return survey
+
+
+class _Classes(NamedTuple):
+    """The classes of a source, rare ones merged or gone."""
+
+    names: list[str]
+    labels: NDArray[np.int64]  # (N,) class numbers, -1 where the row is dropped
+    merged: dict[str, int]  # classes that became another -> their posts
+    notes: list[str]
+
+
+def _classes(survey: _Survey, rare: str, where: str) -> _Classes:
+    occurring = Counter(survey.labels)
+    counts = {name: occurring[number] for name, number in survey.numbers.items()}
+    becomes, notes = replace_rare(counts, rare)
+    names = sorted({name for name in becomes.values() if name is not None})
+    if len(names) < 2:
+        more = (
+            f"--rare {rare} leaves no more: use --rare train, or add posts" if notes else "add posts of another class"
+        )
+        raise UserError(f"{where} holds {names}; at least two classes are needed; {more}")
+    numbers = {name: number for number, name in enumerate(names)}
+    new = np.array([-1 if name is None else numbers[name] for name in becomes.values()])
+    merged = {name: count for name, count in counts.items() if becomes[name] not in (name, None)}
+    return _Classes(names, new[np.frombuffer(survey.labels, dtype=np.int32)], merged, notes)
 
 
 def _contents(
@@ -275,113 +258,6 @@ def _label(row: Row, columns: Mapping[str, str], where: str = "") -> str:
     return as_text(row.get(columns["label"]), f"{where}, column {columns['label']}").strip()
 
 
-def _open_tables(path: Path) -> list[Table]:
-    """A file, or a folder with a file per split."""
-    if path.is_file():
-        return [_open_file(path)]
-    files = [file for file in sorted(path.iterdir()) if file.suffix in _READERS]
-    tables = [_open_file(file, split) for split, names in SPLIT_NAMES.items() for file in files if file.stem in names]
-    return tables or _open_hub(str(path))
-
-
-def _open_file(path: Path, split: str | None = None) -> Table:
-    if path.suffix not in _READERS:
-        raise UserError(f"{path}: unknown ending {path.suffix!r}; read are {', '.join(_READERS)}")
-
-    def rows(columns: Sequence[str] | None) -> Iterator[Row]:
-        try:
-            yield from _READERS[path.suffix](path, columns)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-
-    return Table(str(path), rows, split)
-
-
-def _read_csv(path: Path, columns: Sequence[str] | None = None, delimiter: str = ",") -> Iterator[Row]:
-    csv.field_size_limit(10_000_000)
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise UserError(
-                        f"{path}:{reader.line_num}: the number of fields is not that of the header; "
-                        "quote texts that contain the separator or line breaks"
-                    )
-                if delimiter == "\t" and any("\t" in cell for cell in row.values()):
-                    raise UserError(
-                        f"{path}:{reader.line_num}: a quote swallowed a tab; double each quote inside a text"
-                    )
-                yield row
-        except csv.Error as error:
-            raise UserError(f"{path}:{reader.line_num}: {error}; double each quote inside a quoted text") from None
-
-
-def _read_jsonl(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"{path}:{number}: not a JSON object: {error}") from None
-                if not isinstance(row, dict):
-                    raise UserError(f"{path}:{number}: not a JSON object: {line[:60]!r}")
-                yield row
-
-
-def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        opened = pq.ParquetFile(path, memory_map=False)
-    except pa.ArrowException as error:
-        raise UserError(f"{path} is no Parquet file: {error}") from None
-    with opened as file:
-        there = None if columns is None else [name for name in file.schema_arrow.names if name in columns]
-        for batch in file.iter_batches(batch_size=64, columns=there):
-            yield from batch.to_pylist()
-
-
-def _open_hub(source: str) -> list[Table]:
-    """Whatever `datasets.load_dataset` reads: a local folder (imagefolder) or a hub name; class numbers become names."""
-    from datasets import Image, load_dataset
-
-    try:
-        splits = load_dataset(source)
-    except Exception as error:  # the reasons are many (network, layout, gated); the fix is the same
-        raise UserError(f"{source} is neither a file nor a data set that `datasets` can load: {error}") from None
-    tables = []
-    for split, rows in splits.items():
-        for name in [name for name, feature in rows.features.items() if isinstance(feature, Image)]:
-            rows = rows.cast_column(name, Image(decode=False))
-        tables.append(Table(source, _hub_rows(rows), _split_name(split, source) if len(splits) > 1 else None))
-    return tables
-
-
-def _hub_rows(rows: Any) -> Callable[[Sequence[str] | None], Iterator[Row]]:
-    from datasets import ClassLabel
-
-    labels = {name: feature for name, feature in rows.features.items() if isinstance(feature, ClassLabel)}
-    # unlabelled rows carry None or -1, which have no name
-    class_names = {name: dict(enumerate(feature.names)) for name, feature in labels.items()}
-
-    def read(columns: Sequence[str] | None) -> Iterator[Row]:
-        there = [name for name in rows.column_names if columns is None or name in columns]
-        for row in rows.select_columns(there):
-            yield {name: class_names[name].get(cell) if name in class_names else cell for name, cell in row.items()}
-
-    return read
-
-
-def _split_name(name: str, where: str) -> str:
-    for split, names in SPLIT_NAMES.items():
-        if str(name).lower() in names:
-            return split
-    raise UserError(f"{where}: unknown split {name!r}; allowed: {', '.join(SPLITS)}")
-
-
 def _check_columns(
     names: list[str], columns: Mapping[str, str], table: str, needed: Sequence[str], without_image: str
 ) -> None:
@@ -409,11 +285,3 @@ def _check_further(names: list[str], further: Mapping[str, str], table: str) -> 
             near = get_close_matches(column, names, 1)
             hint = f"did you mean --column {name}={near[0]}?" if near else f"it has {', '.join(names)}"
             raise UserError(f"{table}: no column {column!r} for --column {name}={column}; {hint}")
-
-
-_READERS: dict[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]] = {
-    ".csv": _read_csv,
-    ".tsv": partial(_read_csv, delimiter="\t"),
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}

@@ -28,15 +28,11 @@ log = logging.getLogger(__name__)
 
 
 def audit(
-    dataset: str | Path,
-    text_encoder: str | None = None,
-    image_encoder: str | None = None,
-    teacher: str | None = None,
+    dataset: str | Path, text_encoder: str | None = None, image_encoder: str | None = None, teacher: str | None = None
 ) -> Audit:
     """Audit a dataset directory.
 
     Args:
-        dataset: dataset directory.
         text_encoder: for the floor `text_only` (see `clfa.evidence.floors.frozen_floor_predictions`).
         image_encoder: for the floor `image_only`; with both also `late_fusion`.
         teacher: for the floor `teacher_probe`.
