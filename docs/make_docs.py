@@ -94,7 +94,9 @@ GRID = {
 TITLES = NAMES | {
     "clfa_lr3e-4": "CLFA, learning rate 3e-4",
     "clfa_teacher_saw_posts": "CLFA, teacher saw the training posts",
+    "tfidf_logistic_regression": "TF-IDF of words + logistic regression",  # as it was when the stored sweeps ran
 }
+BY_TITLE = {title: name for name, title in NAMES.items()}
 METRICS = ("accuracy", "macro_f1", "weighted_f1")
 CLAIMED = ("accuracy", "macro_f1")
 TRAIN_POSTS = 3_611  # of MVSA-Single's published fold
@@ -163,11 +165,14 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         "systems": named_systems,
         "differences": lambda sweep: markdown(named(difference_rows(sweep.differences, METRICS))),
         "footnotes": footnotes,
-        "reproduction": lambda result: markdown(reproduction_rows(result, with_unrun=False)),
+        "reproduction": lambda result: markdown(
+            [[_name(BY_TITLE.get(first, first)), *rest] for first, *rest in reproduction_rows(result, with_unrun=False)]
+        ),
         "explanation": explanation,
         "title": lambda system: TITLES[system],
         "points": points,
         "p": p_text,
+        "word": word,
     }
     published = json.loads(files("clfa").joinpath("systems", "published.json").read_text(encoding="utf-8"))
     values = found | {
@@ -202,6 +207,7 @@ def named(rows: list[list[str]]) -> list[list[str]]:
 def _name(system: str) -> str:
     name, _, size = system.rpartition("-")
     sized = name in TITLES and (size.isdigit() or size == "all")
+    system = BY_TITLE.get(system, system)
     return f"{TITLES[name]}, {size} labels" if sized else TITLES.get(system, system)
 
 

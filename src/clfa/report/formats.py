@@ -27,6 +27,12 @@ _LATEX = str.maketrans(
         "−": "$-$",
         "ε": r"$\varepsilon$",
         "–": "--",
+        "≤": r"$\leq$",
+        "≥": r"$\geq$",
+        "×": r"$\times$",
+        "→": r"$\to$",
+        "…": r"\dots{}",
+        "↓": r"$\downarrow$",
     }
 )
 
@@ -38,7 +44,7 @@ def markdown(rows: Rows) -> str:
 
 
 def latex(rows: Rows) -> str:
-    """A LaTeX `tabular` in the style of booktabs."""
+    """A LaTeX `tabular` (needs the package booktabs)."""
     escaped = ([cell.translate(_LATEX) for cell in row] for row in rows)
     head, *lines = (" & ".join(row) + r" \\" for row in escaped)
     columns = "l" + "r" * (len(rows[0]) - 1)
@@ -140,6 +146,8 @@ def _audit(result: Audit) -> str:
     for finding in harmful:
         sign = "+" if finding.kind.startswith("cue") else " "
         lines.append(f"{sign}{100 * finding.harm:5.1f}  {finding.text}")
+    more = sum(finding.harm > 0 for finding in result.findings) - len(harmful)
+    lines += [f"… and {more} more in audit.html"] if more else []
     if not harmful:
         lines = ["nothing that touches the evaluated split was found"]
     return "\n".join([*lines, "", *_floors(result)])

@@ -219,15 +219,15 @@ def write_sweep(sweep: Sweep, folder: Path) -> None:
     rows = tables.system_rows(sweep.systems, SWEEP_METRICS)
     note = (
         f"{sweep.rows:,} posts of {sweep.split}. Percent: mean ± standard deviation over seeds [95 % interval over seeds "
-        "and posts]; differences in points, paired."
+        "and posts; for one seed over posts alone]; differences in points, paired, verdicts after Holm."
     )
-    sections = [Section("Systems", [note], rows)]
-    if sweep.differences:
-        verdicts = [row.verdict for row in sweep.differences]
+    sections, verdicts = [Section("Systems", [note], rows)], [row.verdict for row in sweep.differences]
+    if verdicts:
         sections.append(Section("Differences", verdicts, tables.difference_rows(sweep.differences, SWEEP_METRICS)))
     title, subtitle = folder.resolve().name, f"clfa sweep, {folder}"
     values = tables.system_values(sweep.systems, SWEEP_METRICS)
-    _write_tables(folder / "table", title, subtitle, sections, [markdown(rows)], [latex(rows)], values)
+    tex = [latex(rows), *map(latex_text, [note, *verdicts])]
+    _write_tables(folder / "table", title, subtitle, sections, [markdown(rows), note, *verdicts], tex, values)
 
 
 def write_reproduction(result: Reproduction, folder: Path) -> None:

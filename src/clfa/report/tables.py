@@ -11,7 +11,7 @@ Rows = list[list[str]]
 NAMES = {
     "majority": "majority class",
     "format_only": "format counts only, no words",
-    "tfidf_logistic_regression": "TF-IDF + logistic regression",
+    "tfidf_logistic_regression": "TF-IDF of words and letters + logistic regression",
     "text_only": "text only",
     "image_only": "image only",
     "late_fusion": "late fusion of the two",
@@ -50,7 +50,11 @@ def shown(metrics: Collection[str]) -> list[str]:
 def system_rows(systems: Sequence[SystemScores], metrics: Sequence[str], runs: str = "seeds") -> Rows:
     """Systems with their scores."""
     return [["system", runs, *titles(metrics)]] + [
-        [system.system, str(len(system.seeds)), *(cell(system.metrics[metric], metric) for metric in metrics)]
+        [
+            NAMES.get(system.system, system.system),
+            str(len(system.seeds)),
+            *(cell(system.metrics[metric], metric) for metric in metrics),
+        ]
         for system in systems
     ]
 
