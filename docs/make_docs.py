@@ -242,14 +242,16 @@ def claims(found: dict[str, Any]) -> list[str]:
 
 def claim(title: str, gaps: dict[str, Gap]) -> str:
     """The sentence about a difference in accuracy and macro F1, each by the one rule."""
-    said = [f"{METRIC_TITLES[name].title} {points(gap)}: {word(gap)}" for name, gap in gaps.items()]
+    said = [
+        f"{METRIC_TITLES[name].title} {points(gap)}, p (Holm) {p_text(gap.p_holm)}: {word(gap)}"
+        for name, gap in gaps.items()
+    ]
     return f"{title}: CLFA − no alignment, {'; '.join(said)}."
 
 
 def word(gap: Gap) -> str:
     """What a difference says about alignment."""
-    runs = "in these runs " if gap.is_claim and gap.difference.n < 5 else ""
-    return verdict_word(gap, f"{runs}alignment helps", f"{runs}alignment hurts")
+    return verdict_word(gap, "alignment helps", "alignment hurts")
 
 
 def points(gap: Gap) -> str:

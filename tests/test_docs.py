@@ -56,7 +56,7 @@ def test_a_claim_needs_an_interval_without_zero_and_a_small_p():
         gap = Gap(score, "posts", [low, high], p, p, 0.03, is_claim(score, p))
         return generator().claim("x", {"accuracy": gap, "macro_f1": gap})
 
-    said = "+2.0 points [-1.0, +5.0]: cannot tell"
+    said = "+2.0 points [-1.0, +5.0], p (Holm) 0.200: cannot tell"
     assert claim(0.02, -0.01, 0.05, 0.2) == f"x: CLFA − no alignment, accuracy {said}; macro F1 {said}."
     assert claim(0.03, 0.01, 0.05, 0.01).endswith(": alignment helps.")
     assert claim(0.021, 0.001, 0.041, 0.04).endswith(": alignment helps.")  # one rule, no further hurdle

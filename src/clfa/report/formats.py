@@ -48,7 +48,7 @@ def latex(rows: Rows) -> str:
     escaped = ([cell.translate(_LATEX) for cell in row] for row in rows)
     head, *lines = (" & ".join(row) + r" \\" for row in escaped)
     columns = "l" + "r" * (len(rows[0]) - 1)
-    begin = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
+    begin = ["% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
     return "\n".join([*begin, *lines, r"\bottomrule", r"\end{tabular}"])
 
 

@@ -186,16 +186,22 @@ class Section:
     caption: str = ""
 
 
+SCORES = (
+    "Percent: mean ± standard deviation over runs (seeds) [95 % interval over runs and posts; for a single run over posts "
+    "alone]"
+)
+
+
 def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write `comparison.md`, `.csv`, `.tex` and `.html`."""
     systems = tables.system_rows(comparison.systems, tables.shown(comparison.systems[0].metrics), "runs")
     tests, metric = tables.comparison_rows(comparison), METRICS[comparison.metric].title
     verdicts = [row.verdict for row in comparison.comparisons]
     note = (
-        f"{comparison.posts:,} posts of {comparison.split}. Percent: mean ± standard deviation over runs [95 % interval "
-        "over runs and posts]; differences in points, paired. A difference is claimed if its interval excludes 0 and p "
-        "(Holm) is at most 0.05. Detectable: the smallest true difference that a 5 % test finds with 80 % power. ASO: "
-        "ε ≤ 0.2 is dominance."
+        f"{comparison.posts:,} posts of {comparison.split}. {SCORES}; differences in points, paired. A difference is "
+        "claimed if its interval excludes 0 and p (Holm) is at most 0.05; with fewer than five runs of each the claim is about "
+        "these runs. Detectable: the smallest true difference that a 5 % test finds with 80 % power, as estimated from "
+        "these runs. ASO: ε ≤ 0.2 is dominance."
     )
     gaps = {row.system: row.metrics[comparison.metric] for row in comparison.comparisons}
     drawn = figures.forest(
@@ -217,10 +223,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
 def write_sweep(sweep: Sweep, folder: Path) -> None:
     """Write `table.md`, `.csv`, `.tex` and `.html`."""
     rows = tables.system_rows(sweep.systems, SWEEP_METRICS)
-    note = (
-        f"{sweep.rows:,} posts of {sweep.split}. Percent: mean ± standard deviation over seeds [95 % interval over seeds "
-        "and posts; for one seed over posts alone]; differences in points, paired, verdicts after Holm."
-    )
+    note = f"{sweep.rows:,} posts of {sweep.split}. {SCORES}; differences in points, paired, verdicts after Holm."
     sections, verdicts = [Section("Systems", [note], rows)], [row.verdict for row in sweep.differences]
     if verdicts:
         sections.append(Section("Differences", verdicts, tables.difference_rows(sweep.differences, SWEEP_METRICS)))

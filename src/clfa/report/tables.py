@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 
 from clfa.evidence.results import Comparison, Difference, Gap, ReproducedRow, Reproduction, SystemScores
+from clfa.evidence.significance import ENOUGH_RUNS
 from clfa.metrics import METRICS, SHOWN, Score
 
 Rows = list[list[str]]
@@ -111,8 +112,11 @@ def comparison_rows(comparison: Comparison) -> Rows:
 
 
 def verdict_word(gap: Gap, better: str, worse: str) -> str:
-    """A verdict in a word."""
-    return (better if gap.difference.value > 0 else worse) if gap.is_claim else "cannot tell"
+    """A verdict in a few words; with fewer than five runs a claim is about these runs, not about the systems."""
+    if not gap.is_claim:
+        return "cannot tell"
+    few = "" if gap.difference.n >= ENOUGH_RUNS else "in these runs "
+    return few + (better if gap.difference.value > 0 else worse)
 
 
 def comparison_values(comparison: Comparison) -> Rows:
