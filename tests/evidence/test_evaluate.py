@@ -5,13 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import picture, text
+from conftest import make_dataset, picture, text
 
 from clfa import commands
 from clfa.config import read_yaml
 from clfa.data.records import Record, write_dataset
 from clfa.data.rows import load_split
 from clfa.errors import UserError
+from clfa.evidence import floors
+from clfa.evidence.cues import count_format
 from clfa.evidence.evaluate import evaluate
 from clfa.evidence.results import Evaluation, from_dict
 from clfa.report.page import write_card
@@ -204,3 +206,23 @@ def test_card(run, posts):
 
 def load_manifest_splits(folder):
     return json.loads((folder / "dataset.json").read_text())["splits"].values()
+
+
+def test_floors_of_many_posts_are_fitted_on_a_sample(tmp_path, monkeypatch):
+    """The majority is of all posts; the others see no more than the bound, and the same ones again."""
+
+    def post(split: str, number: int) -> Record:
+        label = ["no", "yes"][number % 2]
+        return Record(f"{split}-{number}", f"{label} {text(number, 4)}", None, label, {})
+
+    data = make_dataset(tmp_path / "many", {"train": 120, "validation": 10, "test": 20}, post)
+    seen = []
+    monkeypatch.setattr(floors, "MOST", 50)
+    monkeypatch.setattr(floors, "count_format", lambda texts: (seen.append(list(texts)), count_format(texts))[1])
+    train, rows = load_split(data, "train"), load_split(data, "test")
+    first, again = (floors.floor_predictions(train, rows, 2) for _ in range(2))
+    assert [len(texts) for texts in seen] == [50, 20, 50, 20]
+    assert seen[0] == seen[2]
+    assert set(seen[0]) < set(train.texts)
+    assert all((first[name] == again[name]).all() for name in first)
+    assert (first["tfidf_logistic_regression"] == rows.labels).mean() > 0.9

@@ -77,6 +77,11 @@ def _read_csv(path: Path, columns: Sequence[str] | None = None, delimiter: str =
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         try:
+            head = list(reader.fieldnames or [])
+            if len(head) == 1 and ";" in head[0] and delimiter == ",":
+                raise UserError(
+                    f"{path}: the columns are separated by semicolons; save it with commas, or as .tsv with tabs"
+                )
             for row in reader:
                 if None in row or None in row.values():
                     raise UserError(

@@ -146,7 +146,7 @@ def read_mvsa(
             else:
                 yield split_of[id], Record(id, text_of(id), image_of(id), label, extra)
 
-    drawn = f"stratified, seed {seed}, repeats in one split" if split == "stratified" else split
+    drawn = f"stratified, seed {seed}, repeated posts in one split" if split == "stratified" else split
     how = "given split files" if lists else drawn
     filters = ["positive against negative dropped", "majority of annotators"] if result.is_file() else []
     columns = {"text_label": "string", "image_label": "string"} if result.is_file() else {}

@@ -76,7 +76,11 @@ def read_table(
         notes += more
     for note in notes:
         log.warning("%s: %s", source, note)
-    how = "given" if all(table.split for table in tables) else f"stratified 8:1:1, seed {seed}, repeats in one split"
+    how = (
+        "given"
+        if all(table.split for table in tables)
+        else f"stratified 8:1:1, seed {seed}, repeated posts in one split"
+    )
     if columns["split"] in survey.names:
         how = f"column {columns['split']}" + (f", empty cells {how}" if drawn else "")
 

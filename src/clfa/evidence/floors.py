@@ -11,6 +11,9 @@ from clfa.evidence.cues import count_format
 from clfa.evidence.results import Scores
 from clfa.metrics import measure
 
+MOST = 20_000
+"""Training posts that floors of texts are fitted on; of more a sample, so that memory does not grow with them."""
+
 
 def floor_scores(train: Rows, rows: Rows, classes: int, more: dict[str, NDArray] | None = None) -> dict[str, Scores]:
     """Floor, fitted on `train`, -> its scores on these rows; `more` are (N,) predictions of further floors."""
@@ -25,7 +28,8 @@ def floor_predictions(train: Rows, rows: Rows, classes: int) -> dict[str, NDArra
     and word lengths (`clfa.evidence.cues.count_format`), classes weighted alike; not one word is read.
     `tfidf_logistic_regression`: TF-IDF of 1-2 grams of white-space tokens and of 1-4 grams of characters inside of these
     (lower case, sublinear counts, character n-grams in at least two posts), side by side, and logistic regression
-    (C = 10). Characters read inflected words, and scripts without spaces, which words alone do not.
+    (C = 10). Characters read inflected words, and scripts without spaces, which words alone do not. Both are fitted on at
+    most `MOST` posts, a sample with a fixed seed of more.
 
     Returns:
         name -> (N,) class numbers of `rows`.
@@ -35,8 +39,10 @@ def floor_predictions(train: Rows, rows: Rows, classes: int) -> dict[str, NDArra
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline, make_union
 
+    result = {"majority": np.full(len(rows), np.bincount(train.labels, minlength=classes).argmax())}
+    if len(train) > MOST:
+        train = train.select(np.sort(np.random.default_rng(0).choice(len(train), MOST, replace=False)))
     labels, texts, asked = train.labels, train.texts, rows.texts
-    result = {"majority": np.full(len(rows), np.bincount(labels, minlength=classes).argmax())}
     if len(np.unique(labels)) < 2:
         return result
     trees = HistGradientBoostingClassifier(class_weight="balanced", max_leaf_nodes=8, max_iter=300, random_state=0)

@@ -128,14 +128,13 @@ def _floors(result: Audit | Evaluation) -> list[str]:
 
 
 def _below_floors(result: Evaluation) -> list[str]:
-    """A line for each floor that is at least as good."""
-    return [
-        f"NOT ABOVE THE FLOOR {name_of(floor)}: {METRICS[name].title} {100 * scores[name].value:.1f} against "
-        f"{100 * result.metrics[name].value:.1f} of this run"
+    """A line that names the floors that are at least as good in accuracy or macro F1."""
+    weak = {
+        name_of(floor): [METRICS[name].title for name in PAIR if scores[name].value >= result.metrics[name].value]
         for floor, scores in result.floors.items()
-        for name in PAIR
-        if scores[name].value >= result.metrics[name].value
-    ]
+    }
+    listed = [f"{floor} ({', '.join(titles)})" for floor, titles in weak.items() if titles]
+    return [f"NOT ABOVE THESE FLOORS: {'; '.join(listed)}"] if listed else []
 
 
 @terminal.register

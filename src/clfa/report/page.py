@@ -199,9 +199,9 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     verdicts = [row.verdict for row in comparison.comparisons]
     note = (
         f"{comparison.posts:,} posts of {comparison.split}. {SCORES}; differences in points, paired. A difference is "
-        "claimed if its interval excludes 0 and p (Holm) is at most 0.05; with fewer than five runs of each the claim is about "
-        "these runs. Detectable: the smallest true difference that a 5 % test finds with 80 % power, as estimated from "
-        "these runs. ASO: ε ≤ 0.2 is dominance."
+        "claimed if its interval excludes 0 and p (Holm) is at most 0.05; with fewer than five runs of each the claim "
+        "is about these runs. Detectable: the smallest true difference that a 5 % test finds with 80 % power, as "
+        "estimated from these runs. ASO: ε ≤ 0.2 is dominance."
     )
     gaps = {row.system: row.metrics[comparison.metric] for row in comparison.comparisons}
     drawn = figures.forest(

@@ -71,6 +71,7 @@ def set_up(config: RunConfig) -> Setup:
     rows, validation = load_rows(config.data, "train", config.seed), load_rows(config.data, "validation")
     splits = source_splits(config.data, ["train", "validation"])
     _check_modalities(config, rows)
+    _check_alignment(config)  # before anything is encoded
     model_config = with_graphs(config.model, rows)
     _log_graphs(model_config, rows)
     texts = {name: training_texts(rows, config.model, name) for name, m in config.model.modalities.items() if m.words}
@@ -121,13 +122,10 @@ def _log_misreadings(pipeline: Pipeline, rows: Rows) -> None:
                 log.warning("modality %s: %s; %s", name, found.text, found.advice)
 
 
-def _teacher_embeds(config: RunConfig, splits: list[str]) -> dict[str, Cache]:
-    """Modality -> cached teacher embeddings, for the aligned modalities; empty where nothing is aligned."""
-    modalities, target = config.model.modalities, config.loss.alignment_target
-    aligned = {name: m for name, m in modalities.items() if m.align}
-    if config.loss.alignment_weight <= 0 or not aligned:
-        return {}
-    if target != "teacher":
+def _check_alignment(config: RunConfig) -> None:
+    modalities, target, aligned = config.model.modalities, config.loss.alignment_target, _aligned(config)
+    partial = [name for name in aligned if modalities[name].part != "all"]
+    if aligned and target != "teacher":
         if target not in modalities or not any(
             config.model.side(name) == "image" for name in aligned if name != target
         ):
@@ -135,17 +133,28 @@ def _teacher_embeds(config: RunConfig, splits: list[str]) -> dict[str, Cache]:
                 f"loss.alignment_target = {target!r} needs an aligned modality about the image, and {target}; "
                 f"there are {', '.join(modalities)}"
             )
-        return {}
-    if not config.teacher:
+    elif aligned and not config.teacher:
         raise UserError(
-            "loss.alignment_weight is above 0 but there is no teacher: give `teacher`, or set the weight to 0"
+            "loss.alignment_weight is above 0 but there is no teacher: name one with `teacher: FOLDER`, or train without "
+            "alignment with `loss: {alignment_weight: 0}`"
         )
-    partial = [name for name, m in aligned.items() if m.part != "all"]
-    if partial:
+    elif partial:
         raise UserError(
             f"the modality {partial[0]!r} is a part of a text: set model.modalities.{partial[0]}.align to false"
         )
-    columns = {config.model.column(name): m.kind for name, m in aligned.items()}
+
+
+def _aligned(config: RunConfig) -> list[str]:
+    """Names of the modalities that are aligned."""
+    return [name for name, m in config.model.modalities.items() if m.align] if config.loss.alignment_weight > 0 else []
+
+
+def _teacher_embeds(config: RunConfig, splits: list[str]) -> dict[str, Cache]:
+    """Modality -> cached teacher embeddings, for the aligned modalities; empty where nothing is pulled to a teacher."""
+    aligned = _aligned(config)
+    if not aligned or config.loss.alignment_target != "teacher" or not config.teacher:
+        return {}
+    columns = {config.model.column(name): config.model.modalities[name].kind for name in aligned}
     cache, _ = embed_dataset(Path(config.data.path), config.teacher, splits, columns)
     if cache.width != config.model.dim:
         raise UserError(
