@@ -227,6 +227,7 @@ def train(config: RunConfig, *, resume: bool = False) -> object:
         clfa train --config run.yaml --loss.alignment_weight 0 --output runs/no_alignment
         clfa train --config run.yaml --resume
     """
+    log.info("loading PyTorch and the encoders")
     return evaluate(str(clfa.train(config, resume)), split="validation")
 
 
@@ -242,6 +243,7 @@ def evaluate(run: RunDir, *, split: str = "test", dataset: str | None = None, no
         clfa evaluate runs/posts --split test
         clfa evaluate runs/posts --split validation --no-normalise-format --json
     """
+    log.info("%s: loading the model", run)
     from clfa.report.page import write_evaluation
     from clfa.runs import Run
 
@@ -356,6 +358,7 @@ def predict(
         clfa predict runs/posts --text "what a lovely day" --image storm.jpg
         clfa predict runs/posts --input posts.csv --output predicted.csv --on-bad mask
     """
+    log.info("%s: loading the model", run)
     from clfa.serving.files import predict_file
 
     if (text is None) == (input is None) or (input is None) != (output is None):

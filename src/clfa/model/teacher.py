@@ -6,6 +6,7 @@ by the content of each post.
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache, partial
@@ -28,6 +29,8 @@ from clfa.model.encoders import Encoder, fingerprint, load_encoder, resolve
 from clfa.model.modalities import KINDS
 
 MODEL_TYPE = "clfa_dual_encoder"
+
+log = logging.getLogger(__name__)
 
 
 class DualEncoder(nn.Module):
@@ -147,6 +150,7 @@ def embed_dataset(
 
     @cache
     def teacher() -> Teacher:  # loaded only if something is missing
+        log.info("loading the teacher %s", name)
         # fresh weights are drawn before the saved ones are read: a run must not depend on whether this was cached
         with torch.random.fork_rng():
             return load_teacher(name)
