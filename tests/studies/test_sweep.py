@@ -53,7 +53,9 @@ def test_seeds(run_config, tmp_path):
     assert (tmp_path / "sweep" / "clfa" / "seed-0" / "README.md").is_file()
     with open(tmp_path / "sweep" / "table.csv") as file:
         assert len(list(csv.reader(file))) == 7
-    assert (tmp_path / "sweep" / "table.md").read_text().count("\n") == 8
+    page = (tmp_path / "sweep" / "table.md").read_text()
+    assert sum(line.startswith("|") for line in page.splitlines()) == 8
+    assert "clfa and no_alignment give the same answers on all posts." in page
     assert r"text\_only" in (tmp_path / "sweep" / "table.tex").read_text()
 
     model = tmp_path / "sweep" / "clfa" / "seed-1" / "model.safetensors"
