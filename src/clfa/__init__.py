@@ -13,6 +13,7 @@ _HOMES = {
     "audit": "clfa.evidence.audit",
     "compare": "clfa.evidence.compare",
     "evaluate": "clfa.evidence.evaluate",
+    "fit": "clfa.studies.fit",
     "probe": "clfa.evidence.probe",
     "sweep": "clfa.studies.sweep",
     "train": "clfa.training.train",

@@ -33,6 +33,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "mvsa": commands.import_mvsa,
         "table": commands.import_table,
     },
+    "fit": commands.fit,
     "audit": commands.audit,
     "teacher": {"train": commands.teacher_train, "embed": commands.teacher_embed},
     "train": commands.train,

@@ -185,6 +185,43 @@ def _write(
     return write_dataset(rows, out, class_names, {"reader": reader, **description}, text, stored, on_bad)
 
 
+def fit(
+    source: str,
+    *,
+    out: Annotated[str, "Run directory to write."],
+    minutes: float = 10,
+    text_encoder: str | None = None,
+    image_encoder: str | None = None,
+    preset: Literal["small", "strong", "clip"] = "small",
+    metric: str = "macro_f1",
+    column: Sequence[str] = (),
+) -> object:
+    """A table of posts in, the best simple model that it supports out: import, choice out of fold, calibration, test once.
+
+    Linear models and support vector machines on frozen encoders, on the text, the image and both. The simplest one that
+    cannot be told from the best is fitted on all posts but the test split, which is opened once, at the end. A fit that was
+    stopped goes on where it was.
+
+    Args:
+        source: CSV, TSV, JSONL or Parquet file, or a dataset directory of `clfa import`.
+        minutes: Budget of time; computing features is not cut short.
+        text_encoder: Folder, hub name or package: name; that of the preset by default.
+        image_encoder: The same for images.
+        preset: Encoders by hub name: small (MiniLM, MobileNetV2), strong (mpnet, EfficientNet) or clip.
+        metric: What the model is chosen by: accuracy, macro_f1, weighted_f1, binary_f1 (two classes), precision, recall.
+        column: NAME=COLUMN names a column of the table that is not guessed right: text, image, label, id or split.
+
+    Examples:
+        clfa fit posts.csv --out runs/posts
+        clfa fit data/posts --out runs/posts --metric accuracy --text-encoder models/mpnet --image-encoder models/vit
+        clfa fit posts.csv --out runs/posts --column label=sentiment --column image=photo
+    """
+    log.info("loading PyTorch and the encoders")
+    result = clfa.fit(source, out, minutes, text_encoder, image_encoder, preset, metric, columns=_further(column))
+    log.info("wrote %s: leaderboard.json, report-test.html, README.md (the model card)", out)
+    return result
+
+
 def teacher_train(config: TeacherConfig) -> object:
     """Train a dual encoder from captioned images, on any two Hugging Face encoders; reports retrieval R@1/5/10.
 

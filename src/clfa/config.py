@@ -21,6 +21,8 @@ class DataConfig:
     """Dataset directory written by `clfa import`."""
     train_rows: int | None = None
     """Train on a stratified sample of this many rows, drawn with the run's seed (for learning curves); all by default."""
+    train_splits: list[str] = field(default_factory=lambda: ["train"])
+    """Splits trained on. `validation` among them is for systems that choose nothing on it, such as probes."""
     folds: int = 0
     """Pool all splits and cross-validate: number of folds; 0 uses the splits as they are."""
     fold: int = 0
@@ -73,6 +75,8 @@ class ModalityConfig:
     """Take the encoder's own summary of the text or image as the only token (CLIP's pooled embedding)."""
     frozen: bool = False
     """Keep the encoder as it is and read its states from a cache computed once per post."""
+    trained_layers: int | None = None
+    """Train only this many of the encoder's last layers; what they read is computed once per post. All by default."""
     align: bool = True
     """Add this modality's term to the alignment loss."""
     fused: bool = True
@@ -98,6 +102,18 @@ class FusionConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """A simple classifier on the mean token states of frozen encoders, fitted by scikit-learn: no fusion, no alignment."""
+
+    name: Literal["logistic_regression", "svm", "mlp"] = "svm"
+    """`svm` has an RBF kernel, `mlp` one hidden layer of 512."""
+    strength: float = 3.0
+    """How closely the training posts are fitted: C of scikit-learn's SVM and logistic regression, 1 / alpha of its MLP."""
+    scales: dict[str, float] = field(default_factory=dict)
+    """Modality -> factor on its standardised features; 1 by default."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The classifier. The first modality is the query, the others are its contexts, in this order."""
 
@@ -113,6 +129,8 @@ class ModelConfig:
     """How fused tokens become one vector."""
     dropout: float = 0.1
     """Dropout before the classifier."""
+    probe: ProbeConfig | None = None
+    """A simple classifier instead of projections and fusion; all encoders must be frozen."""
 
     def query(self) -> str:
         """The modality that asks: the first one.
@@ -177,6 +195,8 @@ class TrainConfig:
     """Forward passes per optimizer step."""
     encoder_learning_rate: float = 1e-5
     """Peak learning rate of encoders that are not frozen."""
+    layer_decay: float = 1.0
+    """Factor on the encoder's learning rate from each layer to the one below it (Howard and Ruder 2018); 1 is none."""
     head_learning_rate: float = 1e-5
     """Peak learning rate of projections, fusion and classifier."""
     weight_decay: float = 0.01
@@ -324,20 +344,30 @@ RANGES: dict[tuple[float, float], list[str]] = {
     (0, 0.999): ["model.dropout", "model.fusion.dropout", "loss.label_smoothing"],
     (0, 1): ["train.warmup"],
     (1e-99, LARGEST): ["train.clip"],
+    (0.01, 1): ["train.layer_decay"],
+    (1e-9, 1e9): ["model.probe.strength"],
     (1e-6, LARGEST): ["loss.temperature"],
     (0, 2**63 - 1): ["seed"],
 }
 
 
 def check_ranges(config: RunConfig) -> None:
-    """Numbers that mean something.
+    """Numbers that mean something, and nothing chosen on posts that are trained on.
 
     Raises:
-        UserError: one lies outside of its range (`RANGES`).
+        UserError: one lies outside of its range (`RANGES`), or the splits to train on are wrong.
     """
+    if not {"train"} <= set(config.data.train_splits) <= {"train", "validation"}:
+        raise UserError(f"data.train_splits = {config.data.train_splits}: allowed are [train] and [train, validation]")
+    if "validation" in config.data.train_splits and not config.model.probe:
+        raise UserError(
+            "data.train_splits holds validation, which chooses the epoch: train on [train], or fit a probe (model.probe)"
+        )
     values = _flatten(asdict(config))
     for (low, high), names in RANGES.items():
         for name in names:
+            if name not in values:  # of a part that is left out
+                continue
             if not low <= values[name] <= high:
                 allowed = f"at least {low:g}" + (f" and at most {high:g}" if high < 1e6 else "")
                 raise UserError(f"{name} = {values[name]}: allowed is {allowed}")

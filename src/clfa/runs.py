@@ -35,11 +35,8 @@ class Predictions:
     """(N,) class numbers."""
     probabilities: NDArray[np.float64]
     """(N, C)."""
-
-    @property
-    def predicted(self) -> NDArray[np.int64]:
-        """(N,) most probable classes."""
-        return self.probabilities.argmax(1)
+    predicted: NDArray[np.int64]
+    """(N,) classes decided for: the most probable ones, unless the run decides otherwise (`Classifier.decide`)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,7 @@ class Run:
         self.metrics_file = self.path / "metrics.json"
         self.model_file = self.path / "model.json"
         self.probe_file = self.path / "probe.json"
+        self.leaderboard_file = self.path / "leaderboard.json"
         self.ledger_file = self.path / "test_ledger.jsonl"
         self.card_file = self.path / "README.md"
         self.checkpoints = self.path / "checkpoints"
@@ -244,7 +242,8 @@ class Run:
         number = {name: place for place, name in enumerate(names)}
         labels = np.array([number[name] for name in table["label"]], dtype=np.int64)
         probabilities = np.stack([table[f"probability_{name}"] for name in names], axis=1)
-        return Predictions(table["id"], names, labels, probabilities)
+        predicted = np.array([number[name] for name in table["predicted"]], dtype=np.int64)
+        return Predictions(table["id"], names, labels, probabilities, predicted)
 
 
 def pool_runs(name: str, runs: Sequence[Run], split: str) -> System:
@@ -279,6 +278,7 @@ def _join(folds: list[Predictions]) -> Predictions:
         folds[0].class_names,
         np.concatenate([fold.labels for fold in folds]),
         np.concatenate([fold.probabilities for fold in folds]),
+        np.concatenate([fold.predicted for fold in folds]),
     )
 
 

@@ -36,7 +36,7 @@ def make(tmp_path):
                 predicted = np.where(right, truth, (truth + generator.integers(1, 3, len(truth))) % 3)
                 rows = np.flatnonzero(np.arange(len(truth)) % max(1, folds) == fold)
                 names = [f"post-{row}" for row in rows] if ids is None else ids
-                found = Predictions(names, LABELS, truth[rows], np.eye(3)[predicted[rows]])
+                found = Predictions(names, LABELS, truth[rows], np.eye(3)[predicted[rows]], predicted[rows])
                 Run(folder).write_predictions("test", found)
                 (folder / "metrics.json").write_text(json.dumps({"training": {}}))
                 (folder / "config.yaml").write_text(run_yaml(folder, seed, folds, fold))

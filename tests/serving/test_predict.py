@@ -270,7 +270,7 @@ def test_worst_errors_come_first():
     import numpy as np
 
     probabilities = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]])
-    assert worst_errors(np.array([1, 0, 1, 0]), probabilities) == [0, 3, 1]
+    assert worst_errors(np.array([1, 0, 1, 0]), probabilities.argmax(1), probabilities) == [0, 3, 1]
 
 
 def test_commands_end_to_end(run, posts, dataset, tmp_path, capsys):

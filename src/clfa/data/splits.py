@@ -14,7 +14,7 @@ from clfa.errors import UserError
 
 
 def load_rows(data: DataConfig, split: str, seed: int = 0) -> Rows:
-    """The rows of one split. Without folds no other split's file is opened.
+    """The rows of one split; `train` is all of `data.train_splits`. Without folds no other split's file is opened.
 
     With folds the three splits are pooled; fold `data.fold` is `test`, about a tenth of all rows `validation`, the rest
     `train`. Folds are stratified by label, and posts with equal text (see `text_form`) are never on two sides.
@@ -23,7 +23,8 @@ def load_rows(data: DataConfig, split: str, seed: int = 0) -> Rows:
     Raises:
         UserError: no such split or fold, or a sample larger than train.
     """
-    rows = _load_fold(data, split) if data.folds else Rows(Path(data.path), [split])
+    asked = data.train_splits if split == "train" else [split]
+    rows = _load_fold(data, asked) if data.folds else Rows(Path(data.path), asked)
     if data.train_rows is not None and split == "train":
         rows = rows.select(_sample_rows(rows.labels, data.train_rows, seed))
     return rows
@@ -31,7 +32,9 @@ def load_rows(data: DataConfig, split: str, seed: int = 0) -> Rows:
 
 def source_splits(data: DataConfig, splits: list[str]) -> list[str]:
     """The files that hold the rows of these splits (all files when cross-validating)."""
-    return list(load_manifest(data.path)["splits"]) if data.folds else splits
+    if data.folds:
+        return list(load_manifest(data.path)["splits"])
+    return list(dict.fromkeys(own for split in splits for own in (data.train_splits if split == "train" else [split])))
 
 
 def _sample_rows(labels: NDArray, size: int, seed: int) -> list[int]:
@@ -49,13 +52,14 @@ def _sample_rows(labels: NDArray, size: int, seed: int) -> list[int]:
     return sorted(chosen.tolist())
 
 
-def _load_fold(data: DataConfig, split: str) -> Rows:
-    if split not in SPLITS or not 0 <= data.fold < data.folds or data.folds < 2:
+def _load_fold(data: DataConfig, asked: list[str]) -> Rows:
+    if not set(asked) <= set(SPLITS) or not 0 <= data.fold < data.folds or data.folds < 2:
         raise UserError(f"data.fold = {data.fold}, data.folds = {data.folds}: folds ≥ 2, 0 ≤ fold < folds")
     splits = load_manifest(data.path)["splits"]
     rows = Rows(Path(data.path), list(splits))
     hashes = tuple(described["sha256"] for described in splits.values())
-    return rows.select(_fold_rows(data.path, hashes, data.folds, data.fold)[split])
+    of_fold = _fold_rows(data.path, hashes, data.folds, data.fold)
+    return rows.select([number for split in asked for number in of_fold[split]])
 
 
 @functools.lru_cache(maxsize=10)

@@ -120,6 +120,42 @@ def open_posts(path: Path, columns: Mapping[str, str], needed: Sequence[str] = (
     return table
 
 
+GUESSES: dict[str, tuple[str, ...]] = {
+    "text": ("text", "tweet", "post", "content", "caption", "title", "sentence", "message", "body", "review"),
+    "image": ("image", "image_path", "img", "img_path", "photo", "picture", "file_name", "filename", "image_file"),
+    "label": ("label", "labels", "class", "target", "sentiment", "category", "y"),
+    "id": ("id", "post_id", "tweet_id"),
+    "split": ("split",),
+}
+"""Names that columns have, the likeliest first; capitals do not count."""
+
+
+def guess_columns(source: str, named: Mapping[str, str]) -> dict[str, str]:
+    """Our name -> column of a source, for `OPTIONS`: those that are named, and others by their name.
+
+    Raises:
+        UserError: a named column is not there, or the source has no column that looks like a label, or like a text or image.
+    """
+    unknown = [name for name in named if name not in OPTIONS]
+    if unknown:
+        raise UserError(f"--column {unknown[0]}=…: allowed are {', '.join(OPTIONS)}")
+    names = dict.fromkeys(name for table in open_source(source) for name in table.names())
+    by_lower = {name.lower(): name for name in reversed(names)}
+    found = {name: name for name in OPTIONS}
+    for ours, guesses in GUESSES.items():
+        guess = next((by_lower[each] for each in guesses if each in by_lower), None)
+        found[ours] = named.get(ours) or guess or ours
+    found |= named
+    listed = ", ".join(names)
+    for ours, column in named.items():
+        if column not in names:
+            raise UserError(f"{source} has no column {column!r} for --column {ours}=…; it has {listed}")
+    for ours in ("label", "text"):
+        if found[ours] not in names and not (ours == "text" and found["image"] in names):
+            raise UserError(f"{source}: which column is the {ours}? Say --column {ours}=COLUMN; there are {listed}")
+    return found
+
+
 def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:
     """The image of a table's cell: bytes as they are, a path only if it stays inside `root`; empty means no image.
 

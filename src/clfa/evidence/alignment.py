@@ -31,10 +31,10 @@ def illustrate(pipeline: Pipeline, rows: Rows, predictions: Predictions) -> Illu
     """
     names, labels, predicted = predictions.class_names, predictions.labels, predictions.predicted
     examples = []
-    for number in worst_errors(labels, predictions.probabilities):
+    for number in worst_errors(labels, predicted, predictions.probabilities):
         row = rows[number]
         image = open_image(row["image"]["bytes"]) if row["image"] else None
-        probability = float(predictions.probabilities[number].max())
+        probability = float(predictions.probabilities[number, predicted[number]])
         label, answer = names[labels[number]], names[predicted[number]]
         examples.append(Example(row["id"], row["text"] or "", image, label, answer, probability))
     for number in np.flatnonzero(labels == predicted)[:TRIED]:
@@ -65,8 +65,13 @@ def alignment_heatmap(pipeline: Pipeline, post: Mapping[str, Any]) -> Heatmap:
     if not all(cells):
         raise UserError("the post needs both a text and an image for a heatmap")
     output = pipeline.output([row])
+    if output.states[text].shape[-1] != output.states[image].shape[-1]:
+        raise UserError(
+            "the run has no space that its text and image share (a probe on encoders trained apart): no heatmap"
+        )
     tokens, patches = (F.normalize(output.states[name][0].float(), dim=-1).cpu() for name in (text, image))
-    probabilities = output.logits[0].float().softmax(0)
+    logits = output.logits.float().cpu()
+    decided = int(pipeline.decide(logits.numpy())[0])
     preparer, length = pipeline.preparers[text], modalities[text].max_length
     words, groups = _words(preparer, preparer(cells[0], truncation=True, max_length=length)["input_ids"])
     if not words:
@@ -78,8 +83,8 @@ def alignment_heatmap(pipeline: Pipeline, post: Mapping[str, Any]) -> Heatmap:
         words=words,
         similarity=squared.reshape(len(words), side, side),
         image=open_image(cells[1]["bytes"]),
-        predicted=pipeline.class_names[int(probabilities.argmax())],
-        probability=float(probabilities.max()),
+        predicted=pipeline.class_names[decided],
+        probability=float(logits.softmax(1)[0, decided]),
     )
 
 
@@ -107,9 +112,8 @@ def find_post(source: Path, id: str, columns: dict[str, str]) -> Mapping[str, An
     raise UserError(f"{source} holds no post with the id {id!r}")
 
 
-def worst_errors(labels: NDArray, probabilities: NDArray, count: int = ERRORS) -> list[int]:
+def worst_errors(labels: NDArray, predicted: NDArray, probabilities: NDArray, count: int = ERRORS) -> list[int]:
     """Row numbers of the wrong predictions that the model was most sure of, worst first."""
-    predicted = probabilities.argmax(1)
     wrong = np.flatnonzero(predicted != labels)
     order = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
     return wrong[order][:count].tolist()

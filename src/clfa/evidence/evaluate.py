@@ -84,7 +84,9 @@ def evaluate(
 def _predict(pipeline: Pipeline, data: DataConfig, split: str, rows: Rows) -> Predictions:
     """Predictions of all rows; states of frozen encoders are read from their cache."""
     pipeline.cache(Path(data.path), source_splits(data, [split]))
-    return Predictions(list(rows["id"]), pipeline.class_names, rows.labels, pipeline.probabilities(rows))
+    logits = pipeline.logits(rows).double()
+    predicted = pipeline.decide(logits.numpy())
+    return Predictions(list(rows["id"]), pipeline.class_names, rows.labels, logits.softmax(1).numpy(), predicted)
 
 
 def _with_evidence(
@@ -101,7 +103,11 @@ def _with_evidence(
         log.info("%s is not what %s was trained on: no score on posts not in it, no calibration", config.data.path, run)
         return result
     seen = seen_in_train(rows, load_rows(config.data, "train", config.seed))
-    calibrated = _calibration(run, config.data, pipeline, split, predictions)
+    if "validation" in config.data.train_splits:  # nothing can be fitted on posts that were trained on
+        errors = calibration(predictions.probabilities, predictions.labels)
+        calibrated = Calibration(None, errors, None)
+    else:
+        calibrated = _calibration(run, config.data, pipeline, split, predictions)
     return replace(result, deduplicated=_slice(predictions, ~seen), calibration=calibrated)
 
 
@@ -122,7 +128,7 @@ def _without_form(pipeline: Pipeline, rows: Rows, predictions: Predictions) -> t
         if numbers:
             # dependencies are of the words that were there: other texts get the window of neighbouring words
             posts = [rows[number].replace(text=changed[number], dependencies=None) for number in numbers]
-            predicted[numbers] = pipeline.probabilities(posts, f"predicting without {what}").argmax(1)
+            predicted[numbers] = pipeline.decide(pipeline.logits(posts, f"predicting without {what}").numpy())
         return numbers, predicted
 
     flips: dict[str, Flip] = {}

@@ -107,7 +107,7 @@ def _encoder_features(dataset: Path, sides: list[Rows], name: str, kind: str) ->
     from clfa.model.encoders import load_encoder
 
     encoder = load_encoder(name, kind)
-    folder = dataset / "features" / encoder.fingerprint()
+    folder = dataset / "features" / encoder.fingerprint("77")
 
     def pooled(batch: list) -> list:
         return [states.mean(dim=0, keepdim=True) for states in encoder.encode(batch)]

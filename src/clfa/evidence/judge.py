@@ -80,7 +80,7 @@ def corrupted_scores(pipeline: Pipeline, rows: Rows, seed: int) -> Corruptions:
 
 
 def _predict(pipeline: Pipeline, posts: list[Row], what: str) -> NDArray[np.int64]:
-    return pipeline.logits(posts, what).argmax(1).numpy()
+    return pipeline.decide(pipeline.logits(posts, what).numpy())
 
 
 def _bounded(post: Row) -> Row:

@@ -126,7 +126,7 @@ class _Recombined:
 
     def predict(self, texts: NDArray, images: NDArray) -> NDArray[np.int64]:
         """(M,) class numbers."""
-        return self.logits(texts, images).argmax(1)
+        return self.pipeline.decide(self.logits(texts, images))
 
     def without(self, side: str, places: NDArray) -> NDArray[np.int64]:
         """(N,) class numbers when one side of each post is that of another."""
@@ -143,7 +143,7 @@ def _draw(generator: np.random.Generator, everyone: NDArray, count: int) -> NDAr
 def _emap(recombined: _Recombined, chosen: NDArray, judge: Judge) -> Emap:
     count = len(chosen)
     pairs = recombined.logits(np.repeat(chosen, count), np.tile(chosen, count)).reshape(count, count, -1)
-    additive = emap(pairs).argmax(1)
+    additive = recombined.pipeline.decide(emap(pairs))
     exact, judge = count == len(judge.labels), judge.of(chosen)
     _, _, p = mcnemar(judge.labels, judge.predicted, additive)
     return Emap(count, exact, judge.scores(judge.predicted), judge.scores(additive), judge.loss(additive), p)

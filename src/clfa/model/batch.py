@@ -32,7 +32,8 @@ class Inputs:
     present: Bool[Tensor, " batch"]
     """Whether each post has it at all; a missing image is masked, never zero."""
     inputs: dict[str, Tensor] = field(default_factory=dict)
-    """What its encoder takes, in Hugging Face names (`input_ids`, `attention_mask`; `pixel_values`); or …"""
+    """What its encoder takes, in Hugging Face names (`input_ids`, `attention_mask`; `pixel_values`), and `lower_states` from
+    a cache where only the last layers are trained; or …"""
     states: Float[Tensor, "batch tokens width"] | None = None
     """… the states of a frozen encoder from the cache."""
     mask: Bool[Tensor, "batch tokens"] | None = None
@@ -79,7 +80,8 @@ class Collator:
     Args:
         config: the model's modalities.
         preparers: modality -> tokenizer or image processor (those that share an encoder share it).
-        states: modality -> cached states of its frozen encoder. Rows whose content is not in it are encoded anew.
+        states: modality -> cached states of its frozen encoder, or of its frozen layers. Rows whose content is not in it are
+            encoded anew.
         teacher: modality -> cached teacher embeddings, when training with alignment.
     """
 
@@ -126,7 +128,10 @@ class Collator:
         padded = pad_sequence(states, batch_first=True)
         lengths = torch.tensor([len(value) if there else 0 for value, there in zip(states, present)])
         mask = torch.arange(padded.shape[1])[None] < lengths[:, None]
-        return Inputs(torch.from_numpy(present), states=padded, mask=mask)
+        if self.config.modalities[self.config.owner(name)].frozen:
+            return Inputs(torch.from_numpy(present), states=padded, mask=mask)
+        inputs = kind_of(self.config.modalities[name]).stand_in(self.preparers[name], mask)
+        return Inputs(torch.from_numpy(present), inputs | {"lower_states": padded})
 
     def _teacher_embeds(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         cache = self.teacher[name]

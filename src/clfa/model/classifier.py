@@ -3,13 +3,15 @@
 The loss is not here: `Classifier(batch) -> Output`, and prediction never sees a teacher or a label.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ from clfa.fusion import Fusion, Tokens, build_fusion
 from clfa.model.batch import Batch, Inputs
 from clfa.model.encoders import Encoder, load_encoder
 from clfa.model.modalities import KINDS
+from clfa.model.probe import Probe
 from clfa.model.word_vectors import build_words_model
 
 
@@ -35,7 +38,7 @@ class Output:
     """Which tokens are there."""
     embeds: dict[str, Float[Tensor, "batch dim"]]
     """Masked mean of the projected tokens: what the teacher pulls on (not normalised)."""
-    fused: Float[Tensor, "batch dim"]
+    fused: Float[Tensor, "batch fused"]
     """The fused vector that the classifier reads."""
     penalty: Float[Tensor, ""] | None = None
     """A term that the fusion adds to the loss, if it has one."""
@@ -49,6 +52,7 @@ class Classifier(nn.Module):
         encoders: modality -> encoder, for each modality that does not share another's.
         class_names: in the order of the logits.
         text_cleaning: how the texts of the training set were cleaned, `normalised` or `raw`; new posts get the same.
+        offsets: class -> what is added to its log probability before the most probable one is chosen (see `decide`).
     """
 
     def __init__(
@@ -57,19 +61,26 @@ class Classifier(nn.Module):
         encoders: dict[str, Encoder],
         class_names: list[str],
         text_cleaning: str = "normalised",
+        offsets: Sequence[float] = (),
     ):
         super().__init__()
         self.config, self.class_names, self.text_cleaning = config, list(class_names), text_cleaning
+        self.offsets = list(offsets) or [0.0] * len(class_names)
         self.query, self.contexts = config.query(), config.contexts()
         self.encoders: Any = nn.ModuleDict(encoders)
-        self.projections = nn.ModuleDict({name: _projection(one.width, config) for name, one in encoders.items()})
-        self.fusion = build_fusion(config.dim, self.contexts, config.fusion, config.pooling)
-        _refuse_unread_knowledge(config, self.fusion)
-        self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.dim, len(class_names))
         for name, modality in config.modalities.items():
             if modality.frozen and not modality.shares:
                 self.encoders[name].requires_grad_(False)
+        self.add_head({name: encoder.width for name, encoder in encoders.items()})
+
+    def add_head(self, widths: dict[str, int]) -> None:
+        """What stands on the encoders, given the width of each."""
+        config = self.config
+        self.projections = nn.ModuleDict({name: _projection(width, config) for name, width in widths.items()})
+        self.fusion = build_fusion(config.dim, self.contexts, config.fusion, config.pooling)
+        _refuse_unread_knowledge(config, self.fusion)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.dim, len(self.class_names))
 
     def forward(self, batch: Batch) -> Output:
         """Logits and everything on the way to them."""
@@ -105,6 +116,10 @@ class Classifier(nn.Module):
             fused=fused,
             penalty=self.fusion.penalty(),
         )
+
+    def decide(self, scores: Float[NDArray, "posts classes"]) -> NDArray[np.int64]:
+        """Logits or log probabilities -> class numbers: the most probable class, after the `offsets`."""
+        return (scores + np.array(self.offsets)).argmax(-1)
 
     def encode(
         self, name: str, inputs: Inputs
@@ -142,7 +157,12 @@ class Classifier(nn.Module):
         save_file(
             {key: value.detach().contiguous() for key, value in self.state_dict().items()}, folder / "model.safetensors"
         )
-        described = {"labels": self.class_names, "text": self.text_cleaning, "model": asdict(self.config)}
+        described = {
+            "labels": self.class_names,
+            "text": self.text_cleaning,
+            "offsets": self.offsets,
+            "model": asdict(self.config),
+        }
         write_json(folder / "model.json", described)
 
     @classmethod
@@ -158,18 +178,59 @@ class Classifier(nn.Module):
             raise UserError(f"{folder} holds no trained model (no model.json): train one with `clfa train`")
         config = build_config(ModelConfig, described["model"])
         encoders = {
-            name: load_encoder(str(folder / name), modality.kind, False, modality.pooled)
+            name: load_encoder(str(folder / name), modality.kind, False, modality.pooled, modality.trained_layers)
             for name, modality in config.modalities.items()
             if not modality.shares
         }
-        model = cls(config, encoders, described["labels"], described["text"])
+        model = _kind(config)(config, encoders, described["labels"], described["text"], described.get("offsets", ()))
         try:
-            model.load_state_dict(load_file(folder / "model.safetensors"))
+            model.load_weights(load_file(folder / "model.safetensors"))
         except (RuntimeError, OSError) as error:
             raise UserError(
                 f"{folder}/model.safetensors does not fit model.json: {str(error).splitlines()[0]}"
             ) from None
         return model.eval()
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Weights by name, all of them and no others (`RuntimeError`)."""
+        self.load_state_dict(weights)
+
+
+class ProbeClassifier(Classifier):
+    """Mean token states of frozen encoders, and a simple classifier on them (`clfa.model.probe.Probe`)."""
+
+    def add_head(self, widths: dict[str, int]) -> None:
+        """No projection; the probe is fitted later."""
+        unfrozen = [name for name, m in self.config.modalities.items() if not (m.frozen or m.shares)]
+        if unfrozen:
+            raise UserError(
+                f"model.probe is fitted on frozen encoders: set model.modalities.{unfrozen[0]}.frozen to true, or leave "
+                "model.probe out to train the encoder"
+            )
+        self.projections = nn.ModuleDict({name: nn.Identity() for name in widths})
+        self.probe = Probe()
+
+    def fuse(self, tokens: dict[str, Tokens]) -> Output:
+        """The probe's logits; modalities that a post lacks have the mean features of the training posts."""
+        embeds = {name: one.pool("mean") for name, one in tokens.items()}
+        read = [self.query, *self.contexts]
+        features = torch.cat([embeds[name].where(tokens[name].present[:, None], torch.nan) for name in read], 1)
+        return Output(
+            logits=self.probe(features),
+            states={name: one.states for name, one in tokens.items()},
+            masks={name: one.mask for name, one in tokens.items()},
+            embeds=embeds,
+            fused=features,
+        )
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """The sizes of a fitted probe are those of its arrays."""
+        self.probe = Probe({k.removeprefix("probe."): v for k, v in weights.items() if k.startswith("probe.")})
+        self.load_state_dict(weights)
+
+
+def _kind(config: ModelConfig) -> type[Classifier]:
+    return ProbeClassifier if config.probe else Classifier
 
 
 def build_classifier(
@@ -194,8 +255,9 @@ def build_classifier(
         if modality.words:
             encoders[name] = Encoder(*build_words_model(modality.words, texts[name]), "text")
         else:
-            encoders[name] = load_encoder(modality.encoder, modality.kind, modality.pretrained, modality.pooled)
-    return Classifier(_fitting(config, encoders), encoders, class_names, text_cleaning)
+            settings = (modality.pretrained, modality.pooled, modality.trained_layers)
+            encoders[name] = load_encoder(modality.encoder, modality.kind, *settings)
+    return _kind(config)(_fitting(config, encoders), encoders, class_names, text_cleaning)
 
 
 def _fitting(config: ModelConfig, encoders: Mapping[str, Encoder]) -> ModelConfig:
@@ -206,6 +268,11 @@ def _fitting(config: ModelConfig, encoders: Mapping[str, Encoder]) -> ModelConfi
         if modality.max_length < 3:
             raise UserError(
                 f"model.modalities.{name}.max_length = {modality.max_length}: at least 3, a word and two special tokens"
+            )
+        if modality.trained_layers is not None and (modality.frozen or modality.words or modality.shares):
+            raise UserError(
+                f"model.modalities.{name} has trained_layers, and is frozen, of word vectors, or shares another's encoder: "
+                "leave one of them out"
             )
         modalities[name] = replace(modality, max_length=min(modality.max_length, limit or modality.max_length))
     return replace(config, modalities=modalities)

@@ -7,6 +7,7 @@ are, encoders with feature maps (ResNet, MobileNetV2) flattened to one token per
 import functools
 import hashlib
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from transformers.utils import logging
 
 from clfa.errors import UserError
 from clfa.model import word_vectors  # noqa: F401  # registers its model with transformers
+from clfa.model.layers import freeze_lower, layers, lower, upper
 from clfa.model.modalities import KINDS
 
 logging.disable_progress_bar()
@@ -28,10 +30,13 @@ logging.set_verbosity_error()  # unused pooling heads are reported as missing we
 class Encoder(nn.Module):
     """A Hugging Face backbone (`AutoModel`) and its preparer: a tokenizer (texts) or image processor (images).
 
-    With `pooled` the backbone's own summary is the only token. `width` is H, the size of a token state.
+    With `pooled` the backbone's own summary is the only token. `width` is H, the size of a token state. With
+    `trained_layers` only the last layers are trained, see `clfa.model.layers`.
     """
 
-    def __init__(self, backbone: Any, preparer: Any, kind: str, pooled: bool = False):
+    def __init__(
+        self, backbone: Any, preparer: Any, kind: str, pooled: bool = False, trained_layers: int | None = None
+    ):
         super().__init__()
         self._weights: str | None = None
         pooler = getattr(backbone, "pooler", None)
@@ -39,12 +44,23 @@ class Encoder(nn.Module):
             backbone.pooler = None  # never read here: its weights would be kept and saved for nothing
         self.backbone, self.preparer, self.kind, self.pooled = backbone, preparer, KINDS[kind], pooled
         self.width = self.kind.width(backbone, preparer)
+        self.trained_layers = trained_layers
+        if trained_layers is not None:
+            freeze_lower(backbone, trained_layers)
 
     def forward(
         self, inputs: dict[str, Tensor]
     ) -> tuple[Float[Tensor, "batch tokens width"], Bool[Tensor, "batch tokens"]]:
-        """Token states of `{"input_ids" (B,L), "attention_mask" (B,L)}` or `{"pixel_values" (B,3,h,w)}`, and their mask."""
-        output = self.backbone(**inputs)
+        """Token states of `{"input_ids" (B,L), "attention_mask" (B,L)}` or `{"pixel_values" (B,3,h,w)}`, and their mask.
+
+        With `lower_states` among the inputs, the layers that are trained read these, and no others run.
+        """
+        below = inputs.get("lower_states")
+        if below is not None and self.trained_layers is not None:
+            inputs = {name: value for name, value in inputs.items() if name != "lower_states"}
+            output = upper(self.backbone, self.trained_layers, below, inputs)
+        else:
+            output = self.backbone(**inputs)
         if self.pooled:
             states = output.pooler_output.flatten(1)[:, None]
             return states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
@@ -66,6 +82,26 @@ class Encoder(nn.Module):
         self.train(training)
         return [row[mask] for row, mask in zip(states.cpu(), masks.cpu())]
 
+    @torch.no_grad()
+    def encode_lower(self, values: list, max_length: int = 77) -> list[Float[Tensor, "tokens width"]]:
+        """What the trained layers read of each text or undecoded image, without padding; see `encode`."""
+        assert self.trained_layers is not None
+        inputs = self.prepare([self.kind.decode(value) for value in values], max_length)
+        device = next(self.parameters()).device
+        states = lower(
+            self.backbone, self.trained_layers, {name: value.to(device) for name, value in inputs.items()}
+        ).cpu()
+        return [row[mask] for row, mask in zip(states, self.kind.mask(states, inputs).cpu())]
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """Training mode, but for layers that are not trained."""
+        super().train(mode)
+        if self.trained_layers is not None:
+            self.backbone.train(False)
+            for layer in layers(self.backbone)[-self.trained_layers :]:
+                layer.train(mode)
+        return self
+
     @property
     def positions(self) -> int | None:
         """The longest input in tokens, special ones included, where the encoder has a limit."""
@@ -83,13 +119,22 @@ class Encoder(nn.Module):
             self._weights = fingerprint(self.backbone, preparer)
         return fingerprint(self._weights, *settings, *(["pooled"] if self.pooled else []))
 
+    def lower_fingerprint(self, *settings: str) -> str:
+        """The same of what `encode_lower` computes: of all weights but those of the trained layers."""
+        assert self.trained_layers is not None
+        preparer = re.sub(r"name_or_path='[^']*', ", "", repr(self.preparer))
+        frozen = {n: p for n, p in self.backbone.named_parameters() if not p.requires_grad}
+        return fingerprint(frozen, preparer, f"below the last {self.trained_layers}", *settings)
+
     def save(self, folder: Path) -> None:
         """Write `config.json` and the preparer's files; weights are saved by whoever owns the encoder."""
         self.backbone.config.save_pretrained(folder)
         self.preparer.save_pretrained(folder)
 
 
-def load_encoder(name: str, kind: str, pretrained: bool = True, pooled: bool = False) -> Encoder:
+def load_encoder(
+    name: str, kind: str, pretrained: bool = True, pooled: bool = False, trained_layers: int | None = None
+) -> Encoder:
     """Load a text or image encoder from a local folder, a hub name or `package:NAME/FOLDER`.
 
     Of a dual encoder (CLIP) the tower of this kind is taken. Without `pretrained` the architecture in its config.json gets
@@ -115,7 +160,7 @@ def load_encoder(name: str, kind: str, pretrained: bool = True, pooled: bool = F
         ) from None
     # convolutions run about twice as fast on CPUs in this layout; the numbers are the same to rounding
     backbone.to(memory_format=torch.channels_last)
-    return Encoder(backbone, preparer, kind, pooled)
+    return Encoder(backbone, preparer, kind, pooled, trained_layers)
 
 
 @functools.cache
@@ -151,14 +196,15 @@ def resolve(name: str) -> str:
     return name
 
 
-def fingerprint(*contents: nn.Module | str) -> str:
-    """16 hex digits of the weights of modules and of strings; names the caches made with them."""
+def fingerprint(*contents: nn.Module | Mapping[str, Tensor] | str) -> str:
+    """16 hex digits of the weights of modules, of named tensors and of strings; names the caches made with them."""
     digest = hashlib.blake2b(digest_size=8)
     for content in contents:
         if isinstance(content, str):
             digest.update(content.encode())
         else:
-            for name, tensor in sorted(content.state_dict().items()):
+            tensors = content.state_dict() if isinstance(content, nn.Module) else content
+            for name, tensor in sorted(tensors.items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

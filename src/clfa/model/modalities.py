@@ -68,6 +68,10 @@ class Kind(ABC):
         """Decoded values -> the inputs of an encoder, in Hugging Face names."""
 
     @abstractmethod
+    def stand_in(self, preparer: Any, mask: Bool[Tensor, "batch tokens"]) -> dict[str, Tensor]:
+        """Inputs of this shape and mask, for layers that read states instead."""
+
+    @abstractmethod
     def width(self, backbone: Any, preparer: Any) -> int:
         """H, the size of a token state."""
 
@@ -112,6 +116,13 @@ class TextKind(Kind):
         encoded = preparer(values, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
+    def stand_in(self, preparer: Any, mask: Tensor) -> dict[str, Tensor]:
+        """Padding; a post without a text attends to its first token."""
+        attended = mask.clone()
+        attended[:, 0] = True
+        ids = torch.full(mask.shape, preparer.pad_token_id or 0)
+        return {"input_ids": ids, "attention_mask": attended.long()}
+
     def width(self, backbone: Any, preparer: Any) -> int:
         return backbone.config.hidden_size
 
@@ -155,6 +166,13 @@ class ImageKind(Kind):
     def prepare(self, preparer: Any, values: list, max_length: int) -> dict[str, Tensor]:
         """`pixel_values` (B, 3, h, w)."""
         return {"pixel_values": preparer(images=values, return_tensors="pt").pixel_values}
+
+    def stand_in(self, preparer: Any, mask: Tensor) -> dict[str, Tensor]:
+        """Black images."""
+        return {
+            name: value.expand(len(mask), *value.shape[1:])
+            for name, value in self.prepare(preparer, [self.blank], 0).items()
+        }
 
     @torch.no_grad()
     def width(self, backbone: Any, preparer: Any) -> int:

@@ -3,7 +3,7 @@
 Validation in training, evaluation, probes, prediction and services all go through it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,7 +86,7 @@ class Pipeline:
         return cls(Classifier.from_pretrained(folder), batch_size)
 
     def cache(self, dataset: Path, splits: Sequence[str]) -> dict[str, Cache]:
-        """Compute the states of frozen encoders for these splits where they are missing, and read them from now on.
+        """Compute the states of frozen encoders and layers for these splits where missing, and read them from now on.
 
         Files: `DATASET/states/<key>/`, key = 16 hex digits of the encoder's weights and settings. No other split is opened.
 
@@ -95,18 +95,22 @@ class Pipeline:
             splits: which files to read.
 
         Returns:
-            Modality -> cache, for the modalities with a frozen encoder and a value in these splits.
+            Modality -> cache, for the modalities with a frozen encoder, or frozen layers, and a value in these splits.
         """
         for name, modality in self.config.modalities.items():
             encoder: Encoder = self.model.encoders[self.config.owner(name)]
-            if not self.config.modalities[self.config.owner(name)].frozen:
+            owner = self.config.modalities[self.config.owner(name)]
+            if not owner.frozen and owner.trained_layers is None:
                 continue
             column, kind = self.config.column(name), kind_of(modality)
             # the hashtags of a text are contents of their own; anything else that an encoder reads is shared
             settings = [str(modality.max_length), *([modality.part] if modality.part != "all" else [])]
-            folder = dataset / "states" / encoder.fingerprint(*settings)
+            fingerprint = encoder.fingerprint if owner.frozen else encoder.lower_fingerprint
+            folder = dataset / "states" / fingerprint(*settings)
             part = None if modality.part == "all" else partial(kind.read, modality=modality)
-            encode = partial(encoder.encode, max_length=modality.max_length)
+            encode = partial(encoder.encode if owner.frozen else encoder.encode_lower, max_length=modality.max_length)
+            if self.config.probe:  # reads nothing but the mean of the tokens
+                folder, encode = dataset / "features" / fingerprint(*settings), partial(_means, encode)
             for split in splits:
                 what = f"encoding {name} of {split}"
                 fill_split(folder, dataset, split, column, modality.kind, encode, what, read=part)
@@ -145,6 +149,24 @@ class Pipeline:
     def probabilities(self, rows: Sequence[Post], what: str = "predicting") -> NDArray[np.float64]:
         """(N, C) probabilities of all rows in their order."""
         return self.logits(rows, what).double().softmax(1).numpy()
+
+    def decide(self, scores: Float[NDArray, "posts classes"]) -> NDArray[np.int64]:
+        """Logits or log probabilities -> class numbers, as `Classifier.decide`."""
+        return self.model.decide(scores)
+
+    @torch.no_grad()
+    def embeds(self, rows: Sequence[Post]) -> dict[str, Float[NDArray, "posts dim"]]:
+        """Modality -> mean projected token of all rows in order (of a probe: the encoder's); NaN where it is missing."""
+        self.model.eval()
+        found: dict[str, list[Tensor]] = {}
+        with progress("reading features", len(rows)) as bar:
+            for start in range(0, len(rows), self.batch_size):
+                chunk = [rows[number] for number in range(start, min(len(rows), start + self.batch_size))]
+                for name, one in self.model.project(self.collate(chunk).to(self.device)).items():
+                    pooled = one.pool("mean").float().where(one.present[:, None], torch.nan)
+                    found.setdefault(name, []).append(pooled.cpu())
+                bar.add(len(chunk))
+        return {name: torch.cat(blocks).numpy() for name, blocks in found.items()}
 
     @torch.no_grad()
     def output(self, rows: Sequence[Post]) -> Output:
@@ -211,6 +233,11 @@ class Pipeline:
             window = sorted(range(start, min(len(rows), start + WINDOW)), key=lambda place: len(texts[place]))
             for first in range(0, len(window), self.batch_size):
                 yield window[first : first + self.batch_size]
+
+
+def _means(encode: Callable[[list], list[Tensor]], values: list) -> list[Float[Tensor, "1 width"]]:
+    """One token each: the mean of all."""
+    return [states.mean(dim=0, keepdim=True) for states in encode(values)]
 
 
 def _stacked(blocks: Mapping[str, Mapping[str, list[Tensor]]]) -> States:

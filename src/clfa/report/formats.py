@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clfa.data.atomic import replacing
 from clfa.data.records import Manifest
-from clfa.evidence.results import Audit, Comparison, Demo, Evaluation, Probe, Reproduction, Scores, Sweep
+from clfa.evidence.results import Audit, Comparison, Demo, Evaluation, Fit, Probe, Reproduction, Scores, Sweep
 from clfa.metrics import METRICS
 from clfa.report.tables import Rows, cell, footnotes, name_of, reproduction_rows, system_rows
 
@@ -150,6 +150,21 @@ def _audit(result: Audit) -> str:
     if not harmful:
         lines = ["nothing that touches the evaluated split was found"]
     return "\n".join([*lines, "", *_floors(result)])
+
+
+@terminal.register
+def _fit(result: Fit) -> str:
+    """What was tried, what was chosen, what it is worth on test, what to try next."""
+    names = list(dict.fromkeys([result.metric, *PAIR]))
+    head = ["tried, on posts out of fold", *(METRICS[name].title for name in names), "against the best", ""]
+    rows = [head]
+    for each in result.tried:
+        cells = [cell(each.metrics[name], name) for name in names]
+        rows.append([each.name, *cells, each.verdict, "<- chosen" if each.chosen else ""])
+    scored = ", ".join(f"{METRICS[name].title} {cell(result.test[name], name)}" for name in names)
+    lines = [aligned(rows), "", f"test, {result.test_posts:,} posts, opened once: {scored}"]
+    lines += [f"  floor {name_of(name)}: {_pair(of_floor)}" for name, of_floor in result.test_floors.items()]
+    return "\n".join([*lines, "", "next:", *(f"  {advice}" for advice in result.advice)])
 
 
 @terminal.register

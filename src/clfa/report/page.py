@@ -73,7 +73,9 @@ def write_evaluation(run: Run, evaluation: Evaluation) -> Path:
     probe = _probe_of(run)
     illustrations = evaluation.illustrations
     drawn = {
-        "curves": figures.curves(run.log(), run.metrics()["training"]["best_epoch"]),
+        "curves": figures.curves(run.log(), run.metrics()["training"]["best_epoch"])
+        if run.log_file.is_file()
+        else None,
         "confusion": figures.confusion(evaluation.confusion, evaluation.class_names),
         "reliability": figures.reliability(evaluation.reliability),
         "heatmap": figures.heatmap(illustrations.heatmap) if illustrations and illustrations.heatmap else None,

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from clfa.model.pipeline import Pipeline
 
 
@@ -15,7 +13,7 @@ class Prediction:
     """The answer for one post."""
 
     predicted: str
-    """Name of the most probable class."""
+    """Name of the most probable class, or of the one that the run decides for (`clfa fit` tunes that)."""
     probabilities: dict[str, float]
     """Class name -> probability."""
 
@@ -51,8 +49,12 @@ class Predictor:
 
     def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[Prediction]:
         """Predict rows that `Pipeline.prepare` made."""
-        return [self._prediction(row) for row in self.pipeline.probabilities(rows)] if rows else []
+        if not rows:
+            return []
+        logits = self.pipeline.logits(rows).double()
+        decided = self.pipeline.decide(logits.numpy())
+        return [self._prediction(*each) for each in zip(decided, logits.softmax(1).tolist())]
 
-    def _prediction(self, probabilities: np.ndarray) -> Prediction:
-        named = {name: round(float(value), 6) for name, value in zip(self.class_names, probabilities)}
-        return Prediction(self.class_names[int(probabilities.argmax())], named)
+    def _prediction(self, decided: int, probabilities: list[float]) -> Prediction:
+        named = {name: round(value, 6) for name, value in zip(self.class_names, probabilities)}
+        return Prediction(self.class_names[decided], named)

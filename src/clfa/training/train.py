@@ -30,6 +30,7 @@ from clfa.runs import Run
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
 from clfa.training.objective import objective
 from clfa.training.optimizer import learning_rate
+from clfa.training.probe import train_probe
 from clfa.training.setup import Setup, set_up
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,10 @@ def train(config: RunConfig, resume: bool = False) -> Path:
         log.info("%s: already finished", run)
         return run.path
     torch.manual_seed(config.seed)
+    if config.model.probe:
+        write_json(run.environment_file, _environment(torch.device("cpu")))
+        train_probe(config, run)
+        return run.path
     setup = set_up(config)
     write_json(run.environment_file, _environment(setup.pipeline.device))
     state = State()
@@ -95,6 +100,8 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     better = METRICS[settings.monitor].higher_is_better
     board = _tensorboard(run.path) if settings.tensorboard else None
     log.info(_opening_line(setup))
+    if settings.precision == "bf16" and not has_bf16(setup.pipeline.device):
+        log.warning("this CPU has no instructions for bf16, with which it would be many times slower: training in fp32")
 
     with _open_log(run.log_file, state.log_bytes) as file:
         for epoch in state.epochs_left(settings):
@@ -176,7 +183,12 @@ def _forward(setup: Setup, config: RunConfig, batch: Batch) -> dict[str, Tensor]
 
 
 def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager:
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16" and has_bf16(device))
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bf16; a CPU without instructions for it emulates them, many times slower than fp32."""
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _refuse_several_processes() -> None:

@@ -42,6 +42,7 @@ from clfa.evidence.results.tables import (
     Demo,
     Difference,
     Dominance,
+    Fit,
     Gap,
     McNemar,
     Posts,
@@ -49,4 +50,5 @@ from clfa.evidence.results.tables import (
     Reproduction,
     Sweep,
     SystemScores,
+    Tried,
 )

@@ -98,11 +98,11 @@ class CalibrationErrors:
 class Calibration:
     """Calibration errors before and after temperature scaling."""
 
-    temperature: float
-    """Fitted on validation."""
+    temperature: float | None
+    """Fitted on validation; `None` where the run was trained on it too."""
     before: CalibrationErrors
     after: CalibrationErrors | None
-    """`None` on validation itself."""
+    """`None` on validation itself, and without a temperature."""
 
 
 @dataclass(frozen=True)

@@ -166,3 +166,41 @@ class Demo:
     test_posts: int
     seconds: float
     illustrations: Illustrations | None = field(default=None, repr=False, compare=False, metadata=NOT_STORED)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A model that `clfa fit` tried, scored on posts that it had not seen."""
+
+    name: str
+    modalities: list[str]
+    settings: dict
+    """Of `clfa.config.ProbeConfig`."""
+    shift: float
+    """Share of the log prior that its decision takes off, chosen for the metric: 0 is the most probable class."""
+    metrics: Scores
+    """Out of fold, with that decision."""
+    seconds: float
+    chosen: bool
+    verdict: str
+    """Against the best."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What was tried, what won, what it is worth: the content of `leaderboard.json`."""
+
+    asked: dict[str, str]
+    metric: str
+    """That models are chosen by."""
+    posts: int
+    """Fitted on."""
+    test_posts: int
+    tried: list[Tried]
+    """Best first."""
+    test: Scores
+    """Of the chosen model; the split was opened once."""
+    test_floors: dict[str, Scores]
+    seconds: float
+    advice: list[str]
+    """What to try next."""
