@@ -9,6 +9,7 @@ from conftest import picture, text
 
 import clfa
 from clfa.cli import main
+from clfa.data.rows import load_split
 from clfa.data.tables import guess_columns
 from clfa.errors import UserError
 from clfa.evidence.results import Fit, read_result
@@ -59,8 +60,9 @@ def test_table_to_model(table, options, tmp_path, caplog):
     assert "test, 12 posts, opened once" in page
     assert run.card_file.is_file()
     assert run.report_file("test").is_file()
-    answer = clfa.Predictor(run.path)([{"text": WORD["sad"], "image": None}])[0]
-    assert answer.predicted == "sad"
+    predictions, rows = run.predictions("test"), load_split(tmp_path / "run" / "data", "test")
+    answers = clfa.Predictor(run.path)(list(rows))
+    assert [answer.predicted for answer in answers] == [predictions.class_names[n] for n in predictions.predicted]
     assert clfa.evaluate(run.path, "test", evidence=False).metrics == result.test
 
     stamp = run.model_file.stat().st_mtime_ns

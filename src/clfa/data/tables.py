@@ -133,6 +133,8 @@ GUESSES: dict[str, tuple[str, ...]] = {
 def guess_columns(source: str, named: Mapping[str, str]) -> dict[str, str]:
     """Our name -> column of a source, for `OPTIONS`: those that are named, and others by their name.
 
+    Without a column that looks like images, `image` is left out.
+
     Raises:
         UserError: a named column is not there, or the source has no column that looks like a label, or like a text or image.
     """
@@ -153,6 +155,8 @@ def guess_columns(source: str, named: Mapping[str, str]) -> dict[str, str]:
     for ours in ("label", "text"):
         if found[ours] not in names and not (ours == "text" and found["image"] in names):
             raise UserError(f"{source}: which column is the {ours}? Say --column {ours}=COLUMN; there are {listed}")
+    if found["image"] not in names:
+        del found["image"]
     return found
 
 

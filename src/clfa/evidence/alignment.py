@@ -60,15 +60,13 @@ def alignment_heatmap(pipeline: Pipeline, post: Mapping[str, Any]) -> Heatmap:
     )
     if text is None or image is None:
         raise UserError(f"the run uses {', '.join(modalities)} only: a heatmap needs a text and an image modality")
+    if pipeline.config.probe:
+        raise UserError("a probe has no space that its text and image share: a heatmap needs a fusion (`clfa train`)")
     row = pipeline.prepare(post)
     cells = [row[pipeline.config.column(name)] for name in (text, image)]
     if not all(cells):
         raise UserError("the post needs both a text and an image for a heatmap")
     output = pipeline.output([row])
-    if output.states[text].shape[-1] != output.states[image].shape[-1]:
-        raise UserError(
-            "the run has no space that its text and image share (a probe on encoders trained apart): no heatmap"
-        )
     tokens, patches = (F.normalize(output.states[name][0].float(), dim=-1).cpu() for name in (text, image))
     logits = output.logits.float().cpu()
     decided = int(pipeline.decide(logits.numpy())[0])

@@ -53,7 +53,7 @@ class Predictor:
             return []
         logits = self.pipeline.logits(rows).double()
         decided = self.pipeline.decide(logits.numpy())
-        return [self._prediction(*each) for each in zip(decided, logits.softmax(1).tolist())]
+        return [self._prediction(*each) for each in zip(decided.tolist(), logits.softmax(1).tolist())]
 
     def _prediction(self, decided: int, probabilities: list[float]) -> Prediction:
         named = {name: round(value, 6) for name, value in zip(self.class_names, probabilities)}

@@ -7,7 +7,7 @@ told from the best is fitted on all of them; the test split is opened once, at t
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -39,6 +39,7 @@ PRESETS = {
 }
 """Encoders by hub name."""
 SHIFTS = np.linspace(0, 1, 11)
+ROUNDS = 2
 RESAMPLES = 2_000
 
 log = logging.getLogger(__name__)
@@ -54,14 +55,14 @@ class Candidate:
     @property
     def name(self) -> str:
         """As people read it."""
-        scales = [f"{name} × {scale:g}" for name, scale in self.probe.scales.items() if name in self.modalities]
-        described = ", ".join([f"strength {self.probe.strength:g}", *scales])
+        scales = [f"{name} × {scale:.2g}" for name, scale in self.probe.scales.items() if f"{scale:.2g}" != "1"]
+        described = ", ".join([f"strength {self.probe.strength:.2g}", *scales])
         return f"{PROBES[self.probe.name]} on {' and '.join(self.modalities)} ({described})"
 
     @property
-    def complexity(self) -> tuple[int, int, float]:
-        """Simpler is less: fewer modalities, then the kind of model, then how closely it fits."""
-        return len(self.modalities), list(PROBES).index(self.probe.name), self.probe.strength
+    def complexity(self) -> tuple[int, int]:
+        """Simpler is less: fewer modalities, then the kind of model."""
+        return len(self.modalities), list(PROBES).index(self.probe.name)
 
 
 PROBES = {
@@ -123,8 +124,7 @@ def fit(
     log.info("%s posts, %s; features of %s", f"{len(rows):,}", f"{len(class_names)} classes", ", ".join(modalities))
     features = _features(data, modalities, class_names, rows)
     tried = _try(features, rows, len(class_names), metric, started + 60 * minutes)
-    best = max(tried, key=lambda each: each.metrics[metric].value)
-    tried, chosen = _choose(tried, best, rows, len(class_names), metric)
+    tried, chosen = _choose(tried, rows, len(class_names), metric)
     log.info("fitting %s on all %s posts", chosen.candidate.name, f"{len(rows):,}")
     model = ModelConfig({name: modalities[name] for name in chosen.candidate.modalities}, probe=chosen.candidate.probe)
     train(RunConfig(data, model, str(run.path), loss=LossConfig(alignment_weight=0)))
@@ -201,9 +201,12 @@ def _dataset(source: Path, run: Run, columns: Mapping[str, str]) -> Path:
     if (target / "dataset.json").is_file():
         return target
     guessed = guess_columns(str(source), columns)
-    log.info("columns: %s", ", ".join(f"{name} = {column}" for name, column in guessed.items()))
-    rows, class_names, described = read_table(str(source), None, guessed)
-    write_dataset(rows, str(target), class_names, {"reader": "table", **described}, "normalised", "embedded", "fail")
+    has_images = "image" in guessed
+    images = "" if has_images else "; no images"
+    log.info("columns: %s%s", ", ".join(f"{name} = {column}" for name, column in guessed.items()), images)
+    rows, class_names, described = read_table(str(source), None, {"image": "image", **guessed}, embed=has_images)
+    stored = "embedded" if has_images else "none"
+    write_dataset(rows, str(target), class_names, {"reader": "table", **described}, "normalised", stored, "fail")
     return target
 
 
@@ -230,29 +233,28 @@ def _features(
 
 
 def _try(features: dict[str, Array], rows: Rows, classes: int, metric: str, deadline: float) -> list[_Trial]:
-    """Every candidate that the time is enough for; the next ones are built around the best so far."""
-    tried: list[_Trial] = []
+    """First every kind, then other settings around the best so far, as long as the time is enough."""
+    tried: dict[str, _Trial] = {}
     groups = groups_of(rows)
-    waiting = _first(list(features))
-    done: set[str] = set()
-    while waiting:
-        candidate = waiting.pop(0)
-        if candidate.name in done:
-            continue
-        slowest = max((each.seconds for each in tried), default=0.0)
-        # a last fit on all posts, and the test, take about as long as a candidate
-        if tried and time.monotonic() + 2 * slowest > deadline:
-            log.info("the time is up: %s candidates were not tried", len(waiting) + 1)
-            break
-        done.add(candidate.name)
-        own = {name: features[name] for name in candidate.modalities}
-        fitted = fit_probe(candidate.probe, own, rows.labels, classes, groups)
-        tried.append(_trial(candidate, fitted.out_of_fold, rows.labels, metric, fitted.seconds))
-        log.info("%-80s %s %.1f", candidate.name, METRICS[metric].title, 100 * tried[-1].metrics[metric].value)
-        if not waiting:
-            best = max(tried, key=lambda each: each.metrics[metric].value)
-            waiting = [each for each in _around(best.candidate) if each.name not in done]
-    return tried
+    for _ in range(1 + ROUNDS):
+        for candidate in _around(_best(tried.values(), metric).candidate) if tried else _first(list(features)):
+            if candidate.name in tried:
+                continue
+            # a last fit on all posts, and the test, take about as long as a candidate
+            slowest = max((each.seconds for each in tried.values()), default=0.0)
+            if tried and time.monotonic() + 2 * slowest > deadline:
+                log.info("the time is up: %s was not tried", candidate.name)
+                return list(tried.values())
+            own = {name: features[name] for name in candidate.modalities}
+            fitted = fit_probe(candidate.probe, own, rows.labels, classes, groups)
+            trial = _trial(candidate, fitted.out_of_fold, rows.labels, metric, fitted.seconds)
+            log.info("%s: %s %.1f", candidate.name, METRICS[metric].title, 100 * trial.metrics[metric].value)
+            tried[candidate.name] = trial
+    return list(tried.values())
+
+
+def _best(tried: Iterable[_Trial], metric: str) -> _Trial:
+    return max(tried, key=lambda each: each.metrics[metric].value)
 
 
 def _first(modalities: list[str]) -> list[Candidate]:
@@ -264,7 +266,7 @@ def _first(modalities: list[str]) -> list[Candidate]:
 
 
 def _around(best: Candidate) -> list[Candidate]:
-    """Half and twice the settings of the best so far."""
+    """The neighbours of the best so far: other strengths, and less or more of the last modality."""
     probe = best.probe
     found = [replace(best, probe=replace(probe, strength=probe.strength * factor)) for factor in (1 / 3, 3)]
     if len(best.modalities) > 1:
@@ -298,8 +300,10 @@ def _offsets(labels: NDArray[np.int64], classes: int, shift: float) -> NDArray[n
     return -shift * np.log(counts.clip(min=1) / counts.sum())
 
 
-def _choose(tried: list[_Trial], best: _Trial, rows: Rows, classes: int, metric: str) -> tuple[list[_Trial], _Trial]:
-    """The trials, best first, each with its verdict against the best; and the simplest that cannot be told from it."""
+def _choose(tried: list[_Trial], rows: Rows, classes: int, metric: str) -> tuple[list[_Trial], _Trial]:
+    """The trials, best first, each with its verdict against the best; and the simplest that cannot be told from it, of
+    several as simple ones the best."""
+    best = _best(tried, metric)
     ordered = sorted(tried, key=lambda each: -each.metrics[metric].value)
     judged, equals = [], []
     for each in ordered:

@@ -2,7 +2,6 @@
 
 import logging
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from clfa.config import ProbeConfig, RunConfig
@@ -116,13 +116,15 @@ def fit_probe(
         total = sum(settings.scales.get(name, 1.0) ** 2 for name in features)
         arrays["gamma"] = torch.tensor(1.0 / max(total, 1e-12))
     head = _Head(settings, arrays, classes, balanced)
-    scores = np.zeros((len(labels), head.scores))
     folds = inner_folds(labels, groups)
-    for train, held_out in folds:
-        scores[held_out] = head.fit(joined[train], labels[train]).scores_of(joined[held_out])
-    final = head.fit(joined, labels)
-    if not folds:
-        scores = final.scores_of(joined)
+    everyone = np.arange(len(labels))
+    # the solvers leave Python's lock, so threads do
+    final, *of_folds = Parallel(-1, prefer="threads")(
+        delayed(head.fit)(joined[places], labels[places]) for places in (everyone, *(train for train, _ in folds))
+    )
+    scores = final.scores_of(joined)
+    for scorer, (_, held_out) in zip(of_folds, folds):
+        scores[held_out] = scorer.scores_of(joined[held_out])
     weight, bias = _calibration(scores, labels, classes)
     logits = torch.from_numpy(scores @ weight.T + bias)
     return Fitted(final.calibrated(weight, bias), logits.log_softmax(1).numpy(), time.monotonic() - started)
@@ -192,21 +194,18 @@ class _Head:
         return {"support": support, "weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
 
     def _mlp(self, features: Array, labels: NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPClassifier
 
         # the two layers are fitted on nine tenths, until the rest gets no better
         alone = len(labels) >= 100 and np.bincount(labels)[np.unique(labels)].min() >= 10
         model = MLPClassifier(
-            (HIDDEN,), alpha=1 / self.settings.strength, early_stopping=alone, max_iter=100, random_state=0
+            (HIDDEN,), alpha=1 / self.settings.strength, early_stopping=alone, max_iter=1_000, random_state=0
         )
         weights = None
         if self.weights:
             counts = np.bincount(labels, minlength=self.classes).clip(min=1)
             weights = (len(labels) / (len(np.unique(labels)) * counts))[labels]
-        with warnings.catch_warnings():  # the last of 100 passes is as good as any
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(features, labels, sample_weight=weights)
+        model.fit(features, labels, sample_weight=weights)
         (hidden, last), (hidden_bias, last_bias) = model.coefs_, model.intercepts_
         return {
             "hidden_weight": torch.from_numpy(hidden.T),
