@@ -112,13 +112,15 @@ def run_lstm(
 ) -> Float[Tensor, "batch tokens out"]:
     """A one-layer bidirectional LSTM over the tokens that are there (`mask`, from the left); the others become 0.
 
-    `begin` (B, 4 H) holds the first hidden and cell states of both directions; zeros by default.
+    `begin` (B, 4 H) holds the first hidden and cell states of both directions; zeros by default. Always in fp32: not every
+    CPU has an LSTM in bf16.
     """
     lengths = mask.sum(1).clamp(min=1).cpu()
     first = None
     if begin is not None:
-        hidden, cell = begin.view(len(states), 2, 2, lstm.hidden_size).permute(1, 2, 0, 3).contiguous()
+        hidden, cell = begin.float().view(len(states), 2, 2, lstm.hidden_size).permute(1, 2, 0, 3).contiguous()
         first = (hidden, cell)
-    packed = pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
-    hidden_states, _ = pad_packed_sequence(lstm(packed, first)[0], batch_first=True, total_length=states.shape[1])
+    packed = pack_padded_sequence(states.float(), lengths, batch_first=True, enforce_sorted=False)
+    with torch.autocast(states.device.type, enabled=False):
+        hidden_states, _ = pad_packed_sequence(lstm(packed, first)[0], batch_first=True, total_length=states.shape[1])
     return hidden_states * mask[:, :, None]
