@@ -73,6 +73,8 @@ class ModalityConfig:
     """False builds the architecture in the folder's config.json with fresh weights."""
     pooled: bool = False
     """Take the encoder's own summary of the text or image as the only token (CLIP's pooled embedding)."""
+    averaged: bool = False
+    """Take the mean of the encoder's token states as the only token; with `frozen` that is all that is cached."""
     frozen: bool = False
     """Keep the encoder as it is and read its states from a cache computed once per post."""
     trained_layers: int | None = None
@@ -161,6 +163,10 @@ class ModelConfig:
     def columns(self) -> list[str]:
         """The columns that the modalities read, each once."""
         return list(dict.fromkeys(self.column(name) for name in self.modalities))
+
+    def reads_mean(self, name: str) -> bool:
+        """Whether nothing but the mean of the modality's token states is read."""
+        return self.probe is not None or self.modalities[name].averaged
 
     def side(self, name: str) -> str:
         """What a modality is about: `text` or `image`."""

@@ -75,3 +75,17 @@ def test_learning_rates_fall_with_depth(run_config):
     assert peaks[text + "embeddings.word_embeddings.weight"] == 0.1
     assert peaks["encoders.image.backbone.layernorm.weight"] == 0.4
     assert peaks["classifier.weight"] == run_config().train.head_learning_rate
+
+
+def test_averaged_modalities_are_one_token(run_config, dataset):
+    frozen = {"model__modalities__image__averaged": True, "model__modalities__image__frozen": True}
+    run = train(run_config(**frozen, train__epochs=1, loss__alignment_weight=0))
+    pipeline, rows = Pipeline.load(run), load_split(dataset, "test")
+    plain = pipeline.output([rows[0], rows[1]])
+    assert plain.states["image"].shape[1] == 1
+    assert plain.states["text"].shape[1] > 1
+    logits = pipeline.logits(rows)
+    pipeline.cache(dataset, ["test"])
+    np.testing.assert_allclose(pipeline.logits(rows).numpy(), logits.numpy(), atol=2e-3)
+    with pytest.raises(UserError, match="averaged to one token"):
+        set_up(run_config(model__modalities__text__averaged=True, model__modalities__text__graph="window"))

@@ -13,8 +13,10 @@ from clfa.data.rows import load_split
 from clfa.data.tables import guess_columns
 from clfa.errors import UserError
 from clfa.evidence.results import Fit, read_result
+from clfa.model.encoders import load_encoder
 from clfa.report.formats import terminal
 from clfa.runs import Run
+from clfa.studies.fine_tune import EPOCHS, MARGIN, _affordable, better_by_nll
 
 WORD = {"happy": "word1 word2 word3", "sad": "word11 word12 word13"}
 
@@ -112,6 +114,54 @@ def test_texts_alone_and_a_decision_for_the_metric(options, tmp_path):
     assert offsets[0] > offsets[1] > 0
     accurate = clfa.fit(tmp_path / "rare.csv", tmp_path / "accurate", metric="accuracy", **options)
     assert accurate.tried[0].metrics["accuracy"].value >= chosen.metrics["accuracy"].value
+
+
+def test_a_fine_tuned_encoder_takes_over_when_it_is_told_better(options, tmp_path, caplog):
+    """Which word comes first is nothing that the mean of an untrained encoder's states tells well."""
+    caplog.set_level("INFO", "clfa")
+    with open(tmp_path / "order.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label", "split"])
+        for number in range(1_200):
+            generator = np.random.default_rng(number)
+            words = generator.permutation([f"word{place}" for place in range(40)])[:6].tolist()
+            label = "low" if min(words[:1] + words[1:]) < "word14" else "high"
+            split = "train" if number < 900 else "validation" if number < 1_050 else "test"
+            writer.writerow([" ".join(words), label, split])
+    result = clfa.fit(tmp_path / "order.csv", tmp_path / "run", metric="accuracy", **options)
+    simple, tuned = result.on_validation
+    assert "fine-tuned (all layers)" in tuned.name
+    assert simple.chosen != tuned.chosen
+    run = Run(tmp_path / "run")
+    assert (run.config().model.probe is None) == tuned.chosen
+    assert run.predictions("test").probabilities.shape == (150, 2)
+    assert result.test == clfa.evaluate(run.path, "test", evidence=False).metrics
+    if tuned.chosen:
+        assert tuned.metrics["accuracy"].value > simple.metrics["accuracy"].value
+        assert run.log()[-1]["epoch"] <= 3
+
+
+def test_the_better_one_is_told_by_nll():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 400)
+    sure = np.log(np.where(np.eye(3)[labels] > 0, 0.8, 0.1))
+    unsure = np.log(np.where(np.eye(3)[labels] > 0, 0.4, 0.3))
+    mean, low, high = better_by_nll(labels, sure, unsure)
+    assert mean == pytest.approx(np.log(0.4 / 0.8))
+    assert low <= mean <= high < 0
+    noise = np.log(generator.dirichlet([5, 5, 5], 400))
+    _, low, high = better_by_nll(labels, noise, noise[::-1])
+    assert low < 0 < high
+
+
+def test_layers_are_trained_as_the_time_allows(encoders):
+    encoder = load_encoder(str(encoders / "bert"), "text")  # two layers
+    whole = MARGIN * 3 * EPOCHS * 1_000 * 0.1
+    assert _affordable(encoder, 0.1, 1_000, whole + 1) == (None, whole)
+    trained, expected = _affordable(encoder, 0.1, 1_000, whole - 1)
+    assert trained == 1
+    assert expected == pytest.approx(1_000 * 0.1 * (0.5 + MARGIN * 3 * EPOCHS * 0.5))
+    assert _affordable(encoder, 0.1, 1_000, 1)[1] > 1
 
 
 def test_a_budget_of_nothing_gives_the_first_model(table, options, tmp_path):

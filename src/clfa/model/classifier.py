@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clfa.config import ModelConfig, build_config
 from clfa.data.atomic import read_json, write_json
 from clfa.errors import UserError
-from clfa.fusion import Fusion, Tokens, build_fusion
+from clfa.fusion import Fusion, Tokens, build_fusion, pool
 from clfa.model.batch import Batch, Inputs
 from clfa.model.encoders import Encoder, load_encoder
 from clfa.model.modalities import KINDS
@@ -94,6 +94,8 @@ class Classifier(nn.Module):
                 continue
             inputs = batch.modalities[name]
             encoded, mask = self.encode(name, inputs)
+            if self.config.reads_mean(name):
+                encoded, mask = pool(encoded, mask, "mean")[:, None], mask.any(1, keepdim=True)
             states = self.projections[self.config.owner(name)](encoded)
             tokens[name] = Tokens(states, mask & inputs.present[:, None], inputs.edges, inputs.bias)
         return tokens
@@ -269,6 +271,8 @@ def _fitting(config: ModelConfig, encoders: Mapping[str, Encoder]) -> ModelConfi
             raise UserError(
                 f"model.modalities.{name}.max_length = {modality.max_length}: at least 3, a word and two special tokens"
             )
+        if modality.averaged and (modality.graph or modality.polarity):
+            raise UserError(f"model.modalities.{name} is averaged to one token: its graph and polarity must be null")
         if modality.trained_layers is not None and (modality.frozen or modality.words or modality.shares):
             raise UserError(
                 f"model.modalities.{name} has trained_layers, and is frozen, of word vectors, or shares another's encoder: "

@@ -109,7 +109,7 @@ class Pipeline:
             folder = dataset / "states" / fingerprint(*settings)
             part = None if modality.part == "all" else partial(kind.read, modality=modality)
             encode = partial(encoder.encode if owner.frozen else encoder.encode_lower, max_length=modality.max_length)
-            if self.config.probe:  # reads nothing but the mean of the tokens
+            if owner.frozen and self.config.reads_mean(name):
                 folder, encode = dataset / "features" / fingerprint(*settings), partial(_means, encode)
             for split in splits:
                 what = f"encoding {name} of {split}"

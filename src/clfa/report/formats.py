@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clfa.data.atomic import replacing
 from clfa.data.records import Manifest
-from clfa.evidence.results import Audit, Comparison, Demo, Evaluation, Fit, Probe, Reproduction, Scores, Sweep
+from clfa.evidence.results import Audit, Comparison, Demo, Evaluation, Fit, Probe, Reproduction, Scores, Sweep, Tried
 from clfa.metrics import METRICS
 from clfa.report.tables import Rows, cell, footnotes, name_of, reproduction_rows, system_rows
 
@@ -156,15 +156,21 @@ def _audit(result: Audit) -> str:
 def _fit(result: Fit) -> str:
     """What was tried, what was chosen, what it is worth on test, what to try next."""
     names = list(dict.fromkeys([result.metric, *PAIR]))
-    head = ["tried, on posts out of fold", *(METRICS[name].title for name in names), "against the best", ""]
-    rows = [head]
-    for each in result.tried:
-        cells = [cell(each.metrics[name], name) for name in names]
-        rows.append([each.name, *cells, each.verdict, "<- chosen" if each.chosen else ""])
+    lines = _tried("tried, on posts out of fold", result.tried, names)
+    if result.on_validation:
+        lines += _tried("on the validation posts", result.on_validation, names)
     scored = ", ".join(f"{METRICS[name].title} {cell(result.test[name], name)}" for name in names)
-    lines = [aligned(rows), "", f"test, {result.test_posts:,} posts, opened once: {scored}"]
+    lines.append(f"test, {result.test_posts:,} posts, opened once: {scored}")
     lines += [f"  floor {name_of(name)}: {_pair(of_floor)}" for name, of_floor in result.test_floors.items()]
     return "\n".join([*lines, "", "next:", *(f"  {advice}" for advice in result.advice)])
+
+
+def _tried(title: str, tried: list[Tried], metrics: list[str]) -> list[str]:
+    rows = [[title, *(METRICS[name].title for name in metrics), "against the best", ""]]
+    for each in tried:
+        cells = [cell(each.metrics[name], name) for name in metrics]
+        rows.append([each.name, *cells, each.verdict, "<- chosen" if each.chosen else ""])
+    return [aligned(rows), ""]
 
 
 @terminal.register

@@ -1,21 +1,25 @@
 """A table of posts in, the best model that its data supports out: what `clfa fit` does, as a story.
 
-Simple models on frozen encoders are compared out of fold on the training and validation posts; the simplest that cannot be
-told from the best is fitted on all of them; the test split is opened once, at the end.
+Simple models on frozen encoders are compared out of fold on the training and validation posts, and the simplest that cannot
+be told from the best is taken. Where the budget holds it, the text encoder is fine-tuned, and takes its place if it is told
+to be better on validation. The test split is opened once, at the end.
 """
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 
-from clfa.config import DataConfig, LossConfig, ModalityConfig, ModelConfig, ProbeConfig, RunConfig
-from clfa.data.atomic import read_json, write_json
+from clfa.config import DataConfig, LossConfig, ModalityConfig, ModelConfig, ProbeConfig, RunConfig, dump_config
+from clfa.data.atomic import read_json, write_json, write_text
 from clfa.data.records import load_manifest, write_dataset
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, source_splits
@@ -25,10 +29,11 @@ from clfa.evidence.compare import gap_of
 from clfa.evidence.evaluate import evaluate
 from clfa.evidence.results import Fit, Scores, Tried, read_result, write_result
 from clfa.metrics import METRICS, Score, all_scores, confusion, measure, metric_names, scores
-from clfa.model.classifier import build_classifier
+from clfa.model.classifier import Classifier, build_classifier
 from clfa.model.pipeline import Pipeline
 from clfa.report.page import write_evaluation
 from clfa.runs import Run
+from clfa.studies.fine_tune import Tuned, better_by_nll, fine_tune
 from clfa.training.probe import Array, fit_probe, groups_of, read_features
 from clfa.training.train import train
 
@@ -125,10 +130,17 @@ def fit(
     features = _features(data, modalities, class_names, rows)
     tried = _try(features, rows, len(class_names), metric, started + 60 * minutes)
     tried, chosen = _choose(tried, rows, len(class_names), metric)
-    log.info("fitting %s on all %s posts", chosen.candidate.name, f"{len(rows):,}")
-    model = ModelConfig({name: modalities[name] for name in chosen.candidate.modalities}, probe=chosen.candidate.probe)
-    train(RunConfig(data, model, str(run.path), loss=LossConfig(alignment_weight=0)))
-    _set_offsets(run, _offsets(rows.labels, len(class_names), chosen.shift))
+    alone = replace(data, train_splits=["train"])
+    left = started + 60 * minutes - time.monotonic() - 3 * chosen.seconds
+    tuned = fine_tune(alone, modalities, chosen.candidate.modalities, run.path / "candidates" / "fine_tuned", left)
+    table, shift = _against(chosen, tuned, load_rows(data, "validation"), len(class_names), metric)
+    offsets = _offsets(rows.labels, len(class_names), shift)
+    run.metrics_file.unlink(missing_ok=True)  # of a fit that was stopped behind this point
+    run.config_file.unlink(missing_ok=True)
+    if tuned and table[-1].chosen:
+        _take_over(run, tuned, offsets)
+    else:
+        _fit_probe(run, data, modalities, chosen.candidate, offsets)
     evaluation = evaluate(run.path, "test")
     write_evaluation(run, evaluation)
     result = Fit(
@@ -137,6 +149,7 @@ def fit(
         posts=len(rows),
         test_posts=evaluation.rows,
         tried=[each.result(each is chosen) for each in tried],
+        on_validation=table,
         test=evaluation.metrics,
         test_floors=evaluation.floors,
         seconds=round(time.monotonic() - started, 1),
@@ -151,6 +164,7 @@ class _Trial:
     """What a candidate says of posts that it has not seen."""
 
     candidate: Candidate
+    log_probabilities: Float[NDArray, "posts classes"]
     shift: float
     predicted: NDArray[np.int64]
     metrics: Scores
@@ -281,17 +295,23 @@ def _moderate(scales: Mapping[str, float]) -> bool:
 
 
 def _trial(candidate: Candidate, out_of_fold: NDArray, labels: NDArray, metric: str, seconds: float) -> _Trial:
-    """With the decision rule that is best for the metric: log p - shift * log prior, one number for all classes."""
     classes = out_of_fold.shape[1]
+    shift = _shift(out_of_fold, labels, metric)
+    predicted = (out_of_fold + _offsets(labels, classes, shift)).argmax(1)
+    return _Trial(candidate, out_of_fold, shift, predicted, _scores(out_of_fold, labels, predicted), seconds)
 
-    def predict(shift: float) -> NDArray[np.int64]:
-        return (out_of_fold + _offsets(labels, classes, shift)).argmax(1)
 
-    values = [float(scores(confusion(labels, predict(shift), classes))[metric]) for shift in SHIFTS]
-    shift = float(SHIFTS[int(np.argmax(values))])
-    metrics = measure(labels, predict(shift), classes)
-    metrics["nll"] = Score(all_scores(labels, np.exp(out_of_fold))["nll"])
-    return _Trial(candidate, shift, predict(shift), metrics, seconds)
+def _scores(log_probabilities: NDArray, labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> Scores:
+    scored = measure(labels, predicted, log_probabilities.shape[1])
+    return scored | {"nll": Score(all_scores(labels, np.exp(log_probabilities))["nll"])}
+
+
+def _shift(log_probabilities: NDArray, labels: NDArray[np.int64], metric: str) -> float:
+    """The decision rule that is best for the metric: log p - shift * log prior, one number for all classes."""
+    classes = log_probabilities.shape[1]
+    decided = [(log_probabilities + _offsets(labels, classes, shift)).argmax(1) for shift in SHIFTS]
+    values = [float(scores(confusion(labels, predicted, classes))[metric]) for predicted in decided]
+    return float(SHIFTS[int(np.argmax(values))])
 
 
 def _offsets(labels: NDArray[np.int64], classes: int, shift: float) -> NDArray[np.float64]:
@@ -319,10 +339,58 @@ def _choose(tried: list[_Trial], rows: Rows, classes: int, metric: str) -> tuple
     return judged, min(equals, key=lambda each: (each.candidate.complexity, -each.metrics[metric].value))
 
 
-def _set_offsets(run: Run, offsets: NDArray[np.float64]) -> None:
-    """The decision rule becomes a part of the saved model."""
-    described = read_json(run.model_file)
-    write_json(run.model_file, described | {"offsets": offsets.tolist()})
+def _against(
+    chosen: _Trial, tuned: Tuned | None, validation: Rows, classes: int, metric: str
+) -> tuple[list[Tried], float]:
+    """The simple model and the fine-tuned one on the validation posts, and the shift of the one that is taken.
+
+    The simple one stays unless the other has the better metric, and is told to be better in it or in NLL, which few posts
+    tell sooner.
+    """
+    labels, count = validation.labels, len(validation)
+    simple = chosen.log_probabilities[-count:]  # validation stands behind train
+    first = replace(
+        chosen, predicted=chosen.predicted[-count:], metrics=_scores(simple, labels, chosen.predicted[-count:])
+    )
+    if tuned is None:
+        return [], chosen.shift
+    shift = _shift(tuned.log_probabilities, labels, metric)
+    predicted = (tuned.log_probabilities + _offsets(labels, classes, shift)).argmax(1)
+    metrics = _scores(tuned.log_probabilities, labels, predicted)
+    gap = gap_of(labels, first.predicted[None], predicted[None], classes, metric, True, RESAMPLES)
+    nll, low, high = better_by_nll(labels, tuned.log_probabilities, simple)
+    better = gap.difference.value > 0 and (gap.is_claim or high < 0)
+    size = gap.difference.text(METRICS[metric].unit, signed=True)
+    verdict = f"{'better' if better else 'cannot tell or worse'}: {size}, NLL {nll:+.3f} [{low:+.3f}, {high:+.3f}]"
+    other = Tried(tuned.name, list(tuned.modalities), {}, shift, metrics, round(tuned.seconds, 1), better, verdict)
+    return [first.result(not better), other], shift if better else chosen.shift
+
+
+def _fit_probe(
+    run: Run, data: DataConfig, modalities: Mapping[str, ModalityConfig], chosen: Candidate, offsets: NDArray
+) -> None:
+    """The probe, on train and validation, becomes the run."""
+    log.info("fitting %s on train and validation", chosen.name)
+    model = ModelConfig({name: modalities[name] for name in chosen.modalities}, probe=chosen.probe)
+    train(RunConfig(data, model, str(run.path), loss=LossConfig(alignment_weight=0)))
+    write_json(run.model_file, read_json(run.model_file) | {"offsets": offsets.tolist()})
+
+
+def _take_over(run: Run, tuned: Tuned, offsets: NDArray) -> None:
+    """The fine-tuned candidate, with its temperature and decision rule, becomes the run."""
+    model = Classifier.from_pretrained(tuned.run.path)
+    with torch.no_grad():
+        for parameter in model.classifier.parameters():
+            parameter.div_(tuned.temperature)
+    model.offsets = offsets.tolist()
+    model.save_pretrained(run.path)
+    config = replace(tuned.run.config(), output=str(run.path))
+    write_text(run.config_file, dump_config(config))
+    write_json(run.dataset_file, tuned.run.manifest())
+    write_json(run.environment_file, read_json(tuned.run.environment_file))
+    write_text(run.log_file, tuned.run.log_file.read_text(encoding="utf-8"))
+    run.finish(tuned.run.metrics()["training"])
+    shutil.rmtree(tuned.run.checkpoints, ignore_errors=True)
 
 
 def _advice(

@@ -197,7 +197,9 @@ class Fit:
     """Fitted on."""
     test_posts: int
     tried: list[Tried]
-    """Best first."""
+    """Simple models out of fold, best first."""
+    on_validation: list[Tried]
+    """The chosen one of these and the fine-tuned encoder, on the validation posts; empty where none was tuned."""
     test: Scores
     """Of the chosen model; the split was opened once."""
     test_floors: dict[str, Scores]

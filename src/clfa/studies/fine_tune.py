@@ -1,0 +1,140 @@
+"""The text encoder of `clfa fit`, fine-tuned where the budget holds it: how long it takes, what it says on validation."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from clfa.config import DataConfig, FusionConfig, LossConfig, ModalityConfig, ModelConfig, RunConfig, TrainConfig
+from clfa.data.rows import Rows
+from clfa.data.splits import load_rows
+from clfa.evidence.calibration import fit_temperature
+from clfa.model.encoders import Encoder, load_encoder
+from clfa.model.layers import find_layers
+from clfa.model.pipeline import Pipeline
+from clfa.runs import Run
+from clfa.training.train import train
+
+EPOCHS, BATCH = 3, 32
+SMALL = 40_000_000
+"""Parameters below which an encoder gets the larger learning rate."""
+TIMED = 64
+"""Texts that the encoder is timed on."""
+MARGIN = 1.25
+"""Steps take longer than their share of forward passes: the optimizer, batches, validation."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A fine-tuned encoder on the validation posts."""
+
+    name: str
+    run: Run
+    modalities: tuple[str, ...]
+    temperature: float
+    """Fitted on validation; already in the log probabilities."""
+    log_probabilities: Float[NDArray, "posts classes"]
+    seconds: float
+
+
+def fine_tune(
+    data: DataConfig, modalities: Mapping[str, ModalityConfig], fused: tuple[str, ...], folder: Path, seconds: float
+) -> Tuned | None:
+    """Fine-tune the text encoder, with the mean image feature beside it where `fused` names the image, if it takes no more
+    than so many seconds; a run that was stopped goes on.
+
+    All layers are trained where that fits, else as many of the last ones as do, on cached states of those below. The loss is
+    the classification loss; three epochs, and the one with the best NLL on validation is taken.
+
+    Returns:
+        `None` where not even the last layer can be trained in time, or the posts have no texts.
+    """
+    if "text" not in modalities:
+        return None
+    encoder = load_encoder(modalities["text"].encoder, "text")
+    rows = load_rows(data, "train")
+    per_post = _forward_seconds(encoder, rows)
+    trained, expected = _affordable(encoder, per_post, len(rows), seconds)
+    if expected > seconds:
+        log.info(
+            "fine-tuning the text encoder would take about %.0f minutes, and %.0f are left: --minutes %.0f would hold it",
+            *(expected / 60, max(0, seconds) / 60, math.ceil(expected / 60 + 10)),
+        )
+        return None
+    every = find_layers(encoder.backbone)
+    what = f"last {trained} of {len(every)} layers" if trained and every is not None else "all layers"
+    name = f"{' and '.join(fused)}, text encoder fine-tuned ({what})"
+    log.info("%s: about %.0f minutes", name, expected / 60)
+    started = time.monotonic()
+    text = replace(modalities["text"], frozen=False, trained_layers=trained)
+    others = {other: replace(modalities[other], averaged=True) for other in fused if other != "text"}
+    size = sum(parameter.numel() for parameter in encoder.parameters())
+    config = RunConfig(
+        data,
+        ModelConfig(
+            {"text": text, **others},
+            dim=encoder.width,
+            projection_hidden=0,
+            fusion=FusionConfig("concat" if others else "pool"),
+        ),
+        str(folder),
+        loss=LossConfig(alignment_weight=0),
+        train=TrainConfig(
+            epochs=EPOCHS,
+            batch_size=BATCH,
+            encoder_learning_rate=1e-4 if size < SMALL else 3e-5,
+            head_learning_rate=1e-3,
+            layer_decay=0.9,
+            warmup=0.1,
+        ),
+    )
+    run = Run(train(config, resume=True))
+    validation = load_rows(data, "validation")
+    pipeline = Pipeline.load(run.path)
+    pipeline.cache(Path(data.path), list(dict.fromkeys(validation.splits)))
+    logits = pipeline.logits(validation, "predicting validation").double()
+    temperature = fit_temperature(logits.softmax(1).numpy(), validation.labels)
+    scaled = (logits / temperature).log_softmax(1).numpy()
+    return Tuned(name, run, ("text", *others), temperature, scaled, time.monotonic() - started)
+
+
+def _forward_seconds(encoder: Encoder, rows: Rows) -> float:
+    """Of one text, in batches of similar length, after one batch to warm up."""
+    texts = sorted(rows.texts[:: max(1, len(rows) // TIMED)][:TIMED], key=len)
+    encoder.encode(texts[:BATCH])
+    started = time.monotonic()
+    for start in range(0, len(texts), BATCH):
+        encoder.encode(texts[start : start + BATCH])
+    return (time.monotonic() - started) / len(texts)
+
+
+def _affordable(encoder: Encoder, per_post: float, posts: int, seconds: float) -> tuple[int | None, float]:
+    """How many of the last layers to train, `None` for all of them, and the seconds that it takes: a backward pass costs
+    two forward passes, layers below the trained ones run once."""
+    every = find_layers(encoder.backbone)
+    whole = MARGIN * 3 * EPOCHS * posts * per_post
+    if whole <= seconds or every is None:
+        return None, whole
+    expected = whole
+    for trained in range(len(every) // 2, 0, -1):
+        share = trained / len(every)
+        expected = posts * per_post * ((1 - share) + MARGIN * 3 * EPOCHS * share)
+        if expected <= seconds:
+            return trained, expected
+    return 1, expected
+
+
+def better_by_nll(labels: NDArray[np.int64], first: NDArray, second: NDArray) -> tuple[float, float, float]:
+    """(N, C) log probabilities of two models: mean NLL of the first minus the second, with its 95 % interval over posts."""
+    places = np.arange(len(labels))
+    gaps = second[places, labels] - first[places, labels]
+    error = 1.96 * float(gaps.std(ddof=1)) / np.sqrt(len(gaps)) if len(gaps) > 1 else np.inf
+    return float(gaps.mean()), float(gaps.mean() - error), float(gaps.mean() + error)
