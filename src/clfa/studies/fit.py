@@ -274,7 +274,7 @@ def _best(tried: Iterable[_Trial], metric: str) -> _Trial:
 def _first(modalities: list[str]) -> list[Candidate]:
     """Each modality alone and all of them, by a linear model and by one with a kernel."""
     sides = [(name,) for name in modalities] + ([tuple(modalities)] if len(modalities) > 1 else [])
-    return [Candidate(side, ProbeConfig("logistic_regression", 10.0)) for side in sides] + [
+    return [Candidate(side, ProbeConfig("logistic_regression", 1.0)) for side in sides] + [
         Candidate(side, ProbeConfig("svm", 3.0)) for side in sides
     ]
 

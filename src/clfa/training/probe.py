@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from clfa.config import ProbeConfig, RunConfig
 from clfa.data.drawing import text_form
@@ -118,10 +119,11 @@ def fit_probe(
     head = _Head(settings, arrays, classes, balanced)
     folds = inner_folds(labels, groups)
     everyone = np.arange(len(labels))
-    # the solvers leave Python's lock, so threads do
-    final, *of_folds = Parallel(-1, prefer="threads")(
-        delayed(head.fit)(joined[places], labels[places]) for places in (everyone, *(train for train, _ in folds))
-    )
+    # the solvers leave Python's lock, so threads do; each of them computes on one core
+    with threadpool_limits(1):
+        final, *of_folds = Parallel(-1, prefer="threads")(
+            delayed(head.fit)(joined[places], labels[places]) for places in (everyone, *(train for train, _ in folds))
+        )
     scores = final.scores_of(joined)
     for scorer, (_, held_out) in zip(of_folds, folds):
         scores[held_out] = scorer.scores_of(joined[held_out])
