@@ -166,7 +166,7 @@ def _fit(result: Fit) -> str:
 
 
 def _tried(title: str, tried: list[Tried], metrics: list[str]) -> list[str]:
-    rows = [[title, *(METRICS[name].title for name in metrics), "against the best", ""]]
+    rows = [[title, *(METRICS[name].title for name in metrics), "verdict", ""]]
     for each in tried:
         cells = [cell(each.metrics[name], name) for name in metrics]
         rows.append([each.name, *cells, each.verdict, "<- chosen" if each.chosen else ""])

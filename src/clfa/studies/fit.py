@@ -349,8 +349,9 @@ def _against(
     """
     labels, count = validation.labels, len(validation)
     simple = chosen.log_probabilities[-count:]  # validation stands behind train
+    predicted = chosen.predicted[-count:]
     first = replace(
-        chosen, predicted=chosen.predicted[-count:], metrics=_scores(simple, labels, chosen.predicted[-count:])
+        chosen, predicted=predicted, metrics=_scores(simple, labels, predicted), verdict="the simple one, out of fold"
     )
     if tuned is None:
         return [], chosen.shift
