@@ -196,11 +196,12 @@ def fit(
     metric: str = "macro_f1",
     column: Sequence[str] = (),
 ) -> object:
-    """A table of posts in, the best simple model that it supports out: import, choice out of fold, calibration, test once.
+    """A table of posts in, the best model that it supports out: import, choice out of fold, calibration, test once.
 
-    Linear models and support vector machines on frozen encoders, on the text, the image and both. The simplest one that
-    cannot be told from the best is fitted on all posts but the test split, which is opened once, at the end. A fit that was
-    stopped goes on where it was.
+    Linear models and support vector machines on frozen encoders, on the text, the image and both, are compared out of fold;
+    the simplest one that cannot be told from the best is taken. Where the budget holds it, the text encoder is fine-tuned,
+    and taken if it is told to be better on validation. The test split is opened once, at the end. Features that a stopped
+    fit has cached are not computed again.
 
     Args:
         source: CSV, TSV, JSONL or Parquet file, or a dataset directory of `clfa import`.

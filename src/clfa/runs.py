@@ -4,6 +4,7 @@ Everything is written whole or not at all (`clfa.data.atomic`), by one process.
 """
 
 import json
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -86,7 +87,7 @@ class Run:
     # ---- beginning and ending
 
     def begin(self, config: RunConfig, resume: bool = False) -> bool:
-        """Make the directory and write `config.yaml` and `dataset.json`; False if the run is finished already.
+        """Make the directory and write `config.yaml`, `dataset.json` and `environment.json`; False if the run is finished.
 
         Raises:
             UserError: it holds another run, or an unfinished one and `resume` is False.
@@ -100,6 +101,7 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config_file, dump_config(config))
         write_json(self.dataset_file, manifest)
+        write_json(self.environment_file, _environment())
         return True
 
     def finish(self, training: dict[str, Any]) -> None:
@@ -270,6 +272,22 @@ def pool_runs(name: str, runs: Sequence[Run], split: str) -> System:
     first = pooled[0]
     predictions = np.stack([_predicted_in_order(first.ids, each, name) for each in pooled])
     return System(name, first.ids, first.class_names, first.labels, predictions, list(by_seed))
+
+
+def _environment() -> dict[str, Any]:
+    """What a run is made with."""
+    import torch
+    import transformers
+
+    return {
+        "clfa": clfa.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+    }
 
 
 def _join(folds: list[Predictions]) -> Predictions:

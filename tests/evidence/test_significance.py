@@ -15,6 +15,7 @@ from clfa.evidence.significance import (
     bootstrap_p,
     holm,
     is_claim,
+    nll_difference,
     paired_bootstrap,
     system_difference,
     verdict,
@@ -268,3 +269,22 @@ def test_verdicts_in_words():
     assert unclear.startswith(
         "cannot tell a from b: +2.0 [-1.0, +5.0] points of accuracy; the test could see 5.0 points"
     )
+
+
+def test_nll_tells_two_models_apart():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 400)
+    sure = np.log(np.where(np.eye(3)[labels] > 0, 0.8, 0.1))
+    unsure = np.log(generator.dirichlet([5, 5, 5], 400))
+    difference, p = nll_difference(labels, unsure, sure)
+    places = np.arange(400)
+    assert difference.value == pytest.approx((unsure[places, labels] - np.log(0.8)).mean())
+    assert difference.low < difference.value < difference.high < 0
+    test = stats.ttest_1samp((unsure - sure)[places, labels], 0)
+    assert p == pytest.approx(test.pvalue)
+    assert (difference.low, difference.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    told = 0
+    for _ in range(400):  # two models that are equally bad: claimed in one of twenty
+        first, second = (np.log(generator.dirichlet([5, 5, 5], 100)) for _ in range(2))
+        told += nll_difference(labels[:100], first, second)[1] <= 0.05
+    assert 0.02 <= told / 400 <= 0.09

@@ -13,7 +13,7 @@ from clfa.data.rows import load_split
 from clfa.errors import UserError
 from clfa.model.pipeline import Pipeline
 from clfa.runs import Run
-from clfa.training.probe import _Head, _standardisation, fit_probe
+from clfa.training.probe import _Head, _scores_of, _standardisation, fit_probe
 from clfa.training.setup import set_up
 from clfa.training.train import train
 
@@ -41,13 +41,13 @@ def test_scores_are_those_of_scikit_learn(name, classes):
     features, labels = posts(classes=classes)
     settings = ProbeConfig(name, 2.0, {"image": 0.5})
     joined = np.concatenate(list(features.values()), 1)
-    scorer = head(settings, features, classes).fit(joined, labels)
+    raw = head(settings, features, classes).fit(joined, labels)
     z = (joined - joined.mean(0)) / joined.std(0)
     if name != "mlp":
         z[:, :8] /= np.sqrt(8)
         z[:, 8:] /= np.sqrt(4)
     z[:, 8:] *= 0.5
-    ours = scorer.scores_of(joined)
+    ours = _scores_of(raw, joined)
     if name == "svm":
         reference = SVC(C=2.0, gamma=0.5, decision_function_shape="ovo").fit(z, labels).decision_function(z)
         reference = reference.reshape(len(labels), -1)

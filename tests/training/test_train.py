@@ -219,6 +219,18 @@ def test_diverging_loss_is_told(run_config):
         train(run_config(train__head_learning_rate=1e30, train__clip=1e30, train__warmup=0.0))
 
 
+def test_without_instructions_for_bf16_it_is_fp32(run_config, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(training, "has_bf16", lambda device: False)
+    settings = {"train__epochs": 1, "loss__alignment_weight": 0}
+    runs = [
+        train(run_config(**settings, train__precision=precision, output=str(tmp_path / precision)))
+        for precision in ("bf16", "fp32")
+    ]
+    weights = [load_file(run / "model.safetensors") for run in runs]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    assert caplog.text.count("no instructions for bf16") == 1
+
+
 def test_bf16_and_tensorboard(run_config):
     run = train(run_config(train__precision="bf16", train__tensorboard=True, train__epochs=1))
     assert list((run / "tensorboard").iterdir())

@@ -231,8 +231,8 @@ class _Split:
                     yield value["bytes"] if isinstance(value, dict) else value
 
     def filled(self, column: str) -> bool:
-        """Whether any row has a value."""
-        return column in self.columns and any(value is not None for value in self.stream(column))
+        """Whether any row has a value; an empty text is none."""
+        return column in self.columns and any(value for value in self.stream(column))
 
     def keys(self, column: str, kind: str) -> Keys:
         # of this very file: whoever changes it gets new keys

@@ -131,32 +131,28 @@ GUESSES: dict[str, tuple[str, ...]] = {
 
 
 def guess_columns(source: str, named: Mapping[str, str]) -> dict[str, str]:
-    """Our name -> column of a source, for `OPTIONS`: those that are named, and others by their name.
-
-    Without a column that looks like images, `image` is left out.
+    """Our name -> column of a source: those that are named, and others of `OPTIONS` by their name, where they are there.
 
     Raises:
-        UserError: a named column is not there, or the source has no column that looks like a label, or like a text or image.
+        UserError: a named column is not there, or no column looks like a label, or none like a text or an image.
     """
     unknown = [name for name in named if name not in OPTIONS]
     if unknown:
         raise UserError(f"--column {unknown[0]}=…: allowed are {', '.join(OPTIONS)}")
     names = dict.fromkeys(name for table in open_source(source) for name in table.names())
-    by_lower = {name.lower(): name for name in reversed(names)}
-    found = {name: name for name in OPTIONS}
-    for ours, guesses in GUESSES.items():
-        guess = next((by_lower[each] for each in guesses if each in by_lower), None)
-        found[ours] = named.get(ours) or guess or ours
-    found |= named
     listed = ", ".join(names)
     for ours, column in named.items():
         if column not in names:
             raise UserError(f"{source} has no column {column!r} for --column {ours}=…; it has {listed}")
-    for ours in ("label", "text"):
-        if found[ours] not in names and not (ours == "text" and found["image"] in names):
-            raise UserError(f"{source}: which column is the {ours}? Say --column {ours}=COLUMN; there are {listed}")
-    if found["image"] not in names:
-        del found["image"]
+    by_lower = {name.lower(): name for name in reversed(names)}
+    found = dict(named)
+    for ours, guesses in GUESSES.items():
+        taken = next((by_lower[each] for each in guesses if by_lower.get(each) not in (None, *found.values())), None)
+        if ours not in found and taken:
+            found[ours] = taken
+    asked = "label" if "label" not in found else "text" if not {"text", "image"} & found.keys() else ""
+    if asked:
+        raise UserError(f"{source}: which column is the {asked}? Say --column {asked}=COLUMN; there are {listed}")
     return found
 
 

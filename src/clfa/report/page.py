@@ -102,7 +102,7 @@ def write_evaluation(run: Run, evaluation: Evaluation) -> Path:
 def write_card(run: Run) -> None:
     """Write the model card `RUN/README.md` from what the run, its evaluations, a probe and an audit of its data wrote."""
     config, data = run.config(), run.manifest()
-    dataset = Path(config.data.path)
+    dataset, model = Path(config.data.path), read_json(run.model_file)
     text = (
         environment(autoescape=False)
         .get_template("card.md.j2")
@@ -115,7 +115,8 @@ def write_card(run: Run) -> None:
             training=run.metrics()["training"],
             results=evaluations(run),
             environment=read_json(run.environment_file) or {"clfa": ""},
-            class_names=read_json(run.model_file)["labels"],
+            class_names=model["labels"],
+            offsets=model.get("offsets", []),
             openings=run.openings(config.data.path),
             probe=_probe_of(run),
             shown_metrics=tables.shown(METRICS),

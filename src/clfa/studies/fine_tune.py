@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
@@ -15,10 +14,12 @@ from clfa.config import DataConfig, FusionConfig, LossConfig, ModalityConfig, Mo
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows
 from clfa.evidence.calibration import fit_temperature
+from clfa.evidence.results import Tried
 from clfa.model.encoders import Encoder, load_encoder
 from clfa.model.layers import find_layers
 from clfa.model.pipeline import Pipeline
 from clfa.runs import Run
+from clfa.studies.candidates import Decided
 from clfa.training.train import train
 
 EPOCHS, BATCH = 3, 32
@@ -43,6 +44,11 @@ class Tuned:
     """Fitted on validation; already in the log probabilities."""
     log_probabilities: Float[NDArray, "posts classes"]
     seconds: float
+
+    def result(self, decided: Decided, chosen: bool, verdict: str) -> Tried:
+        """For the leaderboard."""
+        seconds = round(self.seconds, 1)
+        return Tried(self.name, list(self.modalities), {}, decided.shift, decided.metrics, seconds, chosen, verdict)
 
 
 def fine_tune(
@@ -130,11 +136,3 @@ def _affordable(encoder: Encoder, per_post: float, posts: int, seconds: float) -
         if expected <= seconds:
             return trained, expected
     return 1, expected
-
-
-def better_by_nll(labels: NDArray[np.int64], first: NDArray, second: NDArray) -> tuple[float, float, float]:
-    """(N, C) log probabilities of two models: mean NLL of the first minus the second, with its 95 % interval over posts."""
-    places = np.arange(len(labels))
-    gaps = second[places, labels] - first[places, labels]
-    error = 1.96 * float(gaps.std(ddof=1)) / np.sqrt(len(gaps)) if len(gaps) > 1 else np.inf
-    return float(gaps.mean()), float(gaps.mean() - error), float(gaps.mean() + error)

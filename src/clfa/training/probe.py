@@ -18,8 +18,7 @@ from clfa.data.drawing import text_form
 from clfa.data.records import load_manifest
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, source_splits
-from clfa.metrics import all_scores
-from clfa.model.classifier import ProbeClassifier, build_classifier
+from clfa.model.classifier import build_classifier
 from clfa.model.pipeline import Pipeline
 from clfa.model.probe import Probe
 from clfa.runs import Run
@@ -47,33 +46,25 @@ class Fitted:
 def train_probe(config: RunConfig, run: Run) -> None:
     """Fit the probe of a run that has begun, on its training posts; write its model and finish it."""
     assert config.model.probe
-    started = time.monotonic()
-    dataset, manifest = Path(config.data.path), load_manifest(config.data.path)
-    rows, validation = load_rows(config.data, "train", config.seed), load_rows(config.data, "validation")
-    model = build_classifier(config.model, manifest["labels"], manifest["text"])
-    assert isinstance(model, ProbeClassifier)
-    pipeline = Pipeline(model)
-    pipeline.cache(dataset, source_splits(config.data, ["train", "validation"]))
+    manifest = load_manifest(config.data.path)
+    rows = load_rows(config.data, "train", config.seed)
+    pipeline = Pipeline(build_classifier(config.model, manifest["labels"], manifest["text"]))
+    pipeline.cache(Path(config.data.path), source_splits(config.data, ["train"]))
     log.info("%s: fitting %s on %s posts", run, config.model.probe.name, f"{len(rows):,}")
-    balanced = config.loss.class_weights == "balanced"
-    fitted = fit_probe(
-        config.model.probe,
-        read_features(pipeline, rows),
-        rows.labels,
-        len(model.class_names),
-        groups_of(rows),
-        balanced,
-    )
-    model.probe = fitted.probe.to(pipeline.device)
-    scores = all_scores(validation.labels, pipeline.probabilities(validation, "validating"))
-    model.save_pretrained(run.path)
-    run.finish(
-        {
-            "seconds": time.monotonic() - started,
-            f"best_validation_{config.train.monitor}": scores[config.train.monitor],
-            "train_rows": len(rows),
-        }
-    )
+    balanced, classes = config.loss.class_weights == "balanced", len(manifest["labels"])
+    features = read_features(pipeline, rows)
+    keep_probe(fit_probe(config.model.probe, features, rows.labels, classes, groups_of(rows), balanced), pipeline, run)
+
+
+def keep_probe(fitted: Fitted, pipeline: Pipeline, run: Run, offsets: Sequence[float] = ()) -> None:
+    """Write the model of a run that has begun, of the pipeline's encoders and a fitted probe, and finish the run.
+
+    `offsets` are those of `Classifier.decide`; 0 by default.
+    """
+    pipeline.model.probe = fitted.probe
+    pipeline.model.offsets = list(offsets) or pipeline.model.offsets
+    pipeline.model.save_pretrained(run.path)
+    run.finish({"seconds": fitted.seconds, "train_rows": len(fitted.out_of_fold)})
 
 
 def read_features(pipeline: Pipeline, rows: Rows) -> dict[str, Array]:
@@ -124,28 +115,24 @@ def fit_probe(
         final, *of_folds = Parallel(-1, prefer="threads")(
             delayed(head.fit)(joined[places], labels[places]) for places in (everyone, *(train for train, _ in folds))
         )
-    scores = final.scores_of(joined)
-    for scorer, (_, held_out) in zip(of_folds, folds):
-        scores[held_out] = scorer.scores_of(joined[held_out])
+    scores = _scores_of(final, joined)
+    for probe, (_, held_out) in zip(of_folds, folds):
+        scores[held_out] = _scores_of(probe, joined[held_out])
     weight, bias = _calibration(scores, labels, classes)
     logits = torch.from_numpy(scores @ weight.T + bias)
-    return Fitted(final.calibrated(weight, bias), logits.log_softmax(1).numpy(), time.monotonic() - started)
+    return Fitted(_calibrated(final, weight, bias), logits.log_softmax(1).numpy(), time.monotonic() - started)
 
 
-@dataclass(frozen=True)
-class _Scorer:
-    """A fitted probe before its calibration."""
+def _scores_of(probe: Probe, features: Array) -> NDArray[np.float64]:
+    """(N, S): of a probe before its calibration, a score for each class or each pair of classes."""
+    return probe(torch.from_numpy(features)).double().numpy()
 
-    probe: Probe
 
-    def scores_of(self, features: Array) -> NDArray[np.float64]:
-        return self.probe(torch.from_numpy(features)).double().numpy()
-
-    def calibrated(self, weight: NDArray, bias: NDArray) -> Probe:
-        arrays = dict(self.probe.named_buffers())
-        own, shift = (arrays[name].double().numpy() for name in ("weight", "bias"))
-        arrays |= {"weight": torch.from_numpy(weight @ own), "bias": torch.from_numpy(weight @ shift + bias)}
-        return Probe(arrays)
+def _calibrated(probe: Probe, weight: NDArray, bias: NDArray) -> Probe:
+    """The same with (C, S) and (C,) of `_calibration` folded into its last map."""
+    arrays = dict(probe.named_buffers())
+    own, shift = (arrays[name].double().numpy() for name in ("weight", "bias"))
+    return Probe(arrays | {"weight": torch.from_numpy(weight @ own), "bias": torch.from_numpy(weight @ shift + bias)})
 
 
 class _Head:
@@ -156,19 +143,18 @@ class _Head:
         self.weights = "balanced" if balanced else None
         self.scores = classes * (classes - 1) // 2 if settings.name == "svm" else classes
 
-    def fit(self, features: Array, labels: NDArray[np.int64]) -> _Scorer:
+    def fit(self, features: Array, labels: NDArray[np.int64]) -> Probe:
         rest = {name: value for name, value in self.arrays.items() if name in ("mean", "scale")}
         standardised = Probe(rest).hidden(torch.from_numpy(features)).numpy()
         fitted = {"svm": self._svm, "logistic_regression": self._regression, "mlp": self._mlp}[self.settings.name]
-        with torch.no_grad():
-            return _Scorer(Probe(self.arrays | fitted(standardised, labels)))
+        return Probe(self.arrays | fitted(standardised, labels))
 
     def _regression(self, features: Array, labels: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         from sklearn.linear_model import LogisticRegression
 
         model = LogisticRegression(C=self.settings.strength, class_weight=self.weights, max_iter=1_000)
         model.fit(features, labels)
-        return self._linear(model.coef_, model.intercept_, model.classes_)
+        return self._rows(model.coef_, model.intercept_, model.classes_)
 
     def _svm(self, features: Array, labels: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         from sklearn.metrics.pairwise import rbf_kernel
@@ -212,16 +198,22 @@ class _Head:
         return {
             "hidden_weight": torch.from_numpy(hidden.T),
             "hidden_bias": torch.from_numpy(hidden_bias),
-            **self._linear(last.T, last_bias, model.classes_),
+            **self._rows(last.T, last_bias, model.classes_),
         }
 
-    def _linear(self, weight: NDArray, bias: NDArray, known: NDArray) -> dict[str, torch.Tensor]:
-        """One row a class; of two classes scikit-learn has one row for the second. Classes without a post never win."""
-        if len(weight) == 1:
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-        full, shift = np.zeros((self.classes, weight.shape[1])), np.full(self.classes, -30.0)
-        full[known], shift[known] = weight, bias
+    def _rows(self, weight: NDArray, bias: NDArray, known: NDArray) -> dict[str, torch.Tensor]:
+        full, shift = _row_a_class(weight, bias, known, self.classes)
         return {"weight": torch.from_numpy(full), "bias": torch.from_numpy(shift)}
+
+
+def _row_a_class(weight: NDArray, bias: NDArray, known: NDArray, classes: int) -> tuple[NDArray, NDArray]:
+    """scikit-learn's (K, S) and (K,) for the K `known` classes -> (C, S) and (C,): of two classes it has one row, for the
+    second; a class without a post never wins."""
+    if len(weight) == 1:
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    full, shift = np.zeros((classes, weight.shape[1])), np.full(classes, -30.0)
+    full[known], shift[known] = weight, bias
+    return full, shift
 
 
 def _pair(first: int, second: int, classes: int) -> int:
@@ -260,9 +252,4 @@ def _calibration(scores: NDArray, labels: NDArray[np.int64], classes: int) -> tu
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=10.0, max_iter=1_000).fit(scores, labels)
-    weight, bias = model.coef_, model.intercept_
-    if len(weight) == 1:
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    full, shift = np.zeros((classes, scores.shape[1])), np.full(classes, -30.0)
-    full[model.classes_], shift[model.classes_] = weight, bias
-    return full, shift
+    return _row_a_class(model.coef_, model.intercept_, model.classes_, classes)

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -16,12 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
-import clfa
 from clfa.config import RunConfig, TrainConfig, check_ranges
-from clfa.data.atomic import write_json
 from clfa.data.progress import track
 from clfa.errors import UserError
 from clfa.metrics import METRICS, all_scores
@@ -89,11 +85,9 @@ def train(config: RunConfig, resume: bool = False) -> Path:
         return run.path
     torch.manual_seed(config.seed)
     if config.model.probe:
-        write_json(run.environment_file, _environment(torch.device("cpu")))
         train_probe(config, run)
         return run.path
     setup = set_up(config)
-    write_json(run.environment_file, _environment(setup.pipeline.device))
     state = State()
     if resume and (saved := load_checkpoint(run.checkpoints, setup.model, setup.optimizer)):
         state = State(**saved)
@@ -188,7 +182,7 @@ def _precision(config: TrainConfig, device: torch.device) -> AbstractContextMana
 
 def has_bf16(device: torch.device) -> bool:
     """Whether the device computes in bf16; a CPU without instructions for it emulates them, many times slower than fp32."""
-    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _refuse_several_processes() -> None:
@@ -198,18 +192,6 @@ def _refuse_several_processes() -> None:
             "one run is trained by one process; start `clfa train` without torchrun (`clfa sweep` and `clfa reproduce` "
             "share their runs between processes)"
         )
-
-
-def _environment(device: torch.device) -> dict[str, Any]:
-    return {
-        "clfa": clfa.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-    }
 
 
 def _open_log(path: Path, keep: int):

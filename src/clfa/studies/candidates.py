@@ -1,0 +1,192 @@
+"""The simple models that `clfa fit` tries: scored out of fold, each with the decision rule that is best for the metric."""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from clfa.config import ProbeConfig
+from clfa.evidence.compare import gap_of
+from clfa.evidence.results import Scores, Tried
+from clfa.evidence.significance import holm, is_claim
+from clfa.metrics import METRICS, Score, all_scores, confusion, measure, scores
+from clfa.training.probe import Array, Fitted, fit_probe
+
+PROBES = {
+    "logistic_regression": "logistic regression",
+    "svm": "support vector machine",
+    "mlp": "multi-layer perceptron",
+}
+"""As people read them, the simplest first."""
+SHIFTS = np.linspace(0, 1, 11)
+ROUNDS = 2
+RESAMPLES = 2_000
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A simple model before it is fitted."""
+
+    modalities: tuple[str, ...]
+    probe: ProbeConfig
+
+    @property
+    def name(self) -> str:
+        """As people read it."""
+        scales = [f"{name} × {scale:.2g}" for name, scale in self.probe.scales.items() if f"{scale:.2g}" != "1"]
+        described = ", ".join([f"strength {self.probe.strength:.2g}", *scales])
+        return f"{PROBES[self.probe.name]} on {' and '.join(self.modalities)} ({described})"
+
+    @property
+    def complexity(self) -> tuple[int, int]:
+        """Simpler is less: fewer modalities, then the kind of model."""
+        return len(self.modalities), list(PROBES).index(self.probe.name)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What a model says of N labelled posts that it has not seen, and how it decides."""
+
+    log_probabilities: Float[NDArray, "posts classes"]
+    shift: float
+    """See `offsets_of`."""
+    predicted: NDArray[np.int64]
+    metrics: Scores
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate that was tried."""
+
+    candidate: Candidate
+    fitted: Fitted
+    decided: Decided
+    verdict: str = ""
+    """Against the best."""
+
+    def result(self, chosen: bool) -> Tried:
+        """For the leaderboard."""
+        probe, decided = self.candidate.probe, self.decided
+        return Tried(
+            self.candidate.name,
+            list(self.candidate.modalities),
+            asdict(probe),
+            decided.shift,
+            decided.metrics,
+            round(self.fitted.seconds, 1),
+            chosen,
+            self.verdict,
+        )
+
+
+def try_candidates(
+    features: dict[str, Array],
+    labels: NDArray[np.int64],
+    classes: int,
+    groups: list[str],
+    metric: str,
+    deadline: float,
+) -> list[Trial]:
+    """First every kind, then other settings around the best so far, as long as the time is enough; the best first.
+
+    Args:
+        features: modality -> (N, H), rows of NaN where a post lacks it.
+        labels: (N,).
+        classes: C.
+        groups: (N,), see `clfa.training.probe.fit_probe`.
+        metric: what is compared.
+        deadline: on the clock of `time.monotonic`.
+    """
+    tried: dict[str, Trial] = {}
+    for _ in range(1 + ROUNDS):
+        for candidate in _around(_ordered(tried.values(), metric)[0].candidate) if tried else _first(list(features)):
+            if candidate.name in tried:
+                continue
+            slowest = max((each.fitted.seconds for each in tried.values()), default=0.0)
+            if tried and time.monotonic() + slowest > deadline:
+                log.info("the time is up: %s was not tried", candidate.name)
+                return _ordered(tried.values(), metric)
+            own = {name: features[name] for name in candidate.modalities}
+            fitted = fit_probe(candidate.probe, own, labels, classes, groups)
+            trial = Trial(candidate, fitted, decide(fitted.out_of_fold, labels, metric))
+            log.info("%s: %s %.1f", candidate.name, METRICS[metric].title, 100 * trial.decided.metrics[metric].value)
+            tried[candidate.name] = trial
+    return _ordered(tried.values(), metric)
+
+
+def choose(trials: list[Trial], labels: NDArray[np.int64], classes: int, metric: str) -> tuple[list[Trial], Trial]:
+    """Trials, the best first -> the same with verdicts, by the one rule for claims; and the simplest that is not claimed to
+    be worse than the best, of several as simple ones the best."""
+    best, *others = trials
+    gaps = [
+        gap_of(labels, best.decided.predicted[None], each.decided.predicted[None], classes, metric, True, RESAMPLES)
+        for each in others
+    ]
+    judged = [replace(best, verdict="the best")]
+    equals = judged[:]
+    for each, gap, p in zip(others, gaps, holm([gap.p for gap in gaps])):
+        worse = is_claim(gap.difference, p)
+        size = gap.difference.text(METRICS[metric].unit, signed=True)
+        judged.append(replace(each, verdict=f"{'worse' if worse else 'cannot tell'}: {size}"))
+        equals += [] if worse else [judged[-1]]
+    return judged, min(equals, key=lambda each: each.candidate.complexity)
+
+
+def decide(log_probabilities: Float[NDArray, "posts classes"], labels: NDArray[np.int64], metric: str) -> Decided:
+    """With the shift that is best for the metric on these posts: one number for all classes, of eleven."""
+    classes = log_probabilities.shape[1]
+    decisions = {float(shift): (log_probabilities + offsets_of(labels, classes, shift)).argmax(1) for shift in SHIFTS}
+    values = {shift: scores(confusion(labels, own, classes))[metric] for shift, own in decisions.items()}
+    shift = max(values, key=lambda each: float(values[each]))
+    return Decided(log_probabilities, shift, decisions[shift], _scores(log_probabilities, labels, decisions[shift]))
+
+
+def part(decided: Decided, labels: NDArray[np.int64], places: slice) -> Decided:
+    """The same on some of the posts; `labels` are theirs."""
+    log_probabilities, predicted = decided.log_probabilities[places], decided.predicted[places]
+    return Decided(log_probabilities, decided.shift, predicted, _scores(log_probabilities, labels, predicted))
+
+
+def offsets_of(labels: NDArray[np.int64], classes: int, shift: float) -> Float[NDArray, " classes"]:
+    """- shift * log prior, added to log probabilities (Menon et al. 2021): 0 decides for the most probable class, 1 as if
+    all classes were as frequent."""
+    counts = np.bincount(labels, minlength=classes)
+    return -shift * np.log(counts.clip(min=1) / counts.sum())
+
+
+def _scores(log_probabilities: NDArray, labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> Scores:
+    scored = measure(labels, predicted, log_probabilities.shape[1])
+    return scored | {"nll": Score(all_scores(labels, np.exp(log_probabilities))["nll"])}
+
+
+def _ordered(trials: Iterable[Trial], metric: str) -> list[Trial]:
+    return sorted(trials, key=lambda each: -each.decided.metrics[metric].value)
+
+
+def _first(modalities: list[str]) -> list[Candidate]:
+    """Each modality alone and all of them, by a linear model and by one with a kernel."""
+    sides = [(name,) for name in modalities] + ([tuple(modalities)] if len(modalities) > 1 else [])
+    return [Candidate(side, ProbeConfig("logistic_regression", 1.0)) for side in sides] + [
+        Candidate(side, ProbeConfig("svm", 3.0)) for side in sides
+    ]
+
+
+def _around(best: Candidate) -> list[Candidate]:
+    """The neighbours of the best so far: other strengths, and less or more of the last modality."""
+    probe = best.probe
+    found = [replace(best, probe=replace(probe, strength=probe.strength * factor)) for factor in (1 / 3, 3)]
+    if len(best.modalities) > 1:
+        last = best.modalities[-1]
+        scale = probe.scales.get(last, 1.0)
+        found += [replace(best, probe=replace(probe, scales={last: scale * factor})) for factor in (0.7, 1 / 0.7)]
+    return [each for each in found if 0.1 < each.probe.strength < 100 and _moderate(each.probe.scales)]
+
+
+def _moderate(scales: Mapping[str, float]) -> bool:
+    return all(0.2 < scale < 5 for scale in scales.values())
