@@ -62,18 +62,21 @@ def test_table_to_model(table, options, tmp_path, caplog):
     chosen = [each for each in result.tried if each.chosen]
     assert len(chosen) == 1
     assert chosen[0].verdict == "the best" or chosen[0].verdict.startswith("cannot tell")
-    assert chosen[0].metrics["macro_f1"].value > 0.8 > result.test_floors["majority"]["macro_f1"].value
-    assert result.test["accuracy"].value > 0.6
+    assert chosen[0].metrics["macro_f1"].value > 0.8 > result.floors["majority"]["macro_f1"].value
+    assert result.metrics["accuracy"].value > 0.6
     assert chosen[0].modalities == ["text"], "the images are noise, and simple wins"
     page = terminal(result)
-    assert "<- chosen" in page
+    assert page.count("taken") == 1 + bool(result.on_validation)
     assert "test, 12 posts, opened once" in page
     assert run.card_file.is_file()
-    assert run.report_file("test").is_file()
+    report = run.report_file("test").read_text()
+    assert "What was tried" in report
+    assert all(each.name in report for each in result.tried)
+    assert "None" not in report
     predictions, rows = run.predictions("test"), load_split(tmp_path / "run" / "data", "test")
     answers = clfa.Predictor(run.path)(list(rows))
     assert [answer.predicted for answer in answers] == [predictions.class_names[n] for n in predictions.predicted]
-    assert clfa.evaluate(run.path, "test", evidence=False).metrics == result.test
+    assert clfa.evaluate(run.path, "test", evidence=False).metrics == result.metrics
 
     stamp = run.model_file.stat().st_mtime_ns
     assert clfa.fit(table, tmp_path / "run", **options) == result
@@ -100,7 +103,7 @@ def test_goes_on_after_a_stop(table, options, tmp_path, monkeypatch):
     monkeypatch.undo()
     result = clfa.fit(table, tmp_path / "run", **options)
     whole = clfa.fit(table, tmp_path / "whole", **options)
-    assert result.test == whole.test
+    assert result.metrics == whole.metrics
     assert [each.name for each in result.tried] == [each.name for each in whole.tried]
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from clfa.data.atomic import replacing
 from clfa.data.records import Manifest
-from clfa.evidence.results import Audit, Comparison, Demo, Evaluation, Fit, Probe, Reproduction, Scores, Sweep, Tried
+from clfa.evidence.results import Audit, Comparison, Demo, Evaluation, Fit, Probe, Reproduction, Scores, Sweep
 from clfa.metrics import METRICS
-from clfa.report.tables import Rows, cell, footnotes, name_of, reproduction_rows, system_rows
+from clfa.report.tables import Rows, cell, footnotes, name_of, reproduction_rows, system_rows, tried_rows
 
 PAIR = ("accuracy", "macro_f1")
 FINDINGS = 12
@@ -123,11 +123,11 @@ def _pair(scores: Scores) -> str:
     return ", ".join(f"{METRICS[name].title} {100 * scores[name].value:.1f}" for name in PAIR)
 
 
-def _floors(result: Audit | Evaluation) -> list[str]:
+def _floors(result: Audit | Evaluation | Fit) -> list[str]:
     return [f"floor {name_of(name)}: {_pair(scores)}" for name, scores in result.floors.items()]
 
 
-def _below_floors(result: Evaluation) -> list[str]:
+def _below_floors(result: Evaluation | Fit) -> list[str]:
     """A line that names the floors that are at least as good in accuracy or macro F1."""
     weak = {
         name_of(floor): [METRICS[name].title for name in PAIR if scores[name].value >= result.metrics[name].value]
@@ -154,23 +154,16 @@ def _audit(result: Audit) -> str:
 
 @terminal.register
 def _fit(result: Fit) -> str:
-    """What was tried, what was chosen, what it is worth on test, what to try next."""
-    names = list(dict.fromkeys([result.metric, *PAIR]))
-    lines = _tried("tried, on posts out of fold", result.tried, names)
+    """What was tried, what was taken, what it is worth on test, what to try next."""
+    lines = [aligned(tried_rows(result.tried, result.metric, "out of fold")), ""]
     if result.on_validation:
-        lines += _tried("on the validation posts", result.on_validation, names)
-    scored = ", ".join(f"{METRICS[name].title} {cell(result.test[name], name)}" for name in names)
+        lines += [aligned(tried_rows(result.on_validation, result.metric, "validation")), ""]
+    scored = ", ".join(
+        f"{METRICS[name].title} {cell(result.metrics[name], name)}" for name in dict.fromkeys([result.metric, *PAIR])
+    )
     lines.append(f"test, {result.test_posts:,} posts, opened once: {scored}")
-    lines += [f"  floor {name_of(name)}: {_pair(of_floor)}" for name, of_floor in result.test_floors.items()]
-    return "\n".join([*lines, "", "next:", *(f"  {advice}" for advice in result.advice)])
-
-
-def _tried(title: str, tried: list[Tried], metrics: list[str]) -> list[str]:
-    rows = [[title, *(METRICS[name].title for name in metrics), "verdict", ""]]
-    for each in tried:
-        cells = [cell(each.metrics[name], name) for name in metrics]
-        rows.append([each.name, *cells, each.verdict, "<- chosen" if each.chosen else ""])
-    return [aligned(rows), ""]
+    lines += _floors(result)
+    return "\n".join([*lines, *_below_floors(result), "", "next:", *(f"  {advice}" for advice in result.advice)])
 
 
 @terminal.register

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
-from clfa.evidence.results import Comparison, Difference, Gap, ReproducedRow, Reproduction, SystemScores
+from clfa.evidence.results import Comparison, Difference, Gap, ReproducedRow, Reproduction, SystemScores, Tried
 from clfa.evidence.significance import ENOUGH_RUNS
 from clfa.metrics import METRICS, SHOWN, Score
 
@@ -57,6 +57,15 @@ def system_rows(systems: Sequence[SystemScores], metrics: Sequence[str], runs: s
             *(cell(system.metrics[metric], metric) for metric in metrics),
         ]
         for system in systems
+    ]
+
+
+def tried_rows(tried: Sequence[Tried], metric: str, scored_on: str) -> Rows:
+    """What `clfa fit` tried, in its metric and those of every table."""
+    metrics = list(dict.fromkeys([metric, "accuracy", "macro_f1"]))
+    return [[scored_on, *titles(metrics), "verdict", ""]] + [
+        [each.name, *(cell(each.metrics[name], name) for name in metrics), each.verdict, "taken" if each.chosen else ""]
+        for each in tried
     ]
 
 

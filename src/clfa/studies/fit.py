@@ -112,7 +112,6 @@ def fit(
     else:
         _keep_simple(run, data, modalities, chosen, offsets)
     evaluation = evaluate(run.path, "test")
-    write_evaluation(run, evaluation)
     result = Fit(
         asked=asked,
         metric=metric,
@@ -120,12 +119,13 @@ def fit(
         test_posts=evaluation.rows,
         tried=[each.result(each is chosen) for each in trials],
         on_validation=on_validation,
-        test=evaluation.metrics,
-        test_floors=evaluation.floors,
+        metrics=evaluation.metrics,
+        floors=evaluation.floors,
         seconds=round(time.monotonic() - started, 1),
         advice=_advice(rows, trials, chosen, metric),
     )
     write_result(run.leaderboard_file, result)
+    write_evaluation(run, evaluation)
     return result
 
 

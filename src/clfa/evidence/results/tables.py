@@ -200,9 +200,10 @@ class Fit:
     """Simple models out of fold, best first."""
     on_validation: list[Tried]
     """The chosen one of these and the fine-tuned encoder, on the validation posts; empty where none was tuned."""
-    test: Scores
-    """Of the chosen model; the split was opened once."""
-    test_floors: dict[str, Scores]
+    metrics: Scores
+    """On test, which was opened once, of the model that was taken."""
+    floors: dict[str, Scores]
+    """On test."""
     seconds: float
     advice: list[str]
     """What to try next."""
