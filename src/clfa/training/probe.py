@@ -171,9 +171,8 @@ class _Head:
         ends = np.cumsum(model.n_support_)
         own = [slice(end - count, end) for end, count in zip(ends, model.n_support_)]
         pairs = [(i, j) for i in range(len(model.classes_)) for j in range(i + 1, len(model.classes_))]
-        for number, (i, j) in enumerate(
-            pairs
-        ):  # the layout of libsvm: coefficients against the other classes in their order
+        # the layout of libsvm: coefficients against the other classes, in their order
+        for number, (i, j) in enumerate(pairs):
             place = _pair(int(model.classes_[i]), int(model.classes_[j]), self.classes)
             weight[place, own[i]] = model.dual_coef_[j - 1, own[i]]
             weight[place, own[j]] = model.dual_coef_[i, own[j]]
