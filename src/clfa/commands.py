@@ -195,13 +195,15 @@ def fit(
     preset: Literal["small", "strong", "clip"] = "small",
     metric: str = "macro_f1",
     column: Sequence[str] = (),
+    folds: int = 0,
+    fold: int = 0,
 ) -> object:
     """A table of posts in, the best model that it supports out: import, choice out of fold, calibration, test once.
 
     Linear models and support vector machines on frozen encoders, on the text, the image and both, are compared out of fold;
-    the simplest one that cannot be told from the best is taken. Where the budget holds it, the text encoder is fine-tuned,
-    and taken if it is told to be better on validation. The test split is opened once, at the end. Features that a stopped
-    fit has cached are not computed again.
+    the simplest one that cannot be told from the best is taken. Where the budget holds it, the text encoder is fine-tuned;
+    it, or its blend with the simple model, is taken if it is told to be better on validation. The test split is opened once,
+    at the end. Features that a stopped fit has cached are not computed again.
 
     Args:
         source: CSV, TSV, JSONL or Parquet file, or a dataset directory of `clfa import`.
@@ -211,6 +213,8 @@ def fit(
         preset: Encoders by hub name: small (MiniLM, MobileNetV2), strong (mpnet, EfficientNet) or clip.
         metric: What the model is chosen by: accuracy, macro_f1, weighted_f1, binary_f1 (two classes), precision, recall.
         column: NAME=COLUMN names a column of the table that is not guessed right: text, image, label, id or split.
+        folds: Cross-validate the whole fit over all posts, with this many folds; one call for each …
+        fold: … that is held out as test, 0 to folds-1. `clfa compare` takes a folder of them as one system.
 
     Examples:
         clfa fit posts.csv --out runs/posts
@@ -218,7 +222,7 @@ def fit(
         clfa fit posts.csv --out runs/posts --column label=sentiment --column image=photo
     """
     log.info("loading PyTorch and the encoders")
-    result = clfa.fit(source, out, minutes, text_encoder, image_encoder, preset, metric, columns=_further(column))
+    result = clfa.fit(source, out, minutes, text_encoder, image_encoder, preset, metric, _further(column), folds, fold)
     log.info("wrote %s: leaderboard.json, report-test.html, README.md (the model card)", out)
     return result
 

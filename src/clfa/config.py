@@ -133,6 +133,9 @@ class ModelConfig:
     """Dropout before the classifier."""
     probe: ProbeConfig | None = None
     """A simple classifier instead of projections and fusion; all encoders must be frozen."""
+    members: dict[str, "ModelConfig"] = field(default_factory=dict)
+    """Classifiers whose log probabilities are averaged, instead of a fusion; `clfa fit` makes such a blend of trained runs.
+    The modalities are then those of the members, under the names `<member>_<modality>`."""
 
     def query(self) -> str:
         """The modality that asks: the first one.
@@ -166,6 +169,9 @@ class ModelConfig:
 
     def reads_mean(self, name: str) -> bool:
         """Whether nothing but the mean of the modality's token states is read."""
+        for member, own in self.members.items():
+            if name.startswith(f"{member}_") and name.removeprefix(f"{member}_") in own.modalities:
+                return own.reads_mean(name.removeprefix(f"{member}_"))
         return self.probe is not None or self.modalities[name].averaged
 
     def side(self, name: str) -> str:
@@ -363,6 +369,10 @@ def check_ranges(config: RunConfig) -> None:
     Raises:
         UserError: one lies outside of its range (`RANGES`), or the splits to train on are wrong.
     """
+    if config.model.members:
+        raise UserError(
+            "model.members is for runs that `clfa fit` made of others: train each member as a run of its own"
+        )
     if not {"train"} <= set(config.data.train_splits) <= {"train", "validation"}:
         raise UserError(f"data.train_splits = {config.data.train_splits}: allowed are [train] and [train, validation]")
     if "validation" in config.data.train_splits and not config.model.probe:

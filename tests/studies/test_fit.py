@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -16,15 +18,17 @@ from clfa.data.rows import load_split
 from clfa.data.tables import guess_columns
 from clfa.errors import UserError
 from clfa.evidence.results import Fit, read_result
+from clfa.model.classifier import Classifier
 from clfa.model.encoders import load_encoder
 from clfa.model.pipeline import Pipeline
 from clfa.model.probe import Probe
 from clfa.report.formats import terminal
 from clfa.runs import Run
-from clfa.studies.candidates import Candidate, Trial, decide
+from clfa.studies.candidates import Candidate, Trial, choose, decide
 from clfa.studies.fine_tune import EPOCHS, MARGIN, _affordable, fine_tune
-from clfa.studies.fit import _compared, _keep_tuned
+from clfa.studies.fit import _compared, _keep
 from clfa.training.probe import Fitted
+from clfa.training.train import train
 
 WORD = {"happy": "word1 word2 word3", "sad": "word11 word12 word13"}
 
@@ -130,27 +134,40 @@ def test_a_fine_tuned_encoder_takes_over_when_it_is_told_better(table, options, 
     clfa.fit(table, tmp_path / "run", minutes=0, **options)
     data = DataConfig(str(tmp_path / "run" / "data"))
     modalities = {"text": ModalityConfig("text", options["text_encoder"], frozen=True)}
-    tuned = fine_tune(data, modalities, ("text",), tmp_path / "candidate", 1e9)
+    assert fine_tune(data, modalities, ("text",), tmp_path / "candidate", time.monotonic()) is None
+    tuned = fine_tune(data, modalities, ("text",), tmp_path / "candidate", math.inf)
     assert "fine-tuned (all layers)" in tuned.name
-    labels = load_split(data.path, "validation").labels
-    sure = np.log(np.where(np.eye(2)[labels] > 0, 0.999, 0.001))
-    chosen = Trial(
-        Candidate(("text",), ProbeConfig()),
-        Fitted(Probe(), np.log(np.full((len(labels), 2), 0.5)), 1.0),
-        decide(np.log(np.full((len(labels), 2), 0.5)), labels, "macro_f1"),
-    )
     validation = load_split(data.path, "validation")
-    told, _ = _compared(chosen, replace(tuned, log_probabilities=sure), validation, "macro_f1")
-    assert [each.chosen for each in told] == [False, True]
+    labels = validation.labels
+    chosen = trial(np.log(np.full((len(labels), 2), 0.5)), labels)
+    sure = np.log(np.where(np.eye(2)[labels] > 0, 0.999, 0.001))
+
+    def compared(of_simple, of_tuned):
+        other = replace(tuned, log_probabilities=of_tuned)
+        return _compared(trial(of_simple, labels), other, validation, labels, "macro_f1")
+
+    told, taken = compared(chosen.decided.log_probabilities, sure)
+    assert taken == "tuned"
+    assert [each.chosen for each in told] == [False, True, False]
     assert told[1].verdict.startswith("better: NLL")
-    kept, shift = _compared(chosen, replace(tuned, log_probabilities=sure[:, ::-1]), validation, "macro_f1")
-    assert [each.chosen for each in kept] == [True, False]
+    assert told[2].verdict.startswith("worse: NLL")  # than the one that had taken over
+    kept, taken = compared(sure, sure[:, ::-1])
+    assert taken == "simple"
+    assert [each.chosen for each in kept] == [True, False, False]
     assert kept[1].verdict.startswith("worse: NLL")
-    assert shift == chosen.decided.shift
-    assert _compared(chosen, None, validation, "macro_f1") == ([], shift)
+    # each is sure and wrong where the other is right: their mean knows that
+    half = np.arange(len(labels)) % 2 == 0
+    unsure = np.log(np.where(np.eye(2)[labels] > 0, 0.4, 0.6))
+    _, taken = compared(np.where(half[:, None], sure, unsure), np.where(half[:, None], unsure, sure))
+    assert taken == "blend"
+    assert _compared(chosen, None, validation, labels, "macro_f1") == ([], "simple")
 
     own = Run(tmp_path / "taken")
-    _keep_tuned(own, replace(tuned, temperature=2.0), np.array([0.0, 50.0]))
+    probe_of_run = Run(tmp_path / "run").config().model.probe
+    simple = trial(np.log(np.full((len(labels), 2), 0.5)), labels, probe_of_run)
+    simple = replace(simple, fitted=replace(simple.fitted, probe=Classifier.from_pretrained(tmp_path / "run").probe))
+    settings = (data, modalities, simple, replace(tuned, temperature=2.0))
+    _keep(own, *settings, "tuned", [0.0, 50.0])
     rows = load_split(data.path, "test")
     before, after = Pipeline.load(tuned.run.path).logits(rows), Pipeline.load(own.path).logits(rows)
     assert torch.allclose(before / 2, after, atol=1e-5)
@@ -158,6 +175,44 @@ def test_a_fine_tuned_encoder_takes_over_when_it_is_told_better(table, options, 
     assert own.log() == tuned.run.log()
     clfa.evaluate(own.path, "test", evidence=False)
     assert set(own.predictions("test").predicted.tolist()) == {1}
+
+    both = Run(tmp_path / "both")
+    _keep(both, *settings, "blend", [0.0, 0.0])
+    of_probe = Pipeline.load(tmp_path / "run").logits(rows).log_softmax(1)
+    mean = (of_probe + after.log_softmax(1)) / 2
+    assert torch.allclose(Pipeline.load(both.path).logits(rows), mean, atol=1e-5)
+    result = clfa.evaluate(both.path, "test")
+    answers = clfa.Predictor(both.path)(list(rows))
+    names = both.predictions("test")
+    assert [answer.predicted for answer in answers] == [names.class_names[n] for n in names.predicted]
+    assert result.calibration is not None
+    with pytest.raises(UserError, match=r"model\.members is for runs"):
+        train(replace(both.config(), output=str(tmp_path / "again")))
+
+
+def trial(log_probabilities, labels, probe=None):
+    """A trial that says this of the posts, and decides for the most probable class."""
+    candidate = Candidate(("text",), probe or ProbeConfig())
+    return Trial(candidate, Fitted(Probe(), log_probabilities, 1.0), decide(log_probabilities, labels, "macro_f1"))
+
+
+def test_the_simplest_is_taken_only_if_neither_metric_nor_nll_tells_it_from_the_best():
+    labels = np.arange(2_000) % 2
+    generator = np.random.default_rng(0)
+    right = np.eye(2)[labels] > 0
+
+    def says(probability):
+        return np.log(np.where(right, probability[:, None], 1 - probability[:, None]))
+
+    best = trial(says(np.where(generator.random(2_000) < 0.8, 0.9, 0.2)), labels)
+    correct = np.exp(best.decided.log_probabilities)[right] > 0.5
+    same = says(np.where(correct, 0.9, 0.2) + generator.uniform(-0.01, 0.01, 2_000))
+    vague = says(np.where(correct, 0.55, 0.45))
+    simple = ProbeConfig("logistic_regression")
+    for other, word, taken in ((same, "cannot tell", 1), (vague, "worse: NLL", 0)):
+        judged, chosen = choose([best, trial(other, labels, simple)], labels, 2, "macro_f1")
+        assert judged[1].verdict.startswith(word)
+        assert chosen is judged[taken]
 
 
 def test_layers_are_trained_as_the_time_allows(encoders):

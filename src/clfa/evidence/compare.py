@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from clfa.errors import UserError
 from clfa.evidence.power import detectable_accuracy, detectable_difference
-from clfa.evidence.results import Comparison, Difference, Dominance, Gap, McNemar, SystemScores
+from clfa.evidence.results import Comparison, Difference, Dominance, Fit, Gap, McNemar, SystemScores, read_result
 from clfa.evidence.significance import (
     LEVEL,
     almost_stochastic_order,
@@ -114,6 +114,9 @@ def _refuse_several_systems(path: Path, runs: list[Run]) -> None:
         config = asdict(run.config())  # with the defaults of fields that came later
         place = (config.pop("seed"), config["data"].pop("fold"))
         del config["output"]
+        if run.leaderboard_file.is_file():  # fits that were asked for the same are one system, whatever they chose
+            asked = read_result(Fit, run.leaderboard_file).asked
+            config = {name: value for name, value in asked.items() if name != "fold"}
         first = first or config
         if config != first:
             changed = sorted(key for key in config if config[key] != first[key])

@@ -94,8 +94,12 @@ class Collator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         modalities: dict[str, Inputs] = {}
-        for name in self.config.modalities:
-            found = self._cached(name, rows) or self._prepared(name, rows)
+        prepared: dict[tuple, Inputs] = {}  # what several modalities read in the same way is prepared once
+        for name, modality in self.config.modalities.items():
+            how = (id(self.preparers[name]), self.config.column(name), modality.part, modality.max_length)
+            found = self._cached(name, rows)
+            if found is None:
+                found = prepared[how] = prepared.get(how) or self._prepared(name, rows)
             if name in self.teacher:
                 found = replace(found, teacher_embeds=self._teacher_embeds(name, rows))
             modalities[name] = found

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from clfa.config import ProbeConfig
 from clfa.evidence.compare import gap_of
 from clfa.evidence.results import Scores, Tried
-from clfa.evidence.significance import holm, is_claim
+from clfa.evidence.significance import holm, is_claim, nll_difference
 from clfa.metrics import METRICS, Score, all_scores, confusion, measure, scores
 from clfa.training.probe import Array, Fitted, fit_probe
 
@@ -72,13 +72,12 @@ class Trial:
 
     def result(self, chosen: bool) -> Tried:
         """For the leaderboard."""
-        probe, decided = self.candidate.probe, self.decided
         return Tried(
             self.candidate.name,
             list(self.candidate.modalities),
-            asdict(probe),
-            decided.shift,
-            decided.metrics,
+            asdict(self.candidate.probe),
+            self.decided.shift,
+            self.decided.metrics,
             round(self.fitted.seconds, 1),
             chosen,
             self.verdict,
@@ -93,7 +92,7 @@ def try_candidates(
     metric: str,
     deadline: float,
 ) -> list[Trial]:
-    """First every kind, then other settings around the best so far, as long as the time is enough; the best first.
+    """First both kinds, then other settings around the best so far, as long as the time is enough; the best first.
 
     Args:
         features: modality -> (N, H), rows of NaN where a post lacks it.
@@ -121,20 +120,27 @@ def try_candidates(
 
 
 def choose(trials: list[Trial], labels: NDArray[np.int64], classes: int, metric: str) -> tuple[list[Trial], Trial]:
-    """Trials, the best first -> the same with verdicts, by the one rule for claims; and the simplest that is not claimed to
-    be worse than the best, of several as simple ones the best."""
+    """Trials, the best first -> the same with verdicts, and the simplest that is not claimed to be worse than the best, of
+    several as simple ones the best.
+
+    Worse is what the one rule for claims says of the metric or of the NLL, which tells sooner; corrected over all of them.
+    """
     best, *others = trials
     gaps = [
         gap_of(labels, best.decided.predicted[None], each.decided.predicted[None], classes, metric, True, RESAMPLES)
         for each in others
     ]
+    losses = [nll_difference(labels, best.decided.log_probabilities, each.decided.log_probabilities) for each in others]
+    p_holm = holm([gap.p for gap in gaps] + [p for _, p in losses])
     judged = [replace(best, verdict="the best")]
     equals = judged[:]
-    for each, gap, p in zip(others, gaps, holm([gap.p for gap in gaps])):
-        worse = is_claim(gap.difference, p)
-        size = gap.difference.text(METRICS[metric].unit, signed=True)
-        judged.append(replace(each, verdict=f"{'worse' if worse else 'cannot tell'}: {size}"))
-        equals += [] if worse else [judged[-1]]
+    for place, (each, gap, (loss, _)) in enumerate(zip(others, gaps, losses)):
+        by_metric = is_claim(gap.difference, p_holm[place])
+        by_loss = is_claim(loss, p_holm[len(others) + place]) and loss.value > 0
+        told = loss.text(METRICS["nll"].unit, signed=True) if by_loss and not by_metric else ""
+        size = f"NLL {told}" if told else gap.difference.text(METRICS[metric].unit, signed=True)
+        judged.append(replace(each, verdict=f"{'worse' if by_metric or by_loss else 'cannot tell'}: {size}"))
+        equals += [] if by_metric or by_loss else [judged[-1]]
     return judged, min(equals, key=lambda each: each.candidate.complexity)
 
 
@@ -147,10 +153,15 @@ def decide(log_probabilities: Float[NDArray, "posts classes"], labels: NDArray[n
     return Decided(log_probabilities, shift, decisions[shift], _scores(log_probabilities, labels, decisions[shift]))
 
 
-def part(decided: Decided, labels: NDArray[np.int64], places: slice) -> Decided:
-    """The same on some of the posts; `labels` are theirs."""
-    log_probabilities, predicted = decided.log_probabilities[places], decided.predicted[places]
-    return Decided(log_probabilities, decided.shift, predicted, _scores(log_probabilities, labels, predicted))
+def with_shift(
+    log_probabilities: Float[NDArray, "posts classes"],
+    labels: NDArray[np.int64],
+    shift: float,
+    prior: NDArray[np.int64],
+) -> Decided:
+    """With a shift that was chosen before, and the classes as frequent as among the labels `prior`."""
+    predicted = (log_probabilities + offsets_of(prior, log_probabilities.shape[1], shift)).argmax(1)
+    return Decided(log_probabilities, shift, predicted, _scores(log_probabilities, labels, predicted))
 
 
 def offsets_of(labels: NDArray[np.int64], classes: int, shift: float) -> Float[NDArray, " classes"]:
@@ -170,11 +181,10 @@ def _ordered(trials: Iterable[Trial], metric: str) -> list[Trial]:
 
 
 def _first(modalities: list[str]) -> list[Candidate]:
-    """Each modality alone and all of them, by a linear model and by one with a kernel."""
+    """Each modality alone and all of them by a linear model, all of them by one with a kernel."""
     sides = [(name,) for name in modalities] + ([tuple(modalities)] if len(modalities) > 1 else [])
-    return [Candidate(side, ProbeConfig("logistic_regression", 1.0)) for side in sides] + [
-        Candidate(side, ProbeConfig("svm", 3.0)) for side in sides
-    ]
+    linear = [Candidate(side, ProbeConfig("logistic_regression", 1.0)) for side in sides]
+    return [*linear, Candidate(sides[-1], ProbeConfig("svm", 3.0))]
 
 
 def _around(best: Candidate) -> list[Candidate]:

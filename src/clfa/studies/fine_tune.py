@@ -20,7 +20,7 @@ from clfa.model.layers import find_layers
 from clfa.model.pipeline import Pipeline
 from clfa.runs import Run
 from clfa.studies.candidates import Decided
-from clfa.training.train import train
+from clfa.training.train import TimeUp, train
 
 EPOCHS, BATCH = 3, 32
 SMALL = 40_000_000
@@ -52,22 +52,24 @@ class Tuned:
 
 
 def fine_tune(
-    data: DataConfig, modalities: Mapping[str, ModalityConfig], fused: tuple[str, ...], folder: Path, seconds: float
+    data: DataConfig, modalities: Mapping[str, ModalityConfig], fused: tuple[str, ...], folder: Path, deadline: float
 ) -> Tuned | None:
-    """Fine-tune the text encoder, with the mean image feature beside it where `fused` names the image, if it takes no more
-    than so many seconds; a run that was stopped goes on.
+    """Fine-tune the text encoder, with the mean image feature beside it where `fused` names the image, if that ends before
+    the `deadline` (on the clock of `time.monotonic`); a run that was stopped goes on.
 
     All layers are trained where that fits, else as many of the last ones as do, on cached states of those below. The loss is
     the classification loss; three epochs, and the one with the best NLL on validation is taken.
 
     Returns:
-        `None` where not even the last layer can be trained in time, or the posts have no texts.
+        `None` where not even the last layer can be trained in time, where it took longer than expected, or the posts have no
+        texts.
     """
     if "text" not in modalities:
         return None
     encoder = load_encoder(modalities["text"].encoder, "text")
     rows = load_rows(data, "train")
     per_post = _forward_seconds(encoder, rows)
+    seconds = deadline - time.monotonic()
     trained, expected = _affordable(encoder, per_post, len(rows), seconds)
     if expected > seconds:
         log.info(
@@ -102,7 +104,11 @@ def fine_tune(
             warmup=0.1,
         ),
     )
-    run = Run(train(config, resume=True))
+    try:
+        run = Run(train(config, resume=True, deadline=deadline))
+    except TimeUp:
+        log.info("%s took longer than expected: it is left out, and a fit with more --minutes goes on with it", name)
+        return None
     validation = load_rows(data, "validation")
     pipeline = Pipeline.load(run.path)
     pipeline.cache(Path(data.path), list(dict.fromkeys(validation.splits)))

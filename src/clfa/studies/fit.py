@@ -1,8 +1,8 @@
 """A table of posts in, the best model that its data supports out: what `clfa fit` does, as a story.
 
 Simple models on frozen encoders are compared out of fold on the training and validation posts, and the simplest that cannot
-be told from the best is taken. Where the budget holds it, the text encoder is fine-tuned, and takes its place if it is told
-to be better on validation. The test split is opened once, at the end.
+be told from the best is taken. Where the budget holds it, the text encoder is fine-tuned; it, or its blend with the simple
+model, takes over if it is told to be better on validation. The test split is opened once, at the end.
 """
 
 import json
@@ -27,11 +27,12 @@ from clfa.evidence.evaluate import evaluate
 from clfa.evidence.results import Fit, Tried, read_result, write_result
 from clfa.evidence.significance import is_claim, nll_difference
 from clfa.metrics import METRICS, metric_names
+from clfa.model.blend import Blend
 from clfa.model.classifier import Classifier, build_classifier
 from clfa.model.pipeline import Pipeline
 from clfa.report.page import write_evaluation
 from clfa.runs import Run
-from clfa.studies.candidates import Trial, choose, decide, offsets_of, part, try_candidates
+from clfa.studies.candidates import Trial, choose, offsets_of, try_candidates, with_shift
 from clfa.studies.fine_tune import Tuned, fine_tune
 from clfa.training.probe import groups_of, keep_probe, read_features
 
@@ -94,23 +95,21 @@ def fit(
         raise UserError(f"{data.path} has posts with neither texts nor images")
     log.info("%s posts, %s classes; features of %s", f"{len(rows):,}", len(class_names), ", ".join(modalities))
     features = read_features(_pipeline(data, modalities, ProbeConfig()), rows)
-    deadline = started + 60 * minutes
-    trials = try_candidates(features, rows.labels, len(class_names), groups_of(rows), metric, deadline)
+    # half of the time for simple models, and a tenth at the end for the evaluation
+    half, deadline = (started + share * 60 * minutes for share in (0.5, 0.9))
+    trials = try_candidates(features, rows.labels, len(class_names), groups_of(rows), metric, half)
     trials, chosen = choose(trials, rows.labels, len(class_names), metric)
     tuned = fine_tune(
         replace(data, train_splits=["train"]),
         modalities,
         chosen.candidate.modalities,
         run.path / "candidates" / "fine_tuned",
-        deadline - time.monotonic(),
+        deadline,
     )
-    on_validation, shift = _compared(chosen, tuned, load_rows(data, "validation"), metric)
-    offsets = offsets_of(rows.labels, len(class_names), shift)
+    on_validation, taken = _compared(chosen, tuned, load_rows(data, "validation"), rows.labels, metric)
     run.metrics_file.unlink(missing_ok=True)  # of a fit that was stopped behind this point
-    if tuned and on_validation[-1].chosen:
-        _keep_tuned(run, tuned, offsets)
-    else:
-        _keep_simple(run, data, modalities, chosen, offsets)
+    offsets = offsets_of(rows.labels, len(class_names), chosen.decided.shift).tolist()
+    _keep(run, data, modalities, chosen, tuned, taken, offsets)
     evaluation = evaluate(run.path, "test")
     result = Fit(
         asked=asked,
@@ -162,7 +161,8 @@ def _asked(metric: str, encoders: Mapping[str, str], data: DataConfig) -> dict[s
         "metric": metric,
         **{f"{name}_encoder": encoder for name, encoder in encoders.items()},
         "splits": json.dumps(hashes),
-        "folds": f"{data.fold} of {data.folds}" if data.folds else "none",
+        "folds": str(data.folds),
+        "fold": str(data.fold),
     }
 
 
@@ -182,47 +182,76 @@ def _pipeline(data: DataConfig, modalities: dict[str, ModalityConfig], probe: Pr
     return pipeline
 
 
-def _compared(chosen: Trial, tuned: Tuned | None, validation: Rows, metric: str) -> tuple[list[Tried], float]:
-    """The simple model and the fine-tuned one on the validation posts, and the shift of the one that is taken.
+SIMPLE, TUNED, BLEND = "simple", "tuned", "blend"
+"""What a fit can end with."""
 
-    The simple one stays unless the other has the better metric and is claimed to have the better NLL, which tells sooner.
+
+def _compared(
+    chosen: Trial, tuned: Tuned | None, validation: Rows, prior: NDArray[np.int64], metric: str
+) -> tuple[list[Tried], str]:
+    """The simple model, the fine-tuned one and their blend on the validation posts, and which of them is taken.
+
+    The simplest stays unless a later one has no worse metric and is claimed to have the better NLL, which tells sooner
+    (p times two, for two looks). All decide with the shift that was found out of fold on all posts.
     """
     if tuned is None:
-        return [], chosen.decided.shift
+        return [], SIMPLE
     labels = validation.labels
-    simple = part(chosen.decided, labels, slice(-len(labels), None))  # validation stands behind train
-    other = decide(tuned.log_probabilities, labels, metric)
-    difference, p = nll_difference(labels, simple.log_probabilities, other.log_probabilities)
-    claim = is_claim(difference, p)
-    better = claim and difference.value < 0 and other.metrics[metric].value > simple.metrics[metric].value
-    word = "cannot tell" if not claim else "better" if difference.value < 0 else "worse"
-    verdict = f"{word}: NLL {difference.text(METRICS['nll'].unit, signed=True)}"
-    kept = replace(chosen, decided=simple, verdict="the simple one, out of fold").result(not better)
-    return [kept, tuned.result(other, better, verdict)], other.shift if better else simple.shift
+    simple = chosen.decided.log_probabilities[-len(labels) :]  # validation stands behind train
+    mean = (simple + tuned.log_probabilities) / 2
+    blend = mean - np.logaddexp.reduce(mean, 1, keepdims=True)
+    both = tuple(dict.fromkeys((*chosen.candidate.modalities, *tuned.modalities)))
+    rest = {
+        TUNED: (tuned.name, tuned.modalities, tuned.log_probabilities, tuned.seconds),
+        BLEND: ("the mean of both", both, blend, chosen.fitted.seconds + tuned.seconds),
+    }
+    holder, name = with_shift(simple, labels, chosen.decided.shift, prior), SIMPLE
+    rows = {SIMPLE: replace(chosen, decided=holder, verdict="the simple one, out of fold").result(False)}
+    for other, (title, modalities, log_probabilities, seconds) in rest.items():
+        decided = with_shift(log_probabilities, labels, chosen.decided.shift, prior)
+        difference, p = nll_difference(labels, holder.log_probabilities, log_probabilities)
+        claim = is_claim(difference, min(1.0, p * len(rest)))
+        word = "cannot tell" if not claim else "better" if difference.value < 0 else "worse"
+        verdict = f"{word}: NLL {difference.text(METRICS['nll'].unit, signed=True)}"
+        rows[other] = Tried(
+            title, list(modalities), {}, decided.shift, decided.metrics, round(seconds, 1), False, verdict
+        )
+        if word == "better" and decided.metrics[metric].value >= holder.metrics[metric].value:
+            holder, name = decided, other
+    return [replace(row, chosen=key == name) for key, row in rows.items()], name
 
 
-def _keep_simple(
+def _keep(
     run: Run,
     data: DataConfig,
     modalities: Mapping[str, ModalityConfig],
     chosen: Trial,
-    offsets: NDArray[np.float64],
+    tuned: Tuned | None,
+    taken: str,
+    offsets: list[float],
 ) -> None:
-    """The probe, as it was fitted on train and validation, becomes the run."""
+    """What was taken becomes the run: the probe as it was fitted on train and validation, the fine-tuned model with its
+    temperature, or their blend."""
     own = {name: modalities[name] for name in chosen.candidate.modalities}
-    model = ModelConfig(own, probe=chosen.candidate.probe)
-    run.begin(RunConfig(data, model, str(run.path), loss=LossConfig(alignment_weight=0)), resume=True)
-    keep_probe(chosen.fitted, _pipeline(data, own, chosen.candidate.probe), run, offsets.tolist())
-
-
-def _keep_tuned(run: Run, tuned: Tuned, offsets: NDArray[np.float64]) -> None:
-    """The fine-tuned candidate, with its temperature and decision rule, becomes the run."""
+    base = RunConfig(
+        data, ModelConfig(own, probe=chosen.candidate.probe), str(run.path), loss=LossConfig(alignment_weight=0)
+    )
+    pipeline = _pipeline(data, own, chosen.candidate.probe)
+    if taken == SIMPLE or tuned is None:
+        run.begin(base, resume=True)
+        keep_probe(chosen.fitted, pipeline, run, offsets)
+        return
     model = Classifier.from_pretrained(tuned.run.path)
     with torch.no_grad():
         for parameter in model.classifier.parameters():
             parameter.div_(tuned.temperature)
-    model.offsets = offsets.tolist()
-    run.begin(replace(tuned.run.config(), output=str(run.path)), resume=True)
+    config = replace(tuned.run.config(), output=str(run.path))
+    if taken == BLEND:
+        pipeline.model.probe = chosen.fitted.probe
+        model = Blend({SIMPLE: pipeline.model, TUNED: model}).eval()
+        config = replace(base, model=model.config)
+    model.offsets = offsets
+    run.begin(config, resume=True)
     model.save_pretrained(run.path)
     write_text(run.log_file, tuned.run.log_file.read_text(encoding="utf-8"))
     run.finish(tuned.run.metrics()["training"])

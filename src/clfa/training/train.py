@@ -63,12 +63,17 @@ class State:
         return True
 
 
-def train(config: RunConfig, resume: bool = False) -> Path:
+class TimeUp(Exception):
+    """Training has not ended by its deadline; what its last checkpoint holds is kept."""
+
+
+def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -> Path:
     """Train one run and write its run directory.
 
     Args:
         config: everything.
         resume: go on from the last checkpoint of `config.output`; the result is that of an uninterrupted run.
+        deadline: on the clock of `time.monotonic`; `TimeUp` is raised at the first step behind it.
 
     Returns:
         The run directory: `config.yaml`, `dataset.json` (the data it was made from), model files, `log.jsonl`,
@@ -100,7 +105,7 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     with _open_log(run.log_file, state.log_bytes) as file:
         for epoch in state.epochs_left(settings):
             started = time.monotonic()
-            losses = _train_epoch(setup, config, state, epoch)
+            losses = _train_epoch(setup, config, state, epoch, deadline)
             seconds = time.monotonic() - started
             state.seconds += seconds
             probabilities = setup.pipeline.probabilities(setup.validation, "validating")
@@ -140,7 +145,7 @@ def train(config: RunConfig, resume: bool = False) -> Path:
     return run.path
 
 
-def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int) -> dict[str, float]:
+def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int, deadline: float) -> dict[str, float]:
     """One pass over the training posts; the mean of each term of the loss over its batches."""
     settings, model = config.train, setup.model
     last, total = len(setup.batches) - 1, math.ceil(len(setup.batches) / settings.accumulation) * settings.epochs
@@ -149,6 +154,8 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int) -> d
     sums: dict[str, float] = {}
     batches = track(setup.batches, f"posts of epoch {epoch + 1}", len(setup.rows), lambda batch: len(batch.labels))
     for number, batch in enumerate(batches):
+        if time.monotonic() > deadline:
+            raise TimeUp
         factor = learning_rate(state.step, total, settings)
         for group in setup.optimizer.param_groups:
             group["factor"], group["lr"] = factor, group["peak"] * factor
