@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from clfa.config import DataConfig, FusionConfig, LossConfig, ModalityConfig, ModelConfig, RunConfig, TrainConfig
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows
-from clfa.evidence.calibration import fit_temperature
 from clfa.evidence.results import Tried
+from clfa.metrics import fit_temperature
 from clfa.model.encoders import Encoder, load_encoder
 from clfa.model.layers import find_layers
 from clfa.model.pipeline import Pipeline
@@ -58,7 +58,7 @@ def fine_tune(
     the `deadline` (on the clock of `time.monotonic`); a run that was stopped goes on.
 
     All layers are trained where that fits, else as many of the last ones as do, on cached states of those below. The loss is
-    the classification loss; three epochs, and the one with the best NLL on validation is taken.
+    the classification loss; three epochs, and the one with the best NLL on validation, after a temperature, is taken.
 
     Returns:
         `None` where not even the last layer can be trained in time, where it took longer than expected, or the posts have no
@@ -102,6 +102,7 @@ def fine_tune(
             head_learning_rate=1e-3,
             layer_decay=0.9,
             warmup=0.1,
+            monitor="calibrated_nll",
         ),
     )
     try:

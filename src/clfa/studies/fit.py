@@ -26,7 +26,7 @@ from clfa.errors import UserError
 from clfa.evidence.evaluate import evaluate
 from clfa.evidence.results import Fit, Tried, read_result, write_result
 from clfa.evidence.significance import is_claim, nll_difference
-from clfa.metrics import METRICS, metric_names
+from clfa.metrics import METRICS, OF_PROBABILITIES, metric_names
 from clfa.model.blend import Blend
 from clfa.model.classifier import Classifier, build_classifier
 from clfa.model.pipeline import Pipeline
@@ -153,7 +153,7 @@ def _dataset(source: Path, run: Run, columns: Mapping[str, str]) -> str:
 def _asked(metric: str, encoders: Mapping[str, str], data: DataConfig) -> dict[str, str]:
     """What was asked for, which a finished fit in the same place must have been asked for, too."""
     manifest = load_manifest(data.path)
-    allowed = [name for name in metric_names(len(manifest["labels"])) if name not in ("auroc", "brier", "nll")]
+    allowed = [name for name in metric_names(len(manifest["labels"])) if name not in OF_PROBABILITIES]
     if metric not in allowed:
         raise UserError(f"metric {metric!r}: allowed are {', '.join(allowed)}")
     hashes = {name: split["sha256"][:16] for name, split in manifest["splits"].items()}
