@@ -10,16 +10,13 @@ from clfa.errors import UserError
 from clfa.evidence.power import detectable_accuracy, detectable_difference
 from clfa.evidence.results import Comparison, Difference, Dominance, Fit, Gap, McNemar, SystemScores, read_result
 from clfa.evidence.significance import (
-    LEVEL,
     almost_stochastic_order,
     bootstrap_p,
-    holm,
-    is_claim,
     paired_bootstrap,
     system_difference,
     verdict,
 )
-from clfa.metrics import OF_PROBABILITIES, SHOWN, Score, by_run, mcnemar, metric_names, over_runs
+from clfa.metrics import LEVEL, OF_PROBABILITIES, SHOWN, Score, by_run, holm, is_claim, mcnemar, metric_names, over_runs
 from clfa.runs import Run, System, pool_runs
 
 TAU = 0.2

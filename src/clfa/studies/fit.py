@@ -25,8 +25,7 @@ from clfa.data.tables import OPTIONS, guess_columns, read_table
 from clfa.errors import UserError
 from clfa.evidence.evaluate import evaluate
 from clfa.evidence.results import Fit, Tried, read_result, write_result
-from clfa.evidence.significance import is_claim, nll_difference
-from clfa.metrics import METRICS, OF_PROBABILITIES, metric_names
+from clfa.metrics import METRICS, OF_PROBABILITIES, is_claim, metric_names, nll_difference
 from clfa.model.blend import Blend
 from clfa.model.classifier import Classifier, build_classifier
 from clfa.model.pipeline import Pipeline

@@ -25,6 +25,7 @@ from clfa.model.pipeline import Pipeline
 from clfa.model.reading import misreadings
 from clfa.model.teacher import embed_dataset
 from clfa.model.word_vectors import training_texts
+from clfa.training.objective import AllEmbeds
 from clfa.training.optimizer import parameter_groups
 from clfa.training.sampler import LengthBuckets
 
@@ -49,6 +50,8 @@ class Setup:
     """AdamW."""
     class_weights: Tensor
     """(C,), of the classification loss."""
+    everyone: dict[str, AllEmbeds]
+    """Modality -> the teacher's embeddings of all training posts, for `loss.negatives: all`."""
 
     @property
     def model(self) -> Classifier:
@@ -90,7 +93,8 @@ def set_up(config: RunConfig) -> Setup:
     )
     optimizer = torch.optim.AdamW(parameter_groups(model, settings), betas=(0.9, 0.999))
     weights = _class_weights(rows.labels, len(class_names), config).to(pipeline.device)
-    return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights)
+    everyone = _everyone(config, rows, teacher, pipeline.device) if config.loss.negatives == "all" else {}
+    return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights, everyone)
 
 
 def _check_modalities(config: RunConfig, rows: Rows) -> None:
@@ -125,6 +129,8 @@ def _log_misreadings(pipeline: Pipeline, rows: Rows) -> None:
 def _check_alignment(config: RunConfig) -> None:
     modalities, target, aligned = config.model.modalities, config.loss.alignment_target, _aligned(config)
     partial = [name for name in aligned if modalities[name].part != "all"]
+    if config.loss.negatives == "all" and (config.loss.guidance != "info_nce" or target != "teacher"):
+        raise UserError("loss.negatives: all is for guidance: info_nce by a teacher; leave it out, or change the other")
     if aligned and target != "teacher":
         if target not in modalities or not any(
             config.model.side(name) == "image" for name in aligned if name != target
@@ -146,7 +152,8 @@ def _check_alignment(config: RunConfig) -> None:
 
 def _aligned(config: RunConfig) -> list[str]:
     """Names of the modalities that are aligned."""
-    return [name for name, m in config.model.modalities.items() if m.align] if config.loss.alignment_weight > 0 else []
+    weight = config.loss.alignment_weight
+    return [name for name, m in config.model.modalities.items() if m.align] if weight == "auto" or weight > 0 else []
 
 
 def _teacher_embeds(config: RunConfig, splits: list[str]) -> dict[str, Cache]:
@@ -162,6 +169,16 @@ def _teacher_embeds(config: RunConfig, splits: list[str]) -> dict[str, Cache]:
             f"set model.dim to {cache.width}"
         )
     return dict.fromkeys(aligned, cache)
+
+
+def _everyone(config: RunConfig, rows: Rows, teacher: dict[str, Cache], device: torch.device) -> dict[str, AllEmbeds]:
+    found = {}
+    for name, cache in teacher.items():
+        entries = np.unique(cache.find(rows.keys(config.model.column(name), config.model.modalities[name].kind)))
+        entries = entries[entries >= 0]
+        embeds = torch.cat([cache.read(int(entry)) for entry in entries])
+        found[name] = AllEmbeds(embeds.to(device), torch.from_numpy(entries).to(device))
+    return found
 
 
 def _class_weights(labels: np.ndarray, classes: int, config: RunConfig) -> Tensor:

@@ -23,6 +23,7 @@ from clfa.errors import UserError
 from clfa.metrics import METRICS, all_scores
 from clfa.model.batch import Batch
 from clfa.runs import Run
+from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
 from clfa.training.objective import objective
 from clfa.training.optimizer import learning_rate
@@ -92,6 +93,9 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
     if config.model.probe:
         train_probe(config, run)
         return run.path
+    if config.loss.alignment_weight == "auto":
+        train_with_chosen_alignment(config, run, train, deadline)
+        return run.path
     setup = set_up(config)
     state = State()
     if resume and (saved := load_checkpoint(run.checkpoints, setup.model, setup.optimizer)):
@@ -159,7 +163,7 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int, dead
         factor = learning_rate(state.step, total, settings)
         for group in setup.optimizer.param_groups:
             group["factor"], group["lr"] = factor, group["peak"] * factor
-        terms = _forward(setup, config, batch)
+        terms = _forward(setup, config, batch, state.step / total)
         if not torch.isfinite(terms["loss"]):
             raise UserError(
                 f"the loss is {terms['loss'].item()} in epoch {epoch + 1}: lower train.head_learning_rate or "
@@ -176,11 +180,11 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int, dead
     return {name: value / len(setup.batches) for name, value in sums.items()}
 
 
-def _forward(setup: Setup, config: RunConfig, batch: Batch) -> dict[str, Tensor]:
+def _forward(setup: Setup, config: RunConfig, batch: Batch, done: float) -> dict[str, Tensor]:
     batch = batch.to(setup.pipeline.device)
     with _precision(config.train, setup.pipeline.device):
         output = setup.model(batch)
-    return objective(output, batch, config.loss, setup.model.config, setup.class_weights)
+    return objective(output, batch, config.loss, setup.model.config, setup.class_weights, done, setup.everyone)
 
 
 def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager:
