@@ -72,8 +72,8 @@ def _alignments(
 ) -> dict[str, Tensor]:
     if config.alignment_target != "teacher":
         return _to_another_modality(output, batch, config, model)
-    pair = _pair(batch, model)
     if config.guidance == "affinity":
+        pair = _pair(batch, model)
         if pair is None:
             return {}
         text, image, both = pair
@@ -86,7 +86,7 @@ def _alignments(
             config.temperature,
         )
         return {"affinity": loss}
-    weights = _confidence(batch, pair, config.temperature) if config.confidence_gate else None
+    weights = _confidence(batch, _pair(batch, model), config.temperature) if config.confidence_gate else None
     terms = {}
     for name, inputs in batch.modalities.items():
         present, entries = inputs.present, inputs.teacher_entries
