@@ -16,6 +16,7 @@ from clfa.metrics import METRICS, holm, is_claim, nll_difference
 from clfa.model.classifier import Classifier
 from clfa.model.pipeline import Pipeline
 from clfa.runs import Run
+from clfa.training.setup import check_alignment
 
 WEIGHTS = (0.1, 0.3, 1.0)
 """Tried beside 0, which needs no teacher."""
@@ -49,6 +50,7 @@ def train_with_chosen_alignment(config: RunConfig, run: Run, train: Callable[...
         train: `clfa.training.train.train`.
         deadline: as there.
     """
+    check_alignment(config)
     aligned = tuple(name for name, modality in config.model.modalities.items() if modality.align)
     validation = load_rows(config.data, "validation")
     found: dict[Choice, Float[NDArray, "posts classes"]] = {}

@@ -74,7 +74,7 @@ def set_up(config: RunConfig) -> Setup:
     rows, validation = load_rows(config.data, "train", config.seed), load_rows(config.data, "validation")
     splits = source_splits(config.data, ["train", "validation"])
     _check_modalities(config, rows)
-    _check_alignment(config)  # before anything is encoded
+    check_alignment(config)  # before anything is encoded
     model_config = with_graphs(config.model, rows)
     _log_graphs(model_config, rows)
     texts = {name: training_texts(rows, config.model, name) for name, m in config.model.modalities.items() if m.words}
@@ -126,7 +126,8 @@ def _log_misreadings(pipeline: Pipeline, rows: Rows) -> None:
                 log.warning("modality %s: %s; %s", name, found.text, found.advice)
 
 
-def _check_alignment(config: RunConfig) -> None:
+def check_alignment(config: RunConfig) -> None:
+    """Refuse (`UserError`) alignment that has no teacher or target, or none that can be aligned."""
     modalities, target, aligned = config.model.modalities, config.loss.alignment_target, _aligned(config)
     partial = [name for name in aligned if modalities[name].part != "all"]
     if config.loss.negatives == "all" and (config.loss.guidance != "info_nce" or target != "teacher"):
