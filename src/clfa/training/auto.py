@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clfa.config import RunConfig
 from clfa.data.atomic import write_text
 from clfa.data.splits import load_rows, source_splits
+from clfa.errors import TimeUp
 from clfa.metrics import METRICS, holm, is_claim, nll_difference
 from clfa.model.classifier import Classifier
 from clfa.model.pipeline import Pipeline
@@ -48,7 +49,7 @@ def train_with_chosen_alignment(config: RunConfig, run: Run, train: Callable[...
         config: of the run, with the weight `auto`.
         run: it has begun; the runs that were tried are kept in its folder `candidates`, where a stopped one goes on.
         train: `clfa.training.train.train`.
-        deadline: as there.
+        deadline: as there; what is not trained by then is not among the choices, no alignment must be.
     """
     check_alignment(config)
     aligned = tuple(name for name, modality in config.model.modalities.items() if modality.align)
@@ -58,7 +59,13 @@ def train_with_chosen_alignment(config: RunConfig, run: Run, train: Callable[...
     def add(choice: Choice) -> None:
         child = _child(config, choice, run.path / "candidates" / choice.name.replace(" ", "_"))
         log.info("%s: %s", run, choice.name)
-        pipeline = Pipeline.load(train(child, resume=True, deadline=deadline))
+        try:
+            pipeline = Pipeline.load(train(child, resume=True, deadline=deadline))
+        except TimeUp:
+            if not found:
+                raise
+            log.info("%s: the time is up, %s is not among the choices", run, choice.name)
+            return
         pipeline.cache(Path(config.data.path), source_splits(config.data, ["validation"]))
         found[choice] = pipeline.logits(validation, "validating").double().log_softmax(1).numpy()
 
@@ -68,9 +75,11 @@ def train_with_chosen_alignment(config: RunConfig, run: Run, train: Callable[...
     add(Choice(0.0, ()))
     for weight in WEIGHTS:
         add(Choice(weight, aligned))
-    best = min((choice for choice in found if choice.weight), key=loss)
-    for name in aligned if len(aligned) > 1 else ():
-        add(Choice(best.weight, (name,)))
+    weighted = [choice for choice in found if choice.weight]
+    if weighted and len(aligned) > 1:
+        best = min(weighted, key=loss)
+        for name in aligned:
+            add(Choice(best.weight, (name,)))
     chosen, told = choose(found, validation.labels)
     for line in told:
         log.info("%s: %s", run, line)

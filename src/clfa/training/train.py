@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clfa.config import RunConfig, TrainConfig, check_ranges
 from clfa.data.progress import track
-from clfa.errors import UserError
+from clfa.errors import TimeUp, UserError
 from clfa.metrics import METRICS, all_scores
 from clfa.model.batch import Batch
 from clfa.runs import Run
@@ -62,10 +62,6 @@ class State:
             return False
         self.best, self.best_epoch = value, self.epoch
         return True
-
-
-class TimeUp(Exception):
-    """Training has not ended by its deadline; what its last checkpoint holds is kept."""
 
 
 def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -> Path:
