@@ -311,7 +311,14 @@ def sweep(config: SweepConfig) -> object:
     return result
 
 
-def compare(runs: list[str], *, split: str = "test", metric: str = "macro_f1", out: str = "comparison") -> object:
+def compare(
+    runs: list[str],
+    *,
+    split: str = "test",
+    metric: str = "macro_f1",
+    out: str = "comparison",
+    save: str | None = None,
+) -> object:
     """Compare systems on the same posts, in words: better, worse or cannot tell.
 
     A difference is claimed if its 95 % interval excludes 0 and its p (corrected for several comparisons after Holm) is at
@@ -319,19 +326,26 @@ def compare(runs: list[str], *, split: str = "test", metric: str = "macro_f1", o
     test, almost stochastic order (ASO) over seeds.
 
     Args:
-        runs: Two or more run directories, or folders of runs of one system (seeds, folds); all are compared with the first.
+        runs: Two or more run directories, folders of runs of one system (seeds, folds), or Parquet files of stored
+            predictions; all are compared with the first.
         split: Split that all of them were evaluated on.
         metric: Metric of the verdict: accuracy, macro_f1, weighted_f1, binary_f1 (two classes), or precision and recall.
         out: Folder to write: comparison.json, .md, .csv, .tex, .html.
+        save: Folder that gets the predictions of each system as a small Parquet file, to be compared anywhere.
 
     Examples:
         clfa compare runs/no_alignment runs/clfa
         clfa compare runs/table/no_alignment runs/table/clfa runs/table/text_only --out runs/comparison
     """
+    from clfa.evidence.compare import load_system
     from clfa.evidence.results import write_result
     from clfa.report.page import write_comparison
+    from clfa.runs import write_system
 
-    result = clfa.compare([Path(run) for run in runs], split, metric)
+    paths = [Path(run) for run in runs]
+    result = clfa.compare(paths, split, metric)
+    for system, path in zip(result.systems, paths) if save else ():
+        write_system(load_system(path, split), Path(str(save), f"{system.system.replace('/', '-')}.parquet"))
     write_result(Path(out, "comparison.json"), result)
     write_comparison(result, Path(out))
     log.info("wrote %s/comparison.json, .md, .csv, .tex and .html", out)

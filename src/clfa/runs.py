@@ -274,6 +274,41 @@ def pool_runs(name: str, runs: Sequence[Run], split: str) -> System:
     return System(name, first.ids, first.class_names, first.labels, predictions, list(by_seed))
 
 
+def write_system(system: System, path: Path) -> None:
+    """Write the predictions of a system as one small Parquet file: `id, label, seed-<k> …`, classes by their names."""
+    names = pa.array(system.class_names)
+
+    def classes(numbers: NDArray[np.int64]) -> pa.Array:
+        return pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int8()), names)
+
+    columns = {"id": pa.array(system.ids), "label": classes(system.labels)}
+    columns |= {f"seed-{seed}": classes(predicted) for seed, predicted in zip(system.seeds, system.predictions)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        pq.write_table(pa.table(columns), partial, compression="zstd")
+
+
+def read_system(path: Path) -> System:
+    """Read what `write_system` wrote.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    try:
+        table = pq.read_table(path)
+        labels = table.column("label").combine_chunks()
+        seeds = [name for name in table.column_names if name.startswith("seed-")]
+        predictions = np.stack([table.column(name).combine_chunks().indices.to_numpy() for name in seeds])
+        ids, class_names, numbers = table.column("id").to_pylist(), labels.dictionary.to_pylist(), labels.indices
+    except (OSError, KeyError, ValueError, AttributeError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path} holds no predictions of a system (id, label, seed-0 …): {str(error).splitlines()[0]}; make one with "
+            "`clfa compare RUN RUN --save FOLDER`"
+        ) from None
+    of_seeds = [int(name.removeprefix("seed-")) for name in seeds]
+    return System(path.stem, ids, class_names, numbers.to_numpy().astype(int), predictions.astype(int), of_seeds)
+
+
 def _environment() -> dict[str, Any]:
     """What a run is made with."""
     import torch

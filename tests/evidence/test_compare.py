@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from clfa.cli import main
 from clfa.errors import UserError
 from clfa.evidence.compare import compare, corrected
-from clfa.evidence.results import Comparison, read_result, write_result
+from clfa.evidence.results import Comparison, Fit, read_result, write_result
 from clfa.metrics import mcnemar
 from clfa.report.page import write_comparison
 from clfa.runs import Predictions, Run
@@ -152,3 +153,31 @@ def test_refusals(make, tmp_path):
         compare([base, make("more", 0.6)], "validation", "macro_f1")
     with pytest.raises(UserError, match="allowed are accuracy"):
         compare([base, make("extra", 0.6)], "test", "f1")
+
+
+def test_stored_predictions_compare_as_the_runs_do(make, tmp_path, capsys):
+    base, other = make("base", 0.6, 2, folds=3), make("other", 0.8, 2, folds=3)
+    command = ["compare", str(base), str(other), "--out", str(tmp_path / "out"), "--save", str(tmp_path / "stored")]
+    assert main(command) == 0
+    stored = [tmp_path / "stored" / f"{name}.parquet" for name in ("base", "other")]
+    assert compare(stored) == compare([base, other])
+    assert sum(path.stat().st_size for path in stored) < 40_000
+    assert compare([stored[0], other]).comparisons[0].system == "other"
+    (tmp_path / "posts.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"holds no predictions of a system.*--save FOLDER"):
+        compare([stored[0], tmp_path / "posts.parquet"])
+
+
+def test_fits_that_were_asked_for_the_same_are_one_system(make, tmp_path):
+    fits, plain = make("fits", 0.7, folds=2), make("plain", 0.6, folds=2)
+    for fold in range(2):
+        run = Run(fits / f"seed-0-fold-{fold}")
+        config = run.config_file.read_text()
+        run.config_file.write_text(config + f"loss: {{temperature: 0.{fold + 1}}}\n")  # each chose for itself
+        asked = {"metric": "macro_f1", "folds": "2", "fold": str(fold)}
+        write_result(run.leaderboard_file, Fit(asked, "macro_f1", 1, 1, [], [], {}, {}, 1.0, []))
+    assert compare([plain, fits]).posts == 600
+    asked["metric"] = "accuracy"
+    write_result(run.leaderboard_file, Fit(asked, "accuracy", 1, 1, [], [], {}, {}, 1.0, []))
+    with pytest.raises(UserError, match=r"runs of several systems .* differ in metric"):
+        compare([plain, fits])

@@ -17,7 +17,7 @@ from clfa.evidence.significance import (
     verdict,
 )
 from clfa.metrics import LEVEL, OF_PROBABILITIES, SHOWN, Score, by_run, holm, is_claim, mcnemar, metric_names, over_runs
-from clfa.runs import Run, System, pool_runs
+from clfa.runs import Run, System, pool_runs, read_system
 
 TAU = 0.2
 """ASO's usual demand (Ulmer et al. 2022)."""
@@ -32,7 +32,7 @@ def compare(paths: list[Path], split: str = "test", metric: str = "macro_f1") ->
     the runs, not of the systems.
 
     Args:
-        paths: run directories, or folders of run directories of one system (seeds, folds).
+        paths: run directories, folders of run directories of one system (seeds, folds), or stored predictions (Parquet).
         split: split that all were evaluated on.
         metric: metric of the verdicts, one of `clfa.metrics.scores`.
 
@@ -85,19 +85,29 @@ def corrected(family: list[Difference], metric: str) -> list[Difference]:
 
 
 def load_system(path: Path, split: str) -> System:
-    """The runs of a run directory, or of a folder of run directories, posts in the order of their ids.
+    """The runs of a run directory, or of a folder of run directories, posts in the order of their ids; or the stored
+    predictions of a system (Parquet), whatever split they are of.
 
     Raises:
         UserError: no runs, no predictions, several systems, a seed twice, seeds on different posts, missing folds.
     """
+    if path.suffix == ".parquet" and path.is_file():
+        return _by_id(read_system(path))
     if not path.is_dir():
-        raise UserError(f"{path} is not a folder: give a run directory, or a folder of run directories of one system")
+        raise UserError(
+            f"{path} is not a folder: give a run directory, a folder of run directories of one system, or the Parquet file "
+            "that `clfa compare --save` wrote of one"
+        )
     single = Run(path)
     runs = [single] if single.is_finished else [run for run in map(Run, sorted(path.iterdir())) if run.is_finished]
     if not runs:
         raise UserError(f"{path} holds no finished run: train one with `clfa train` or `clfa sweep`")
     _refuse_several_systems(path, runs)
-    system = pool_runs(path.name, runs, split)
+    return _by_id(pool_runs(path.name, runs, split))
+
+
+def _by_id(system: System) -> System:
+    """The same with the posts in the order of their ids."""
     order = np.argsort(np.array(system.ids), kind="stable")
     ids = [system.ids[number] for number in order]
     return replace(system, ids=ids, labels=system.labels[order], predictions=system.predictions[:, order])
@@ -128,7 +138,9 @@ def _refuse_several_systems(path: Path, runs: list[Run]) -> None:
 
 def _short_names(paths: list[Path]) -> list[str]:
     """The shortest ends of the paths that are all different."""
-    folders = [path.resolve().parts for path in paths]
+    folders = [
+        path.with_suffix("").resolve().parts if path.suffix == ".parquet" else path.resolve().parts for path in paths
+    ]
     for length in range(1, max(map(len, folders)) + 1):
         names = ["/".join(path[-length:]) for path in folders]
         if len(set(names)) == len(names):
