@@ -126,7 +126,9 @@ def test_demo_end_to_end(tmp_path):
     for name in ("majority", "text_only", "image_only"):
         assert abs(found[name].value - 0.5) <= 0.07
     assert found["clfa"].low > found["no_alignment"].high
+    assert [each.chosen for each in result.fit.on_validation].count(True) == 1
     page = (tmp_path / "demo" / "report.html").read_text()
+    assert "What clfa fit finds by itself" in page
     assert "http" not in page
     assert page.count("data:image/") >= 10
 

@@ -1,7 +1,7 @@
 """The main job on the generated set "congruity", end to end and without network (`clfa demo`).
 
 Captioned drawings -> a small teacher; a few hundred labelled posts -> text only, image only, no alignment and CLFA,
-several seeds each, all through the same `train_teacher` and `sweep` as any other data.
+several seeds each, and what `fit` makes of them, all through the same `train_teacher`, `sweep` and `fit` as any other data.
 """
 
 import io
@@ -32,6 +32,7 @@ from clfa.evidence.compare import corrected
 from clfa.evidence.results import CurvePoint, Demo, Example, Illustrations, SystemScores, write_result
 from clfa.model.pipeline import Pipeline
 from clfa.report.page import write_demo
+from clfa.studies.fit import fit
 from clfa.studies.sweep import METRIC, sweep
 from clfa.studies.tiny import small_configs, word_tokenizer, write_encoder
 from clfa.training.teacher import train_teacher
@@ -40,8 +41,9 @@ DRAWINGS = 3_000
 HELD_OUT = 200
 VALIDATION, TEST = 120, 600
 DIM, PIXELS = 128, 64
-EPOCHS = {100: 40, 200: 30, 400: 20}  # fewer posts, more passes: about the same time for each point of the curve
+EPOCHS = {100: 40, 400: 20}  # fewer posts, more passes: about the same time for each point of the curve
 LABELS = ["not_sarcastic", "sarcastic"]
+FIT_MINUTES = 3
 ABOUT = ("topic", "state", "tone")
 """What is known of a generated post, kept as columns."""
 
@@ -72,6 +74,10 @@ def demo(out: Path, seeds: int = 3, posts: int = 400) -> Demo:
     jobs = min(4, os.cpu_count() or 1)
     table = sweep(SweepConfig(shared, systems, str(out / "runs"), seeds, jobs=jobs, compare_to="no_alignment"))
     by_name = {row.system: row for row in table.systems}
+    log.info("clfa fit on the same posts")
+    text, image = (str(out / "encoders" / kind) for kind in ("text", "image"))
+    asked = {"text_encoder": text, "image_encoder": image, "metric": "accuracy", "teacher": str(out / "teacher")}
+    fitted = fit(out / "data", out / "fit", FIT_MINUTES, **asked)  # type: ignore[arg-type]
     result = Demo(
         systems=[by_name[name] for name in ("majority", *SYSTEMS)],
         # the points of the curve are no part of the question
@@ -83,6 +89,7 @@ def demo(out: Path, seeds: int = 3, posts: int = 400) -> Demo:
         train_posts=posts,
         test_posts=TEST,
         seconds=round(time.monotonic() - started, 1),
+        fit=fitted,
         illustrations=_illustrations(out),
     )
     write_result(out / "results.json", result)

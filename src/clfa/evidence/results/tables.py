@@ -165,6 +165,8 @@ class Demo:
     train_posts: int
     test_posts: int
     seconds: float
+    fit: "Fit | None" = None
+    """What `clfa fit` makes of the same posts and teacher."""
     illustrations: Illustrations | None = field(default=None, repr=False, compare=False, metadata=NOT_STORED)
 
 
