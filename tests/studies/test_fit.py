@@ -253,6 +253,19 @@ def test_encoders_without_weights_are_drawn_once_and_trained(dataset, encoders, 
     assert again.tried[0].metrics == result.tried[0].metrics
 
 
+def test_a_data_frame_of_paths(table, options, tmp_path, monkeypatch):
+    import pandas
+
+    monkeypatch.chdir(table.parent)  # paths are as in Python: relative to where it runs
+    frame = pandas.read_csv(table)
+    result = clfa.fit(frame, tmp_path / "run", minutes=0, **options)
+    of_file = clfa.fit(table, tmp_path / "file", minutes=0, **options)
+    assert result.metrics == of_file.metrics
+    assert clfa.fit(frame, tmp_path / "run", minutes=0, **options) == result, "the same frame: finished before"
+    with pytest.raises(UserError, match="holds another table"):
+        clfa.fit(frame.iloc[:-1], tmp_path / "run", minutes=0, **options)
+
+
 def test_images_alone(table, options, tmp_path):
     with open(table) as source, open(tmp_path / "images.csv", "w", newline="") as file:
         writer = csv.writer(file)

@@ -139,10 +139,14 @@ def guess_columns(source: str, named: Mapping[str, str]) -> dict[str, str]:
     Raises:
         UserError: a named column is not there, or no column looks like a label, or none like a text or an image.
     """
+    return guess_columns_of(list(dict.fromkeys(n for t in open_source(source) for n in t.names())), source, named)
+
+
+def guess_columns_of(names: Sequence[str], source: str, named: Mapping[str, str]) -> dict[str, str]:
+    """The same for the column names of a source."""
     unknown = [name for name in named if name not in OPTIONS]
     if unknown:
         raise UserError(f"--column {unknown[0]}=…: allowed are {', '.join(OPTIONS)}")
-    names = dict.fromkeys(name for table in open_source(source) for name in table.names())
     listed = ", ".join(names)
     for ours, column in named.items():
         if column not in names:

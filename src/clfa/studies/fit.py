@@ -5,22 +5,24 @@ be told from the best is taken. Where the budget holds it, the text encoder is f
 model, takes over if it is told to be better on validation. The test split is opened once, at the end.
 """
 
+import io
 import json
 import logging
 import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from clfa.config import DataConfig, LossConfig, ModalityConfig, ModelConfig, ProbeConfig, RunConfig
-from clfa.data.atomic import write_text
+from clfa.data.atomic import replacing, write_text
 from clfa.data.records import load_manifest, write_dataset
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, source_splits
-from clfa.data.tables import OPTIONS, guess_columns, read_table
+from clfa.data.tables import OPTIONS, guess_columns, guess_columns_of, read_table
 from clfa.errors import UserError
 from clfa.evidence.evaluate import evaluate
 from clfa.evidence.results import Fit, read_result, write_result
@@ -36,6 +38,9 @@ from clfa.studies.contest import BLEND, SIMPLE, Contest, contest
 from clfa.studies.networks import Trained, fine_tune, fuse
 from clfa.training.probe import groups_of, keep_probe, read_features
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 PRESETS = {
     "small": {"text": "sentence-transformers/all-MiniLM-L6-v2", "image": "google/mobilenet_v2_1.0_224"},
     "strong": {"text": "sentence-transformers/all-mpnet-base-v2", "image": "google/efficientnet-b2"},
@@ -47,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 def fit(
-    source: str | Path,
+    source: "str | Path | DataFrame",
     out: str | Path,
     minutes: float = 10.0,
     text_encoder: str | None = None,
@@ -65,7 +70,9 @@ def fit(
     and one that is finished is not done again.
 
     Args:
-        source: a dataset directory, or a CSV, TSV, JSONL or Parquet file that is imported into `OUT/data`.
+        source: a dataset directory; a CSV, TSV, JSONL or Parquet file, or a pandas DataFrame, that is imported into
+            `OUT/data`. Images are paths (of a file: relative to it, and below its folder; of a DataFrame: as in Python) or
+            bytes.
         out: run directory to write.
         minutes: the budget, from the start on. Features are not cut short; of the models those that fit in are tried.
         text_encoder: local folder, hub name or `package:`; that of the preset by default.
@@ -86,7 +93,7 @@ def fit(
         raise UserError(f"preset {preset!r}: allowed are {', '.join(PRESETS)}")
     encoders = {"text": text_encoder or PRESETS[preset]["text"], "image": image_encoder or PRESETS[preset]["image"]}
     run = Run(out)
-    data = DataConfig(_dataset(Path(source), run, columns or {}), train_splits=["train", "validation"])
+    data = DataConfig(_dataset(source, run, columns or {}), train_splits=["train", "validation"])
     data = replace(data, folds=folds, fold=fold)
     asked = _asked(metric, encoders | ({"teacher": teacher} if teacher else {}), data)
     if run.is_finished and run.leaderboard_file.is_file():
@@ -130,14 +137,17 @@ def fit(
     return fitted
 
 
-def _dataset(source: Path, run: Run, columns: Mapping[str, str]) -> str:
+def _dataset(source: "str | Path | DataFrame", run: Run, columns: Mapping[str, str]) -> str:
     """The dataset directory: the source, or what the table is imported to."""
-    if (source / "dataset.json").is_file():
-        return str(source)
-    target = run.path / "data"
-    guessed = guess_columns(str(source), columns)
-    state = source.stat()
-    imported = f"{source.resolve()}, {state.st_size} bytes, {state.st_mtime_ns}, {json.dumps(guessed)}"
+    root = None
+    if not isinstance(source, str | Path):
+        source, root = _written(source, run, columns), Path("/")
+    path, target = Path(source), run.path / "data"
+    if (path / "dataset.json").is_file():
+        return str(path)
+    guessed = guess_columns(str(path), columns)
+    state = path.stat()
+    imported = f"{path.resolve()}, {state.st_size} bytes, {state.st_mtime_ns}, {json.dumps(guessed)}"
     if (target / "dataset.json").is_file():
         if load_manifest(target).get("imported") != imported:
             raise UserError(
@@ -146,10 +156,27 @@ def _dataset(source: Path, run: Run, columns: Mapping[str, str]) -> str:
         return str(target)
     log.info("columns: %s", ", ".join(f"{name} = {column}" for name, column in guessed.items()))
     images, names = "image" in guessed, dict(zip(OPTIONS, OPTIONS)) | guessed
-    rows, class_names, described = read_table(str(source), None, names, embed=images, texts="text" in guessed)
+    rows, class_names, described = read_table(str(path), root, names, embed=images, texts="text" in guessed)
     described |= {"reader": "table", "imported": imported}
     write_dataset(rows, str(target), class_names, described, "normalised", "embedded" if images else "none", "fail")
     return str(target)
+
+
+def _written(frame: "DataFrame", run: Run, columns: Mapping[str, str]) -> Path:
+    """A DataFrame as `OUT/table.parquet`, paths of images made absolute; the file stays as it is where it is the same."""
+    path, buffer = run.path / "table.parquet", io.BytesIO()
+    named = guess_columns_of([str(name) for name in frame.columns], "the DataFrame", columns)
+    if "image" in named:
+        cells = frame[named["image"]]
+        frame = frame.assign(
+            **{named["image"]: [str(Path(c).absolute()) if isinstance(c, str) and c else c for c in cells]}
+        )
+    frame.to_parquet(buffer, index=False)
+    if not path.is_file() or path.read_bytes() != buffer.getvalue():
+        run.path.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            partial.write_bytes(buffer.getvalue())
+    return path
 
 
 def _asked(metric: str, models: Mapping[str, str], data: DataConfig) -> dict[str, str]:
