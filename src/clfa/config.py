@@ -129,6 +129,9 @@ class ModelConfig:
     """The fusion."""
     pooling: Literal["mean", "cls", "max"] = "mean"
     """How fused tokens become one vector."""
+    missing: Literal["masked", "token"] = "masked"
+    """What the fusion reads where a post lacks a modality: nothing, or a vector of the modality, learnt (best with
+    `train.modality_dropout`). With `token` an empty text is a missing one, and posts without the query can be told apart."""
     dropout: float = 0.1
     """Dropout before the classifier."""
     probe: ProbeConfig | None = None
@@ -219,6 +222,8 @@ class TrainConfig:
     """Shape of the learning rate after warm-up."""
     clip: float = 1.0
     """Largest gradient norm."""
+    modality_dropout: float = 0.0
+    """Probability that one of a post's fused modalities, never its last, is hidden from the fusion in a training step."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward pass in training; losses and evaluation are always fp32."""
     monitor: str = "nll"
@@ -354,7 +359,7 @@ RANGES: dict[tuple[float, float], list[str]] = {
     (0, LARGEST): ["train.workers", "train.weight_decay", "train.encoder_learning_rate", "train.head_learning_rate"]
     + ["loss.alignment_weight"],
     (0, 0.999): ["model.dropout", "model.fusion.dropout", "loss.label_smoothing"],
-    (0, 1): ["train.warmup"],
+    (0, 1): ["train.warmup", "train.modality_dropout"],
     (1e-99, LARGEST): ["train.clip"],
     (0.01, 1): ["train.layer_decay"],
     (1e-9, 1e9): ["model.probe.strength"],

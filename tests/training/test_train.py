@@ -190,6 +190,7 @@ def test_finished_and_changed_runs(run_config, caplog):
         ({"train__epochs": 0}, r"train\.epochs = 0: allowed is at least 1"),
         ({"model__dropout": 1.5}, r"model\.dropout = 1\.5: allowed is at least 0 and at most 0\.999"),
         ({"train__head_learning_rate": -1.0}, r"head_learning_rate"),
+        ({"train__modality_dropout": 1.5}, r"train\.modality_dropout = 1\.5: allowed is at least 0 and at most 1"),
         ({"model__modalities__text__max_length": 1}, "at least 3"),
     ],
 )

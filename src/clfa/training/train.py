@@ -24,6 +24,7 @@ from clfa.metrics import METRICS, all_scores
 from clfa.model.batch import Batch
 from clfa.runs import Run
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
+from clfa.training.modality_dropout import forward
 from clfa.training.objective import objective
 from clfa.training.optimizer import learning_rate
 from clfa.training.probe import train_probe
@@ -179,7 +180,7 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int, dead
 def _forward(setup: Setup, config: RunConfig, batch: Batch) -> dict[str, Tensor]:
     batch = batch.to(setup.pipeline.device)
     with _precision(config.train, setup.pipeline.device):
-        output = setup.model(batch)
+        output = forward(setup.model, batch, config.train.modality_dropout)
     return objective(output, batch, config.loss, setup.model.config, setup.class_weights)
 
 
