@@ -23,6 +23,9 @@ class DataConfig:
     """Train on a stratified sample of this many rows, drawn with the run's seed (for learning curves); all by default."""
     train_splits: list[str] = field(default_factory=lambda: ["train"])
     """Splits trained on. `validation` among them is for systems that choose nothing on it, such as probes."""
+    unlabelled: str | None = None
+    """Split of posts without labels (`clfa import table … --unlabelled keep`): the alignment loss of each step is over its
+    posts and as many of these. With `train`, and `train_rows`, all training posts, their labels unread."""
     folds: int = 0
     """Pool all splits and cross-validate: number of folds; 0 uses the splits as they are."""
     fold: int = 0
@@ -383,6 +386,11 @@ def check_ranges(config: RunConfig) -> None:
     if "validation" in config.data.train_splits and not config.model.probe:
         raise UserError(
             "data.train_splits holds validation, which chooses the epoch: train on [train], or fit a probe (model.probe)"
+        )
+    if config.data.unlabelled and (config.loss.alignment_weight == 0 or config.model.probe):
+        raise UserError(
+            "data.unlabelled names posts to align, and this run aligns nothing: leave it out, or set loss.alignment_weight "
+            "above 0 and leave model.probe out"
         )
     values = _flatten(asdict(config))
     for (low, high), names in RANGES.items():

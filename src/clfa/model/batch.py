@@ -24,6 +24,9 @@ from clfa.model.knowledge import (
 )
 from clfa.model.modalities import kind_of, value_of
 
+NO_LABEL = -100
+"""The class that PyTorch's cross entropy leaves out."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -58,7 +61,7 @@ class Batch:
     modalities: dict[str, Inputs]
     """Name -> what it reads."""
     labels: Int[Tensor, " batch"] | None = None
-    """Class numbers, in training."""
+    """Class numbers, in training; `NO_LABEL` for a post without."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same on another device."""
@@ -104,8 +107,8 @@ class Collator:
                 found = replace(found, teacher_embeds=self._teacher_embeds(name, rows))
             modalities[name] = found
         modalities |= {name: self._with_knowledge(name, rows, modalities) for name in modalities}
-        labelled = all(row.get("label") is not None for row in rows)
-        return Batch(modalities, torch.tensor([row["label"] for row in rows]) if labelled else None)
+        labels = [NO_LABEL if label is None or label < 0 else label for label in (row.get("label") for row in rows)]
+        return Batch(modalities, torch.tensor(labels) if any(label != NO_LABEL for label in labels) else None)
 
     def _prepared(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Inputs:
         modality = self.config.modalities[name]

@@ -14,7 +14,7 @@ from clfa.config import ModelConfig, RunConfig
 from clfa.data.cache import Cache
 from clfa.data.records import load_manifest
 from clfa.data.rows import Rows
-from clfa.data.splits import load_rows, source_splits
+from clfa.data.splits import load_rows, load_unlabelled, source_splits
 from clfa.errors import UserError
 from clfa.metrics import metric_names
 from clfa.model.batch import Collator
@@ -26,7 +26,7 @@ from clfa.model.reading import misreadings
 from clfa.model.teacher import embed_dataset
 from clfa.model.word_vectors import training_texts
 from clfa.training.optimizer import parameter_groups
-from clfa.training.sampler import LengthBuckets
+from clfa.training.sampler import Beside, LengthBuckets, WithUnlabelled
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,9 @@ def set_up(config: RunConfig) -> Setup:
     if settings.monitor not in allowed:
         raise UserError(f"train.monitor = {settings.monitor!r}: allowed are {', '.join(allowed)}")
     rows, validation = load_rows(config.data, "train", config.seed), load_rows(config.data, "validation")
+    unlabelled = load_unlabelled(config.data)
     splits = source_splits(config.data, ["train", "validation"])
+    splits += [split for split in (unlabelled.splits if unlabelled else []) if split not in splits]
     _check_modalities(config, rows)
     _check_alignment(config)  # before anything is encoded
     model_config = with_graphs(config.model, rows)
@@ -82,8 +84,8 @@ def set_up(config: RunConfig) -> Setup:
     teacher = _teacher_embeds(config, splits)
     sampler = LengthBuckets([len(text) for text in rows.texts], settings.batch_size, config.seed)
     batches: DataLoader = DataLoader(
-        rows,  # type: ignore[arg-type]  # rows are a map-style data set
-        batch_sampler=sampler,
+        rows if unlabelled is None else WithUnlabelled(rows, unlabelled),  # type: ignore[arg-type]  # sequences are data sets
+        batch_sampler=sampler if unlabelled is None else Beside(sampler, len(rows), len(unlabelled)),
         collate_fn=Collator(model.config, pipeline.preparers, pipeline.caches, teacher),
         num_workers=settings.workers,
         generator=torch.Generator().manual_seed(config.seed),

@@ -21,7 +21,7 @@ from clfa.config import RunConfig, TrainConfig, check_ranges
 from clfa.data.progress import track
 from clfa.errors import UserError
 from clfa.metrics import METRICS, all_scores
-from clfa.model.batch import Batch
+from clfa.model.batch import NO_LABEL, Batch
 from clfa.runs import Run
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
 from clfa.training.modality_dropout import forward
@@ -153,7 +153,7 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int, dead
     setup.sampler.set_epoch(epoch)
     model.train()
     sums: dict[str, float] = {}
-    batches = track(setup.batches, f"posts of epoch {epoch + 1}", len(setup.rows), lambda batch: len(batch.labels))
+    batches = track(setup.batches, f"posts of epoch {epoch + 1}", len(setup.rows), _labelled)
     for number, batch in enumerate(batches):
         if time.monotonic() > deadline:
             raise TimeUp
@@ -175,6 +175,11 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int, dead
         for name, value in terms.items():
             sums[name] = sums.get(name, 0.0) + value.item()
     return {name: value / len(setup.batches) for name, value in sums.items()}
+
+
+def _labelled(batch: Batch) -> int:
+    """Number of posts with a label."""
+    return 0 if batch.labels is None else int((batch.labels != NO_LABEL).sum())
 
 
 def _forward(setup: Setup, config: RunConfig, batch: Batch) -> dict[str, Tensor]:
