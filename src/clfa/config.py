@@ -227,6 +227,8 @@ class TrainConfig:
     """Largest gradient norm."""
     modality_dropout: float = 0.0
     """Probability that one of a post's fused modalities, never its last, is hidden from the fusion in a training step."""
+    average: float = 0.0
+    """Decay of an exponential moving average of the trained weights, which is what is validated and saved; 0 is none."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward pass in training; losses and evaluation are always fp32."""
     monitor: str = "nll"
@@ -364,6 +366,7 @@ RANGES: dict[tuple[float, float], list[str]] = {
     (0, 0.999): ["model.dropout", "model.fusion.dropout", "loss.label_smoothing"],
     (0, 1): ["train.warmup", "train.modality_dropout"],
     (1e-99, LARGEST): ["train.clip"],
+    (0, 0.99999): ["train.average"],
     (0.01, 1): ["train.layer_decay"],
     (1e-9, 1e9): ["model.probe.strength"],
     (1e-6, LARGEST): ["loss.temperature"],

@@ -25,6 +25,7 @@ from clfa.model.pipeline import Pipeline
 from clfa.model.reading import misreadings
 from clfa.model.teacher import embed_dataset
 from clfa.model.word_vectors import training_texts
+from clfa.training.average import start_average
 from clfa.training.optimizer import parameter_groups
 from clfa.training.sampler import Beside, LengthBuckets, WithUnlabelled
 
@@ -49,6 +50,8 @@ class Setup:
     """AdamW."""
     class_weights: Tensor
     """(C,), of the classification loss."""
+    average: dict[str, Tensor]
+    """Name -> average of a trained parameter; empty without averaging."""
 
     @property
     def model(self) -> Classifier:
@@ -92,7 +95,8 @@ def set_up(config: RunConfig) -> Setup:
     )
     optimizer = torch.optim.AdamW(parameter_groups(model, settings), betas=(0.9, 0.999))
     weights = _class_weights(rows.labels, len(class_names), config).to(pipeline.device)
-    return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights)
+    average = start_average(model) if settings.average else {}
+    return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights, average)
 
 
 def _check_modalities(config: RunConfig, rows: Rows) -> None:

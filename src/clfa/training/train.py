@@ -23,6 +23,7 @@ from clfa.errors import UserError
 from clfa.metrics import METRICS, all_scores
 from clfa.model.batch import NO_LABEL, Batch
 from clfa.runs import Run
+from clfa.training.average import averaged, update_average
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
 from clfa.training.modality_dropout import forward
 from clfa.training.objective import objective
@@ -95,7 +96,7 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
         return run.path
     setup = set_up(config)
     state = State()
-    if resume and (saved := load_checkpoint(run.checkpoints, setup.model, setup.optimizer)):
+    if resume and (saved := load_checkpoint(run.checkpoints, setup.model, setup.optimizer, setup.average)):
         state = State(**saved)
     better = METRICS[settings.monitor].higher_is_better
     board = _tensorboard(run.path) if settings.tensorboard else None
@@ -109,10 +110,11 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
             losses = _train_epoch(setup, config, state, epoch, deadline)
             seconds = time.monotonic() - started
             state.seconds += seconds
-            probabilities = setup.pipeline.probabilities(setup.validation, "validating")
-            scores = all_scores(setup.validation.labels, probabilities)
-            if state.end_epoch(scores[settings.monitor], better):
-                save_best(run.checkpoints, setup.model)
+            with averaged(setup.model, setup.average):
+                probabilities = setup.pipeline.probabilities(setup.validation, "validating")
+                scores = all_scores(setup.validation.labels, probabilities)
+                if state.end_epoch(scores[settings.monitor], better):
+                    save_best(run.checkpoints, setup.model)
             line = {
                 "epoch": state.epoch,
                 "step": state.step,
@@ -124,7 +126,7 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
             file.write(json.dumps(line) + "\n")
             file.flush()
             state.log_bytes = file.tell()
-            save_checkpoint(run.checkpoints, setup.model, setup.optimizer, asdict(state))
+            save_checkpoint(run.checkpoints, setup.model, setup.optimizer, asdict(state), setup.average)
             log.info(_progress_line(line, state, settings))
             if board:
                 for name, value in {**losses, **scores}.items():
@@ -170,6 +172,7 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int, dead
         if (number + 1) % settings.accumulation == 0 or number == last:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
             setup.optimizer.step()
+            update_average(setup.average, model, state.step, settings.average)
             setup.optimizer.zero_grad()
             state.step += 1
         for name, value in terms.items():
