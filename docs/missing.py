@@ -38,8 +38,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "text": {"model.modalities.image": None},
     "image": {"model.modalities.text": None},
     "masked": {},
-    "masked, dropout 0.3": {"train.modality_dropout": 0.3},
-    "token, dropout 0.3": {"model.missing": "token", "train.modality_dropout": 0.3},
+    "token, dropout 0.67": {"model.missing": "token", "train.modality_dropout": 0.67},
 }
 METRICS = ("accuracy", "macro_f1")
 

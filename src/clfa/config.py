@@ -226,7 +226,8 @@ class TrainConfig:
     clip: float = 1.0
     """Largest gradient norm."""
     modality_dropout: float = 0.0
-    """Probability that one of a post's fused modalities, never its last, is hidden from the fusion in a training step."""
+    """Share of posts without one of their fused modalities in the classification loss, the mean over which one is hidden:
+    with two modalities, 2/3 weighs whole posts, texts and images alike. The fusion then runs once more for each."""
     average: float = 0.0
     """Decay of an exponential moving average of the trained weights, which is what is validated and saved; 0 is none."""
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -1,37 +1,50 @@
-"""Modality dropout: how often, never the last one, unseen by the alignment, the same bytes for a seed and after a resume."""
+"""Modality dropout: hidden from the fusion alone, never the last one, the loss by hand, the same bytes after a resume."""
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 
 import clfa.training.train as training
-from clfa.training.modality_dropout import draw_hidden, forward
+from clfa.training.modality_dropout import forward
+from clfa.training.objective import objective
 from clfa.training.setup import set_up
 from clfa.training.train import train
 
 
-def test_one_of_those_that_are_there_as_often_as_asked():
-    torch.manual_seed(0)
-    present = torch.tensor([[True, True, True], [True, False, True], [False, True, False], [False, False, False]])
-    hidden = torch.stack([draw_hidden(present, 0.3) for _ in range(4_000)])
-    often = hidden.float().mean(0)
-    assert torch.allclose(often[0], torch.full((3,), 0.1), atol=0.02)
-    assert torch.allclose(often[1], torch.tensor([0.15, 0, 0.15]), atol=0.02)
-    assert not hidden[:, 2:].any()
-    assert hidden.sum(2).max() == 1
-
-
-def test_the_fusion_does_not_see_it_and_the_alignment_does(run_config):
-    setup = set_up(run_config(model__missing="token"))
+@pytest.mark.parametrize("missing", ["masked", "token"])
+def test_each_modality_is_hidden_from_the_fusion_alone_and_never_the_last(run_config, missing):
+    """As if the posts lacked it; what alignment reads stays."""
+    setup = set_up(run_config(model__missing=missing, train__batch_size=24))
     model = setup.model.eval()
     batch = next(iter(setup.batches))
-    whole, dropped = forward(model, batch, 0.0), forward(model, batch, 1.0)
-    changed = (whole.logits - dropped.logits).abs().amax(1) > 1e-6
-    both = whole.masks["text"].any(1) & whole.masks["image"].any(1)
-    assert changed.tolist() == both.tolist()
-    for name in ("text", "image"):
-        assert torch.equal(whole.embeds[name], dropped.embeds[name])
-        assert torch.equal(whole.masks[name], dropped.masks[name])
+    whole, lacking = forward(model, batch, hide=True)
+    there = {name: whole.masks[name].any(1) for name in ("text", "image")}
+    assert there["image"].sum() == 23
+    rows = [setup.rows[place] for place in next(iter(setup.sampler))]
+    for (name, nothing), output in zip({"text": None, "image": None}.items(), lacking, strict=True):
+        expected = model(setup.pipeline.collate([row.replace(**{name: nothing}) for row in rows])).logits
+        assert torch.allclose(output.logits[there["image"]], expected[there["image"]], atol=1e-5)
+        assert torch.equal(output.logits[~there["image"]], whole.logits[~there["image"]])
+        assert not torch.allclose(output.logits[there["image"]], whole.logits[there["image"]], atol=1e-4)
+        for part in ("states", "masks", "embeds"):
+            assert all(torch.equal(getattr(output, part)[n], getattr(whole, part)[n]) for n in there)
+    assert forward(model, batch, hide=False)[1] == []
+
+
+def test_the_loss_by_hand(run_config):
+    config = run_config(train__modality_dropout=0.6, model__dropout=0.0)
+    setup = set_up(config)
+    model = setup.model.eval()
+    batch = next(iter(setup.batches))
+    whole, lacking = forward(model, batch, hide=True)
+    terms = training._forward(setup, config, batch)
+    plain = objective(whole, batch, config.loss, model.config, setup.class_weights)
+    losses = [cross_entropy(output.logits, batch.labels) for output in (whole, *lacking)]
+    expected = 0.4 * losses[0] + 0.3 * losses[1] + 0.3 * losses[2]
+    assert torch.allclose(terms["classification_loss"], expected)
+    assert torch.allclose(terms["loss"], plain["loss"] - losses[0] + expected)
+    assert torch.equal(terms["alignment_loss_text"], plain["alignment_loss_text"])
 
 
 @pytest.mark.parametrize("missing", ["masked", "token"])

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from clfa.model.batch import NO_LABEL, Batch
 from clfa.runs import Run
 from clfa.training.average import averaged, update_average
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
-from clfa.training.modality_dropout import forward
+from clfa.training.modality_dropout import expected_terms, forward
 from clfa.training.objective import objective
 from clfa.training.optimizer import learning_rate
 from clfa.training.probe import train_probe
@@ -187,9 +187,14 @@ def _labelled(batch: Batch) -> int:
 
 def _forward(setup: Setup, config: RunConfig, batch: Batch) -> dict[str, Tensor]:
     batch = batch.to(setup.pipeline.device)
+    rate = config.train.modality_dropout
     with _precision(config.train, setup.pipeline.device):
-        output = forward(setup.model, batch, config.train.modality_dropout)
-    return objective(output, batch, config.loss, setup.model.config, setup.class_weights)
+        whole, lacking = forward(setup.model, batch, hide=rate > 0)
+    terms = objective(whole, batch, config.loss, setup.model.config, setup.class_weights)
+    if not lacking:
+        return terms
+    rest = (batch, replace(config.loss, alignment_weight=0), setup.model.config, setup.class_weights)
+    return expected_terms(terms, [objective(output, *rest)["classification_loss"] for output in lacking], rate)
 
 
 def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager:
