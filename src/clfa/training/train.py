@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -190,11 +190,10 @@ def _forward(setup: Setup, config: RunConfig, batch: Batch) -> dict[str, Tensor]
     rate = config.train.modality_dropout
     with _precision(config.train, setup.pipeline.device):
         whole, lacking = forward(setup.model, batch, hide=rate > 0)
-    terms = objective(whole, batch, config.loss, setup.model.config, setup.class_weights)
-    if not lacking:
-        return terms
-    rest = (batch, replace(config.loss, alignment_weight=0), setup.model.config, setup.class_weights)
-    return expected_terms(terms, [objective(output, *rest)["classification_loss"] for output in lacking], rate)
+    given = (batch, config.loss, setup.model.config, setup.class_weights)
+    terms = objective(whole, *given)
+    losses = [objective(output, *given)["classification_loss"] for output in lacking]
+    return expected_terms(terms, losses, rate) if lacking else terms
 
 
 def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager:
