@@ -42,9 +42,8 @@ from clfa.evidence.results import (
     read_result,
     write_result,
 )
-from clfa.evidence.significance import holm, is_claim
 from clfa.metrics import METRICS as METRIC_TITLES
-from clfa.metrics import Score, scores
+from clfa.metrics import Score, holm, is_claim, scores
 from clfa.report import figures
 from clfa.report.formats import markdown
 from clfa.report.page import environment, explanation

@@ -48,8 +48,7 @@ def test_stored_results_hold_no_posts():
 
 def test_a_claim_needs_an_interval_without_zero_and_a_small_p():
     from clfa.evidence.results import Gap
-    from clfa.evidence.significance import is_claim
-    from clfa.metrics import Score
+    from clfa.metrics import Score, is_claim
 
     def claim(value, low, high, p, runs=5):
         score = Score(value, low, high, n=runs)

@@ -157,7 +157,7 @@ def import_table(
         "knowledge": knowledge_column,
     }
     read = read_table(
-        source, _folder(images, None), columns, seed, images != "none", _further(column), rare, unlabelled
+        source, _folder(images, None), columns, seed, images != "none", _further(column), rare, unlabelled=unlabelled
     )
     return _write("table", read, out, images, text, on_bad)
 
@@ -197,6 +197,7 @@ def fit(
     minutes: float = 10,
     text_encoder: str | None = None,
     image_encoder: str | None = None,
+    teacher: str | None = None,
     preset: Literal["small", "strong", "clip"] = "small",
     metric: str = "macro_f1",
     column: Sequence[str] = (),
@@ -215,6 +216,8 @@ def fit(
         minutes: Budget of time; computing features is not cut short.
         text_encoder: Folder, hub name or package: name; that of the preset by default.
         image_encoder: The same for images.
+        teacher: A CLIP-like dual encoder (folder or hub name): with it a fusion is trained, too, with as much alignment as
+            validation asks for.
         preset: Encoders by hub name: small (MiniLM, MobileNetV2), strong (mpnet, EfficientNet) or clip.
         metric: What the model is chosen by: accuracy, macro_f1, weighted_f1, binary_f1 (two classes), precision, recall.
         column: NAME=COLUMN names a column of the table that is not guessed right: text, image, label, id or split.

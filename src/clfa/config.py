@@ -189,10 +189,20 @@ class ModelConfig:
 class LossConfig:
     """L = alignment_weight * alignment_loss + classification_loss."""
 
-    alignment_weight: float = 1.0
-    """The paper's alpha; 0 trains without a teacher."""
+    alignment_weight: float | Literal["auto"] = 1.0
+    """The paper's alpha; 0 trains without a teacher. `auto` trains with each of a grid that holds 0, and takes the smallest
+    whose NLL on validation cannot be told from the best one's."""
     temperature: float = 0.1
     """The paper's tau; divides the cosine similarities."""
+    guidance: Literal["info_nce", "decoupled", "sigmoid", "mimicry", "affinity"] = "info_nce"
+    """How the teacher pulls, see `clfa.losses`: `info_nce` is the paper's."""
+    negatives: Literal["batch", "all"] = "batch"
+    """`all` sets each post against the teacher's embeddings of the whole training set (`info_nce` only)."""
+    confidence_gate: bool = False
+    """Weigh each post by how much the teacher believes that its text and image belong together."""
+    alignment_schedule: Literal["constant", "decay", "first"] = "constant"
+    """`decay` lets the alignment weight fall to 0 over the run; `first` aligns alone for a third of the steps, then
+    classifies alone."""
     alignment_target: str = "teacher"
     """`teacher`, or a text modality (`knowledge`) whose embedding the image is pulled to: captions instead of CLIP."""
     class_weights: Literal["none", "balanced"] = "none"
@@ -399,7 +409,7 @@ def check_ranges(config: RunConfig) -> None:
     values = _flatten(asdict(config))
     for (low, high), names in RANGES.items():
         for name in names:
-            if name not in values:  # of a part that is left out
+            if name not in values or values[name] == "auto":  # of a part that is left out, or to be chosen
                 continue
             if not low <= values[name] <= high:
                 allowed = f"at least {low:g}" + (f" and at most {high:g}" if high < 1e6 else "")

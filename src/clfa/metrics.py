@@ -43,7 +43,12 @@ METRICS: dict[str, Metric] = {
     "adaptive_ece": Metric("adaptive ECE", higher_is_better=False),
     "brier": Metric("Brier score", "", higher_is_better=False),
     "nll": Metric("NLL, nats", "nats", higher_is_better=False),
+    "calibrated_nll": Metric("calibrated NLL, nats", "nats", higher_is_better=False),
 }
+LEVEL = 0.05
+"""Of the one rule for claims."""
+OF_PROBABILITIES = ("auroc", "brier", "nll", "calibrated_nll")
+"""Metrics of probabilities, not of decisions."""
 SHOWN = ("accuracy", "macro_f1", "weighted_f1", "binary_f1")
 """Metrics of every table, in this order; binary F1 where there are two classes."""
 
@@ -226,7 +231,9 @@ def all_scores(labels: NDArray, probabilities: Array) -> dict[str, float]:
     matrix = confusion(labels, probabilities.argmax(1), probabilities.shape[1])
     values = {name: float(value) for name, value in scores(matrix).items()}
     values["auroc"] = auroc(labels, probabilities)
-    return values | {name: float(terms.mean()) for name, terms in proper_terms(labels, probabilities).items()}
+    values |= {name: float(terms.mean()) for name, terms in proper_terms(labels, probabilities).items()}
+    scaled = rescale(probabilities, fit_temperature(probabilities, labels))
+    return values | {"calibrated_nll": float(proper_terms(labels, scaled)["nll"].mean())}
 
 
 def proper_terms(labels: NDArray, probabilities: Array) -> dict[str, Array]:
@@ -239,6 +246,29 @@ def proper_terms(labels: NDArray, probabilities: Array) -> dict[str, Array]:
         "brier": ((probabilities - truth) ** 2).sum(1),
         "nll": -np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None)),
     }
+
+
+def fit_temperature(probabilities: Array, labels: NDArray) -> float:
+    """T that minimises the NLL of softmax(log p / T), between 0.05 and 20 (Guo et al. 2017, section 4.2).
+
+    (N, C) probabilities and (N,) labels are of validation posts, never of the posts that are reported on. The NLL that it
+    leaves, `calibrated_nll`, is what an epoch is chosen by where a temperature is fitted afterwards in any case: a network
+    that goes on learning while it grows too sure of itself is not stopped for that.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature: float) -> float:
+        scaled = rescale(probabilities, float(np.exp(log_temperature)))
+        return float(proper_terms(labels, scaled)["nll"].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+def rescale(probabilities: Array, temperature: float) -> Array:
+    """softmax(log p / T): the same predictions, softer (T > 1) or harder (T < 1)."""
+    from scipy.special import softmax
+
+    return softmax(np.log(np.clip(probabilities, 1e-30, None)) / temperature, axis=1)
 
 
 def auroc(labels: NDArray, probabilities: Array) -> float:
@@ -289,3 +319,34 @@ def _divide(numerator: Array | np.float64, denominator: Array | np.float64) -> A
     """0 where the denominator is 0."""
     zeros = np.zeros(np.shape(numerator))
     return np.divide(numerator, denominator, out=zeros, where=np.asarray(denominator) > 0)
+
+
+def is_claim(difference: Score, p_holm: float) -> bool:
+    """The one rule: a difference is claimed if its 95 % interval excludes 0 and its p (two-sided, corrected for all
+    comparisons made after Holm) is at most 0.05."""
+    excludes_zero = difference.low is not None and difference.high is not None and difference.low * difference.high > 0
+    return excludes_zero and p_holm <= LEVEL
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """p values adjusted for several comparisons (Holm 1979), in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.maximum.accumulate(np.array(p_values)[order] * np.arange(len(order), 0, -1)).clip(max=1)
+    result = np.empty(len(order))
+    result[order] = adjusted
+    return result.tolist()
+
+
+def nll_difference(labels: NDArray[np.int64], first: Array, second: Array) -> tuple[Score, float]:
+    """(N,) labels, (N, C) log probabilities of two models on the same posts -> NLL of the second minus the first in nats,
+    with its 95 % interval over posts, and its two-sided p, by the paired t test.
+
+    It needs fewer posts than a metric of decisions to tell two models apart.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    places, freedom = np.arange(len(labels)), len(labels) - 1
+    losses = first[places, labels] - second[places, labels]
+    value, error = float(losses.mean()), float(max(losses.std(ddof=1) / np.sqrt(len(labels)), 1e-12))
+    half = float(stdtrit(freedom, 0.975)) * error
+    return Score(value, value - half, value + half), 2 * float(stdtr(freedom, -abs(value) / error))

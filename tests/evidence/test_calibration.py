@@ -5,7 +5,8 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import brier_score_loss, log_loss
 
-from clfa.evidence.calibration import calibration, expected_error, fit_temperature, reliability, rescale
+from clfa.evidence.calibration import calibration, expected_error, reliability
+from clfa.metrics import fit_temperature, rescale
 
 
 @pytest.fixture

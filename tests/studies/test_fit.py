@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 import time
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import picture, text
+from safetensors.torch import load_file
 
 import clfa
 from clfa.cli import main
@@ -24,9 +26,11 @@ from clfa.model.pipeline import Pipeline
 from clfa.model.probe import Probe
 from clfa.report.formats import terminal
 from clfa.runs import Run
+from clfa.serving.files import predict_file
 from clfa.studies.candidates import Candidate, Trial, choose, decide
-from clfa.studies.fine_tune import EPOCHS, MARGIN, _affordable, fine_tune
-from clfa.studies.fit import _compared, _keep
+from clfa.studies.contest import Contest, contest
+from clfa.studies.fit import _keep
+from clfa.studies.networks import EPOCHS, MARGIN, _affordable, fine_tune
 from clfa.training.probe import Fitted
 from clfa.training.train import train
 
@@ -144,10 +148,11 @@ def test_a_fine_tuned_encoder_takes_over_when_it_is_told_better(table, options, 
 
     def compared(of_simple, of_tuned):
         other = replace(tuned, log_probabilities=of_tuned)
-        return _compared(trial(of_simple, labels), other, validation, labels, "macro_f1")
+        result = contest(trial(of_simple, labels), {"fine_tuned": other}, labels, labels, "macro_f1")
+        return result.table, result.taken
 
     told, taken = compared(chosen.decided.log_probabilities, sure)
-    assert taken == "tuned"
+    assert taken == "fine_tuned"
     assert [each.chosen for each in told] == [False, True, False]
     assert told[1].verdict.startswith("better: NLL")
     assert told[2].verdict.startswith("worse: NLL")  # than the one that had taken over
@@ -160,14 +165,20 @@ def test_a_fine_tuned_encoder_takes_over_when_it_is_told_better(table, options, 
     unsure = np.log(np.where(np.eye(2)[labels] > 0, 0.4, 0.6))
     _, taken = compared(np.where(half[:, None], sure, unsure), np.where(half[:, None], unsure, sure))
     assert taken == "blend"
-    assert _compared(chosen, None, validation, labels, "macro_f1") == ([], "simple")
+    assert contest(chosen, {}, labels, labels, "macro_f1") == Contest([], "simple")
+    worse = replace(tuned, log_probabilities=sure[:, ::-1])
+    two = contest(
+        chosen, {"fused": worse, "fine_tuned": replace(tuned, log_probabilities=sure)}, labels, labels, "macro_f1"
+    )
+    assert (two.taken, two.blended) == ("fine_tuned", "fine_tuned")
+    assert [each.verdict.split(":")[0] for each in two.table[1:]] == ["worse", "better", "worse"]
 
     own = Run(tmp_path / "taken")
     probe_of_run = Run(tmp_path / "run").config().model.probe
     simple = trial(np.log(np.full((len(labels), 2), 0.5)), labels, probe_of_run)
     simple = replace(simple, fitted=replace(simple.fitted, probe=Classifier.from_pretrained(tmp_path / "run").probe))
-    settings = (data, modalities, simple, replace(tuned, temperature=2.0))
-    _keep(own, *settings, "tuned", [0.0, 50.0])
+    settings = (data, modalities, simple, {"fine_tuned": replace(tuned, temperature=2.0)})
+    _keep(own, *settings, Contest([], "fine_tuned", "fine_tuned"), [0.0, 50.0])
     rows = load_split(data.path, "test")
     before, after = Pipeline.load(tuned.run.path).logits(rows), Pipeline.load(own.path).logits(rows)
     assert torch.allclose(before / 2, after, atol=1e-5)
@@ -177,7 +188,7 @@ def test_a_fine_tuned_encoder_takes_over_when_it_is_told_better(table, options, 
     assert set(own.predictions("test").predicted.tolist()) == {1}
 
     both = Run(tmp_path / "both")
-    _keep(both, *settings, "blend", [0.0, 0.0])
+    _keep(both, *settings, Contest([], "blend", "fine_tuned"), [0.0, 0.0])
     of_probe = Pipeline.load(tmp_path / "run").logits(rows).log_softmax(1)
     mean = (of_probe + after.log_softmax(1)) / 2
     assert torch.allclose(Pipeline.load(both.path).logits(rows), mean, atol=1e-5)
@@ -213,6 +224,45 @@ def test_the_simplest_is_taken_only_if_neither_metric_nor_nll_tells_it_from_the_
         judged, chosen = choose([best, trial(other, labels, simple)], labels, 2, "macro_f1")
         assert judged[1].verdict.startswith(word)
         assert chosen is judged[taken]
+
+
+@pytest.mark.slow
+def test_a_teacher_brings_a_fusion_with_chosen_alignment(dataset, encoders, options, tmp_path):
+    result = clfa.fit(dataset, tmp_path / "run", teacher=str(encoders / "clip"), **options)
+    fused = next(each for each in result.on_validation if "fused" in each.name)
+    assert fused.name.startswith("text and image fused, alignment chosen: ")
+    assert result.asked["teacher"] == str(encoders / "clip")
+    candidates = tmp_path / "run" / "candidates" / "fused" / "candidates"
+    assert len(list(candidates.iterdir())) == 6
+    assert (tmp_path / "run" / "model.json").is_file()
+
+
+@pytest.mark.slow
+def test_encoders_without_weights_are_drawn_once_and_trained(dataset, encoders, tmp_path):
+    for kind, name in (("text", "bert"), ("image", "mobilenet")):
+        shutil.copytree(encoders / name, tmp_path / kind)
+        (tmp_path / kind / "model.safetensors").unlink()
+    folders = {f"{kind}_encoder": str(tmp_path / kind) for kind in ("text", "image")}
+    result = clfa.fit(dataset, tmp_path / "run", teacher=str(encoders / "clip"), **folders)
+    drawn = load_file(tmp_path / "run" / "encoders" / "image" / "model.safetensors")
+    assert drawn
+    fused = Run(tmp_path / "run" / "candidates" / "fused").config()
+    assert not any(modality.frozen for modality in fused.model.modalities.values())
+    assert not any("fine-tuned" in each.name for each in result.on_validation)
+    again = clfa.fit(dataset, tmp_path / "again", teacher=str(encoders / "clip"), **folders)
+    assert again.tried[0].metrics == result.tried[0].metrics
+
+
+def test_images_alone(table, options, tmp_path):
+    with open(table) as source, open(tmp_path / "images.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["photo", "label"])
+        writer.writerows([row["Photo"], row["Sentiment"]] for row in csv.DictReader(source))
+    result = clfa.fit(tmp_path / "images.csv", tmp_path / "run", minutes=0, **options)
+    assert [each.modalities for each in result.tried] == [["image"]]
+    columns = {"id": "id", "text": "text", "image": "photo"}
+    counts = predict_file(tmp_path / "run", tmp_path / "images.csv", tmp_path / "out.csv", columns)
+    assert counts["predicted"] == 120
 
 
 def test_layers_are_trained_as_the_time_allows(encoders):

@@ -1,12 +1,14 @@
 """Posts without labels: they reach the alignment loss and never the classification, and nobody judges a run on them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import make_dataset, picture, text
 
 import clfa
+import clfa.training.auto as auto
 from clfa.data.records import Record
 from clfa.errors import UserError
 from clfa.losses import alignment_loss, classification_loss
@@ -75,6 +77,16 @@ def test_a_run_with_them_and_no_judgement_of_it(run_config, posts, tmp_path):
     with pytest.raises(UserError, match=r"10 posts of the split unlabelled of .* have no label"):
         clfa.evaluate(run, "unlabelled")
     assert set(clfa.audit(posts).labels) == {"train", "validation", "test"}
+
+
+def test_they_are_among_all_negatives_and_no_alignment_goes_without_them(run_config, posts):
+    config = run_config(data__path=str(posts), data__unlabelled="unlabelled", loss__negatives="all", train__epochs=1)
+    setup = set_up(config)
+    assert len(setup.everyone["text"].embeds) == 22
+    assert (train(config) / "metrics.json").is_file()
+    child = auto._child(config, auto.Choice(0.0, ()), Path("child"))
+    assert child.data.unlabelled is None
+    assert auto._child(config, auto.Choice(0.1, ("text",)), Path("child")).data.unlabelled == "unlabelled"
 
 
 def test_they_are_in_no_fold(run_config, posts):

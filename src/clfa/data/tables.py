@@ -34,6 +34,7 @@ def read_table(
     embed: bool = True,
     further: Mapping[str, str] | None = None,
     rare: str = "train",
+    texts: bool = True,
     unlabelled: str = "refuse",
 ) -> tuple[Rows, list[str], dict[str, Any]]:
     """Anybody's posts: CSV, TSV, JSONL or Parquet; a folder of those named train/validation/test; or anything that
@@ -51,6 +52,7 @@ def read_table(
         further: name -> column name in the file of further columns to keep, for modalities of one's own.
         rare: classes with fewer than `MIN_POSTS` posts: `train` keeps them, in train only where it is we who split;
             `other` makes one class of them; `drop` drops their rows. Splits that the source gives stay.
+        texts: whether there must be a column of texts; without it, posts of images alone have empty texts.
         unlabelled: rows without a label: `refuse`, or `keep` them as the split `unlabelled`, whatever the source says.
 
     Raises:
@@ -61,7 +63,8 @@ def read_table(
     _check_names(further)
     path, tables = Path(source), open_source(source)
     kept = {"knowledge": columns["knowledge"], **{name: name for name in KNOWLEDGE_COLUMNS}, **further}
-    survey = _survey(tables, columns, kept, embed, further, unlabelled == "keep")
+    needed = [name for name, wanted in (("text", texts), ("image", embed)) if wanted]
+    survey = _survey(tables, columns, kept, needed, further, unlabelled == "keep")
     if columns["split"] != "split" and columns["split"] not in survey.names:
         raise UserError(f"{source} has no column {columns['split']!r}; it has {', '.join(sorted(survey.names))}")
     classes = _classes(survey, rare, f"{source}: {columns['label']!r}")
@@ -200,7 +203,7 @@ def _survey(
     tables: list[Table],
     columns: Mapping[str, str],
     kept: Mapping[str, str],
-    embed: bool,
+    needed: Sequence[str],
     further: Mapping[str, str],
     unlabelled: bool,
 ) -> _Survey:
@@ -231,7 +234,6 @@ def _survey(
                     stored = "binary" if isinstance(value, bytes) else "string"
                     if survey.columns.setdefault(name, stored) != stored:
                         raise UserError(f"{where}: column {column!r} holds bytes in some rows and texts in others")
-        needed = ("text", "image") if embed else ("text",)
         _check_columns(list(names), columns, table.name, needed, "for texts alone, use --images none")
         _check_further(list(names), further, table.name)
         survey.names |= names

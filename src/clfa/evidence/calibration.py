@@ -78,26 +78,5 @@ def _binned_error(places: NDArray, gap: Array) -> float:
     return float(np.abs(np.bincount(places, gap, minlength=BINS)).sum() / len(gap))
 
 
-def fit_temperature(probabilities: Array, labels: NDArray) -> float:
-    """T that minimises the NLL of softmax(log p / T), between 0.05 and 20 (Guo et al. 2017, section 4.2).
-
-    (N, C) probabilities and (N,) labels are of validation posts, never of the posts that are reported on.
-    """
-    from scipy.optimize import minimize_scalar
-
-    def loss(log_temperature: float) -> float:
-        scaled = rescale(probabilities, float(np.exp(log_temperature)))
-        return float(proper_terms(labels, scaled)["nll"].mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
-
-
-def rescale(probabilities: Array, temperature: float) -> Array:
-    """softmax(log p / T): the same predictions, softer (T > 1) or harder (T < 1)."""
-    from scipy.special import softmax
-
-    return softmax(np.log(np.clip(probabilities, 1e-30, None)) / temperature, axis=1)
-
-
 def _equal_width(confidence: Array) -> NDArray[np.int64]:
     return np.minimum((confidence * BINS).astype(int), BINS - 1)

@@ -10,16 +10,13 @@ from clfa.errors import UserError
 from clfa.evidence.power import detectable_accuracy, detectable_difference
 from clfa.evidence.results import Comparison, Difference, Dominance, Fit, Gap, McNemar, SystemScores, read_result
 from clfa.evidence.significance import (
-    LEVEL,
     almost_stochastic_order,
     bootstrap_p,
-    holm,
-    is_claim,
     paired_bootstrap,
     system_difference,
     verdict,
 )
-from clfa.metrics import SHOWN, Score, by_run, mcnemar, metric_names, over_runs
+from clfa.metrics import LEVEL, OF_PROBABILITIES, SHOWN, Score, by_run, holm, is_claim, mcnemar, metric_names, over_runs
 from clfa.runs import Run, System, pool_runs
 
 TAU = 0.2
@@ -49,7 +46,7 @@ def compare(paths: list[Path], split: str = "test", metric: str = "macro_f1") ->
     base, *others = systems
     for other in others:
         _refuse_other_posts(base, other, split)
-    allowed = [name for name in metric_names(len(base.class_names)) if name not in ("auroc", "brier", "nll")]
+    allowed = [name for name in metric_names(len(base.class_names)) if name not in OF_PROBABILITIES]
     if metric not in allowed:
         raise UserError(f"metric {metric!r}: allowed are {', '.join(sorted(allowed))}")
     scores = [system_scores(system) for system in systems]

@@ -13,12 +13,12 @@ from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, source_splits
 from clfa.errors import UserError
 from clfa.evidence.alignment import illustrate
-from clfa.evidence.calibration import calibration, expected_error, fit_temperature, reliability, rescale
+from clfa.evidence.calibration import calibration, expected_error, reliability
 from clfa.evidence.cues import FLIPS, neutralise
 from clfa.evidence.floors import floor_scores
 from clfa.evidence.results import Calibration, Evaluation, Flip, Slice, as_dict
 from clfa.evidence.slices import groups, seen_in_train
-from clfa.metrics import Score, confusion, measure
+from clfa.metrics import Score, confusion, fit_temperature, measure, rescale
 from clfa.model.pipeline import Pipeline
 from clfa.runs import Predictions, Run
 

@@ -1,4 +1,4 @@
-"""Is a difference between systems more than luck? The one rule, and its statistics: paired bootstrap (BCa), Holm, ASO.
+"""Is a difference between systems more than luck? The words about it, and its statistics: paired bootstrap (BCa), t, ASO.
 
 Several runs of a system (seeds) are rows of one array; a metric of a system is then the mean over its runs.
 """
@@ -12,20 +12,12 @@ from clfa.evidence.results import Gap
 from clfa.metrics import METRICS, Runs, Score, by_run, kinds_of, t_error
 
 Array = NDArray[np.float64]
-LEVEL = 0.05
 ENOUGH_RUNS = 5
 """Runs of each side from which on a verdict speaks of systems, not of runs."""
 PUBLISHED_METRICS = ("accuracy", "macro_f1", "binary_f1")
 PUBLISHED_RUNS = 3
 WIDE = 0.06
 """An interval over 6 points wide holds too much to say "reproduced"."""
-
-
-def is_claim(difference: Score, p_holm: float) -> bool:
-    """The one rule: a difference is claimed if its 95 % interval excludes 0 and its p (two-sided, corrected for all
-    comparisons made after Holm) is at most 0.05."""
-    excludes_zero = difference.low is not None and difference.high is not None and difference.low * difference.high > 0
-    return excludes_zero and p_holm <= LEVEL
 
 
 def verdict(system: str, minus: str, metric: str, gap: Gap, runs: int, same_answers: bool = False) -> str:
@@ -197,33 +189,9 @@ def bca_interval(value: float, draws: Array, left_out: Array, counts: NDArray) -
     return float(low), float(high)
 
 
-def nll_difference(labels: NDArray[np.int64], first: Array, second: Array) -> tuple[Score, float]:
-    """(N,) labels, (N, C) log probabilities of two models on the same posts -> NLL of the second minus the first in nats,
-    with its 95 % interval over posts, and its two-sided p, by the paired t test.
-
-    It needs fewer posts than a metric of decisions to tell two models apart.
-    """
-    from scipy.special import stdtr, stdtrit
-
-    places, freedom = np.arange(len(labels)), len(labels) - 1
-    losses = first[places, labels] - second[places, labels]
-    value, error = float(losses.mean()), float(max(losses.std(ddof=1) / np.sqrt(len(labels)), 1e-12))
-    half = float(stdtrit(freedom, 0.975)) * error
-    return Score(value, value - half, value + half), 2 * float(stdtr(freedom, -abs(value) / error))
-
-
 def bootstrap_p(draws: Array) -> float:
     """Two-sided p of “no difference” from bootstrap draws: twice the smaller share on one side of 0, at least 1 / draws."""
     return float(min(1.0, max(2 * min((draws <= 0).mean(), (draws >= 0).mean()), 1 / len(draws))))
-
-
-def holm(p_values: list[float]) -> list[float]:
-    """p values adjusted for several comparisons (Holm 1979), in the order given."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted = np.maximum.accumulate(np.array(p_values)[order] * np.arange(len(order), 0, -1)).clip(max=1)
-    result = np.empty(len(order))
-    result[order] = adjusted
-    return result.tolist()
 
 
 def almost_stochastic_order(better: Array, worse: Array, level: float = 0.05, resamples: int = 1_000) -> float:

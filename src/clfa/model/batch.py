@@ -47,6 +47,8 @@ class Inputs:
     """Polarity bias between the query's tokens and these, where the modality has one."""
     teacher_embeds: Float[Tensor, "batch dim"] | None = None
     """The teacher's embeddings, in training, where the modality is aligned."""
+    teacher_entries: Int[Tensor, " batch"] | None = None
+    """Their numbers in the teacher's cache; -1 where the modality is missing."""
 
     @property
     def length(self) -> int:
@@ -104,7 +106,8 @@ class Collator:
             if found is None:
                 found = prepared[how] = prepared.get(how) or self._prepared(name, rows)
             if name in self.teacher:
-                found = replace(found, teacher_embeds=self._teacher_embeds(name, rows))
+                embeds, entries = self._teacher_embeds(name, rows)
+                found = replace(found, teacher_embeds=embeds, teacher_entries=entries)
             modalities[name] = found
         modalities |= {name: self._with_knowledge(name, rows, modalities) for name in modalities}
         labels = [NO_LABEL if label is None or label < 0 else label for label in (row.get("label") for row in rows)]
@@ -140,12 +143,11 @@ class Collator:
         inputs = kind_of(self.config.modalities[name]).stand_in(self.preparers[name], mask)
         return Inputs(torch.from_numpy(present), inputs | {"lower_states": padded})
 
-    def _teacher_embeds(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+    def _teacher_embeds(self, name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
         cache = self.teacher[name]
         entries = cache.find(self._keys(name, rows))
-        return torch.stack(
-            [cache.read(entry)[0] if entry >= 0 else torch.zeros(cache.width) for entry in entries.tolist()]
-        )
+        embeds = [cache.read(entry)[0] if entry >= 0 else torch.zeros(cache.width) for entry in entries.tolist()]
+        return torch.stack(embeds), torch.from_numpy(entries)
 
     def _keys(self, name: str, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
         modality = self.config.modalities[name]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clfa.config import ModelConfig
+from clfa.data.atomic import read_json
 from clfa.fusion import Tokens
 from clfa.model.batch import Batch, Inputs
 from clfa.model.classifier import Classifier, Output
@@ -101,6 +102,19 @@ class Blend(Classifier):
             for name, encoder in member.encoders.items():
                 if member.config.modalities[name].frozen:
                     member.encoders[name] = known.setdefault(encoder.fingerprint(), encoder)
+
+
+def load_classifier(folder: str | Path) -> Classifier:
+    """What `save_pretrained` wrote, be it a blend or a classifier, in evaluation mode.
+
+    Raises:
+        UserError: as `Classifier.from_pretrained`.
+    """
+    described = read_json(Path(folder) / "model.json") or {}
+    members = described.get("model", {}).get("members")
+    if not members:
+        return Classifier.from_pretrained(folder)
+    return Blend({m: Classifier.from_pretrained(Path(folder) / m) for m in members}, described["offsets"]).eval()
 
 
 def _modalities(m: str, member: Classifier) -> dict[str, Any]:

@@ -190,11 +190,6 @@ class Classifier(nn.Module):
         if described is None:
             raise UserError(f"{folder} holds no trained model (no model.json): train one with `clfa train`")
         config = build_config(ModelConfig, described["model"])
-        if config.members:
-            from clfa.model.blend import Blend
-
-            members = {m: Classifier.from_pretrained(folder / m) for m in config.members}
-            return Blend(members, described["offsets"]).eval()
         encoders = {
             name: load_encoder(str(folder / name), modality.kind, False, modality.pooled, modality.trained_layers)
             for name, modality in config.modalities.items()

@@ -173,6 +173,12 @@ def can_load(name: str) -> bool:
     return True
 
 
+def has_weights(name: str) -> bool:
+    """Whether a model has weights: a local folder may hold an architecture alone, to be trained from the start."""
+    folder = Path(resolve(name))
+    return not folder.is_dir() or any(folder.glob("*.safetensors"))
+
+
 def resolve(name: str) -> str:
     """Where a model is: `package:NAME/FOLDER` -> the folder inside an installed package; folders and hub names stay.
 

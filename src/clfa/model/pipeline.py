@@ -23,6 +23,7 @@ from clfa.data.rows import Rows, fill_split
 from clfa.errors import UserError
 from clfa.fusion import Tokens
 from clfa.model.batch import Collator
+from clfa.model.blend import load_classifier
 from clfa.model.classifier import Classifier, Output
 from clfa.model.encoders import Encoder
 from clfa.model.modalities import kind_of
@@ -83,7 +84,7 @@ class Pipeline:
         Raises:
             UserError: the folder holds no trained model.
         """
-        return cls(Classifier.from_pretrained(folder), batch_size)
+        return cls(load_classifier(folder), batch_size)
 
     def cache(self, dataset: Path, splits: Sequence[str]) -> dict[str, Cache]:
         """Compute the states of frozen encoders and layers for these splits where missing, and read them from now on.

@@ -131,8 +131,8 @@ def _open(predictor: Predictor, source: Path, columns: Mapping[str, str]) -> Tab
     unread = [name for name in columns if name not in (*OPTIONS, *KNOWLEDGE_COLUMNS, *read)]
     if unread:
         raise UserError(f"the run reads no column {unread[0]!r}; it reads {', '.join(read)}")
-    # texts, images that the run reads, and what was named must be there; other columns may be missing
-    always = {"text", *(["image"] if "image" in read else [])}
+    # texts and images that the run reads, and what was named, must be there; other columns may be missing
+    always = {"text", "image"} & set(read)
     return open_posts(source, columns, [ours for ours, column in columns.items() if ours in always or column != ours])
 
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from clfa.config import ProbeConfig
 from clfa.evidence.compare import gap_of
 from clfa.evidence.results import Scores, Tried
-from clfa.evidence.significance import holm, is_claim, nll_difference
-from clfa.metrics import METRICS, Score, all_scores, confusion, measure, scores
+from clfa.metrics import METRICS, Score, all_scores, confusion, holm, is_claim, measure, nll_difference, scores
 from clfa.training.probe import Array, Fitted, fit_probe
 
 PROBES = {

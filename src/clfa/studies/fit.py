@@ -8,13 +8,12 @@ model, takes over if it is told to be better on validation. The test split is op
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from clfa.config import DataConfig, LossConfig, ModalityConfig, ModelConfig, ProbeConfig, RunConfig
 from clfa.data.atomic import write_text
@@ -24,16 +23,17 @@ from clfa.data.splits import load_rows, source_splits
 from clfa.data.tables import OPTIONS, guess_columns, read_table
 from clfa.errors import UserError
 from clfa.evidence.evaluate import evaluate
-from clfa.evidence.results import Fit, Tried, read_result, write_result
-from clfa.evidence.significance import is_claim, nll_difference
-from clfa.metrics import METRICS, metric_names
+from clfa.evidence.results import Fit, read_result, write_result
+from clfa.metrics import OF_PROBABILITIES, metric_names
 from clfa.model.blend import Blend
 from clfa.model.classifier import Classifier, build_classifier
+from clfa.model.encoders import has_weights, load_encoder
 from clfa.model.pipeline import Pipeline
 from clfa.report.page import write_evaluation
 from clfa.runs import Run
-from clfa.studies.candidates import Trial, choose, offsets_of, try_candidates, with_shift
-from clfa.studies.fine_tune import Tuned, fine_tune
+from clfa.studies.candidates import Trial, choose, offsets_of, try_candidates
+from clfa.studies.contest import BLEND, SIMPLE, Contest, contest
+from clfa.studies.networks import Trained, fine_tune, fuse
 from clfa.training.probe import groups_of, keep_probe, read_features
 
 PRESETS = {
@@ -57,6 +57,7 @@ def fit(
     columns: Mapping[str, str] | None = None,
     folds: int = 0,
     fold: int = 0,
+    teacher: str | None = None,
 ) -> Fit:
     """Find, fit, calibrate and test the best model within a budget; write a run directory with `leaderboard.json`.
 
@@ -74,6 +75,8 @@ def fit(
         columns: our name -> column name where a table's columns are to be named; others are guessed, and said.
         folds: cross-validate the whole fit over all splits: number of folds, and …
         fold: … the one that is held out as test.
+        teacher: a dual encoder (folder or hub name). With it a fusion is trained, too, with no alignment and with several
+            weights, of which validation chooses.
 
     Raises:
         UserError: the source cannot be read, an encoder cannot be loaded, or there is no such metric or preset.
@@ -85,12 +88,17 @@ def fit(
     run = Run(out)
     data = DataConfig(_dataset(Path(source), run, columns or {}), train_splits=["train", "validation"])
     data = replace(data, folds=folds, fold=fold)
-    asked = _asked(metric, encoders, data)
+    asked = _asked(metric, encoders | ({"teacher": teacher} if teacher else {}), data)
     if run.is_finished and run.leaderboard_file.is_file():
         log.info("%s: already finished", run)
         return _finished(run, asked)
     rows, class_names = load_rows(data, "train"), load_manifest(data.path)["labels"]
-    modalities = {name: ModalityConfig(name, one, frozen=True) for name, one in encoders.items() if rows.has(name)}
+    fresh = {name for name, one in encoders.items() if rows.has(name) and not has_weights(one)}
+    modalities = {
+        name: ModalityConfig(name, _drawn(name, one, run) if name in fresh else one, frozen=True)
+        for name, one in encoders.items()
+        if rows.has(name)
+    }
     if not modalities:
         raise UserError(f"{data.path} has posts with neither texts nor images")
     log.info("%s posts, %s classes; features of %s", f"{len(rows):,}", len(class_names), ", ".join(modalities))
@@ -99,33 +107,27 @@ def fit(
     half, deadline = (started + share * 60 * minutes for share in (0.5, 0.9))
     trials = try_candidates(features, rows.labels, len(class_names), groups_of(rows), metric, half)
     trials, chosen = choose(trials, rows.labels, len(class_names), metric)
-    tuned = fine_tune(
-        replace(data, train_splits=["train"]),
-        modalities,
-        chosen.candidate.modalities,
-        run.path / "candidates" / "fine_tuned",
-        deadline,
-    )
-    on_validation, taken = _compared(chosen, tuned, load_rows(data, "validation"), rows.labels, metric)
+    networks = _networks(data, modalities, fresh, chosen, teacher, run.path / "candidates", deadline)
+    result = contest(chosen, networks, load_rows(data, "validation").labels, rows.labels, metric)
     run.metrics_file.unlink(missing_ok=True)  # of a fit that was stopped behind this point
     offsets = offsets_of(rows.labels, len(class_names), chosen.decided.shift).tolist()
-    _keep(run, data, modalities, chosen, tuned, taken, offsets)
+    _keep(run, data, modalities, chosen, networks, result, offsets)
     evaluation = evaluate(run.path, "test")
-    result = Fit(
+    fitted = Fit(
         asked=asked,
         metric=metric,
         posts=len(rows),
         test_posts=evaluation.rows,
         tried=[each.result(each is chosen) for each in trials],
-        on_validation=on_validation,
+        on_validation=result.table,
         metrics=evaluation.metrics,
         floors=evaluation.floors,
         seconds=round(time.monotonic() - started, 1),
         advice=_advice(rows, trials, chosen, metric),
     )
-    write_result(run.leaderboard_file, result)
+    write_result(run.leaderboard_file, fitted)
     write_evaluation(run, evaluation)
-    return result
+    return fitted
 
 
 def _dataset(source: Path, run: Run, columns: Mapping[str, str]) -> str:
@@ -143,23 +145,23 @@ def _dataset(source: Path, run: Run, columns: Mapping[str, str]) -> str:
             )
         return str(target)
     log.info("columns: %s", ", ".join(f"{name} = {column}" for name, column in guessed.items()))
-    images = "image" in guessed
-    rows, class_names, described = read_table(str(source), None, dict(zip(OPTIONS, OPTIONS)) | guessed, embed=images)
+    images, names = "image" in guessed, dict(zip(OPTIONS, OPTIONS)) | guessed
+    rows, class_names, described = read_table(str(source), None, names, embed=images, texts="text" in guessed)
     described |= {"reader": "table", "imported": imported}
     write_dataset(rows, str(target), class_names, described, "normalised", "embedded" if images else "none", "fail")
     return str(target)
 
 
-def _asked(metric: str, encoders: Mapping[str, str], data: DataConfig) -> dict[str, str]:
+def _asked(metric: str, models: Mapping[str, str], data: DataConfig) -> dict[str, str]:
     """What was asked for, which a finished fit in the same place must have been asked for, too."""
     manifest = load_manifest(data.path)
-    allowed = [name for name in metric_names(len(manifest["labels"])) if name not in ("auroc", "brier", "nll")]
+    allowed = [name for name in metric_names(len(manifest["labels"])) if name not in OF_PROBABILITIES]
     if metric not in allowed:
         raise UserError(f"metric {metric!r}: allowed are {', '.join(allowed)}")
     hashes = {name: split["sha256"][:16] for name, split in manifest["splits"].items()}
     return {
         "metric": metric,
-        **{f"{name}_encoder": encoder for name, encoder in encoders.items()},
+        **models,
         "splits": json.dumps(hashes),
         "folds": str(data.folds),
         "fold": str(data.fold),
@@ -182,43 +184,42 @@ def _pipeline(data: DataConfig, modalities: dict[str, ModalityConfig], probe: Pr
     return pipeline
 
 
-SIMPLE, TUNED, BLEND = "simple", "tuned", "blend"
-"""What a fit can end with."""
+def _networks(
+    data: DataConfig,
+    modalities: dict[str, ModalityConfig],
+    fresh: Set[str],
+    chosen: Trial,
+    teacher: str | None,
+    folder: Path,
+    deadline: float,
+) -> dict[str, Trained]:
+    """What can be trained in time, the simpler first; on train alone, as validation chooses the epoch. A text encoder with
+    `fresh` weights has nothing that could be fine-tuned."""
+    data = replace(data, train_splits=["train"])
+    networks = {}
+    if "text" not in fresh and (
+        tuned := fine_tune(data, modalities, chosen.candidate.modalities, folder / "fine_tuned", deadline)
+    ):
+        networks["fine_tuned"] = tuned
+    if (
+        teacher
+        and len(modalities) > 1
+        and (fused := fuse(data, modalities, fresh, teacher, folder / "fused", deadline))
+    ):
+        networks["fused"] = fused
+    return networks
 
 
-def _compared(
-    chosen: Trial, tuned: Tuned | None, validation: Rows, prior: NDArray[np.int64], metric: str
-) -> tuple[list[Tried], str]:
-    """The simple model, the fine-tuned one and their blend on the validation posts, and which of them is taken.
-
-    The simplest stays unless a later one has no worse metric and is claimed to have the better NLL, which tells sooner
-    (p times two, for two looks). All decide with the shift that was found out of fold on all posts.
-    """
-    if tuned is None:
-        return [], SIMPLE
-    labels = validation.labels
-    simple = chosen.decided.log_probabilities[-len(labels) :]  # validation stands behind train
-    mean = (simple + tuned.log_probabilities) / 2
-    blend = mean - np.logaddexp.reduce(mean, 1, keepdims=True)
-    both = tuple(dict.fromkeys((*chosen.candidate.modalities, *tuned.modalities)))
-    rest = {
-        TUNED: (tuned.name, tuned.modalities, tuned.log_probabilities, tuned.seconds),
-        BLEND: ("the mean of both", both, blend, chosen.fitted.seconds + tuned.seconds),
-    }
-    holder, name = with_shift(simple, labels, chosen.decided.shift, prior), SIMPLE
-    rows = {SIMPLE: replace(chosen, decided=holder, verdict="the simple one, out of fold").result(False)}
-    for other, (title, modalities, log_probabilities, seconds) in rest.items():
-        decided = with_shift(log_probabilities, labels, chosen.decided.shift, prior)
-        difference, p = nll_difference(labels, holder.log_probabilities, log_probabilities)
-        claim = is_claim(difference, min(1.0, p * len(rest)))
-        word = "cannot tell" if not claim else "better" if difference.value < 0 else "worse"
-        verdict = f"{word}: NLL {difference.text(METRICS['nll'].unit, signed=True)}"
-        rows[other] = Tried(
-            title, list(modalities), {}, decided.shift, decided.metrics, round(seconds, 1), False, verdict
-        )
-        if word == "better" and decided.metrics[metric].value >= holder.metrics[metric].value:
-            holder, name = decided, other
-    return [replace(row, chosen=key == name) for key, row in rows.items()], name
+def _drawn(kind: str, name: str, run: Run) -> str:
+    """The folder of an encoder that has an architecture and no weights, with weights that are drawn once."""
+    folder = run.path / "encoders" / kind
+    if not any(folder.glob("*.safetensors")):
+        log.info("%s has no weights: they are drawn", name)
+        torch.manual_seed(0)
+        encoder = load_encoder(name, kind, pretrained=False)
+        encoder.preparer.save_pretrained(folder)
+        encoder.backbone.save_pretrained(folder)
+    return str(folder)
 
 
 def _keep(
@@ -226,35 +227,36 @@ def _keep(
     data: DataConfig,
     modalities: Mapping[str, ModalityConfig],
     chosen: Trial,
-    tuned: Tuned | None,
-    taken: str,
+    networks: Mapping[str, Trained],
+    result: Contest,
     offsets: list[float],
 ) -> None:
-    """What was taken becomes the run: the probe as it was fitted on train and validation, the fine-tuned model with its
-    temperature, or their blend."""
+    """What was taken becomes the run: the probe as it was fitted on train and validation, a network with its temperature, or
+    a blend of both."""
     own = {name: modalities[name] for name in chosen.candidate.modalities}
-    base = RunConfig(
-        data, ModelConfig(own, probe=chosen.candidate.probe), str(run.path), loss=LossConfig(alignment_weight=0)
-    )
-    pipeline = _pipeline(data, own, chosen.candidate.probe)
-    if taken == SIMPLE or tuned is None:
-        run.begin(base, resume=True)
+    probe = chosen.candidate.probe
+    config = RunConfig(data, ModelConfig(own, probe=probe), str(run.path), loss=LossConfig(alignment_weight=0))
+    pipeline = _pipeline(data, own, probe)
+    if result.taken == SIMPLE:
+        run.begin(config, resume=True)
         keep_probe(chosen.fitted, pipeline, run, offsets)
         return
-    model = Classifier.from_pretrained(tuned.run.path)
+    network = networks[result.blended if result.taken == BLEND else result.taken]
+    model = Classifier.from_pretrained(network.run.path)
     with torch.no_grad():
         for parameter in model.classifier.parameters():
-            parameter.div_(tuned.temperature)
-    config = replace(tuned.run.config(), output=str(run.path))
-    if taken == BLEND:
+            parameter.div_(network.temperature)
+    if result.taken == BLEND:
         pipeline.model.probe = chosen.fitted.probe
-        model = Blend({SIMPLE: pipeline.model, TUNED: model}).eval()
-        config = replace(base, model=model.config)
+        model = Blend({SIMPLE: pipeline.model, "network": model}).eval()
+        config = replace(config, model=model.config)
+    else:
+        config = replace(network.run.config(), output=str(run.path))
     model.offsets = offsets
     run.begin(config, resume=True)
     model.save_pretrained(run.path)
-    write_text(run.log_file, tuned.run.log_file.read_text(encoding="utf-8"))
-    run.finish(tuned.run.metrics()["training"])
+    write_text(run.log_file, network.run.log_file.read_text(encoding="utf-8"))
+    run.finish(network.run.metrics()["training"])
 
 
 def _advice(rows: Rows, trials: Sequence[Trial], chosen: Trial, metric: str) -> list[str]:

@@ -215,7 +215,7 @@ def _missing_model(config: RunConfig) -> str | None:
     for modality in config.model.modalities.values():
         if modality.encoder and not can_load(modality.encoder):
             return f"the {modality.kind} encoder {modality.encoder} is not here"
-    if config.loss.alignment_weight > 0 and not can_load(config.teacher or ""):
+    if config.loss.alignment_weight != 0 and not can_load(config.teacher or ""):
         return f"the teacher {config.teacher} is not here"
     return None
 

@@ -26,6 +26,7 @@ from clfa.model.reading import misreadings
 from clfa.model.teacher import embed_dataset
 from clfa.model.word_vectors import training_texts
 from clfa.training.average import start_average
+from clfa.training.objective import AllEmbeds
 from clfa.training.optimizer import parameter_groups
 from clfa.training.sampler import Beside, LengthBuckets, WithUnlabelled
 
@@ -50,6 +51,8 @@ class Setup:
     """AdamW."""
     class_weights: Tensor
     """(C,), of the classification loss."""
+    everyone: dict[str, AllEmbeds]
+    """Modality -> the teacher's embeddings of all training posts, for `loss.negatives: all`."""
     average: dict[str, Tensor]
     """Name -> average of a trained parameter; empty without averaging."""
 
@@ -76,7 +79,7 @@ def set_up(config: RunConfig) -> Setup:
     splits = source_splits(config.data, ["train", "validation"])
     splits += [split for split in (unlabelled.splits if unlabelled else []) if split not in splits]
     _check_modalities(config, rows)
-    _check_alignment(config)  # before anything is encoded
+    check_alignment(config)  # before anything is encoded
     model_config = with_graphs(config.model, rows)
     _log_graphs(model_config, rows)
     texts = {name: training_texts(rows, config.model, name) for name, m in config.model.modalities.items() if m.words}
@@ -95,8 +98,10 @@ def set_up(config: RunConfig) -> Setup:
     )
     optimizer = torch.optim.AdamW(parameter_groups(model, settings), betas=(0.9, 0.999))
     weights = _class_weights(rows.labels, len(class_names), config).to(pipeline.device)
+    aligned = [rows] if unlabelled is None else [rows, unlabelled]
+    everyone = _everyone(config, aligned, teacher, pipeline.device) if config.loss.negatives == "all" else {}
     average = start_average(model) if settings.average else {}
-    return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights, average)
+    return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights, everyone, average)
 
 
 def _check_modalities(config: RunConfig, rows: Rows) -> None:
@@ -128,9 +133,12 @@ def _log_misreadings(pipeline: Pipeline, rows: Rows) -> None:
                 log.warning("modality %s: %s; %s", name, found.text, found.advice)
 
 
-def _check_alignment(config: RunConfig) -> None:
+def check_alignment(config: RunConfig) -> None:
+    """Refuse (`UserError`) alignment that has no teacher or target, or none that can be aligned."""
     modalities, target, aligned = config.model.modalities, config.loss.alignment_target, _aligned(config)
     partial = [name for name in aligned if modalities[name].part != "all"]
+    if config.loss.negatives == "all" and (config.loss.guidance != "info_nce" or target != "teacher"):
+        raise UserError("loss.negatives: all is for guidance: info_nce by a teacher; leave it out, or change the other")
     if aligned and target != "teacher":
         if target not in modalities or not any(
             config.model.side(name) == "image" for name in aligned if name != target
@@ -152,7 +160,8 @@ def _check_alignment(config: RunConfig) -> None:
 
 def _aligned(config: RunConfig) -> list[str]:
     """Names of the modalities that are aligned."""
-    return [name for name, m in config.model.modalities.items() if m.align] if config.loss.alignment_weight > 0 else []
+    weight = config.loss.alignment_weight
+    return [name for name, m in config.model.modalities.items() if m.align] if weight == "auto" or weight > 0 else []
 
 
 def _teacher_embeds(config: RunConfig, splits: list[str]) -> dict[str, Cache]:
@@ -168,6 +177,19 @@ def _teacher_embeds(config: RunConfig, splits: list[str]) -> dict[str, Cache]:
             f"set model.dim to {cache.width}"
         )
     return dict.fromkeys(aligned, cache)
+
+
+def _everyone(
+    config: RunConfig, aligned: list[Rows], teacher: dict[str, Cache], device: torch.device
+) -> dict[str, AllEmbeds]:
+    found = {}
+    for name, cache in teacher.items():
+        column, kind = config.model.column(name), config.model.modalities[name].kind
+        entries = np.unique(cache.find(np.concatenate([rows.keys(column, kind) for rows in aligned])))
+        entries = entries[entries >= 0]
+        embeds = torch.cat([cache.read(int(entry)) for entry in entries])
+        found[name] = AllEmbeds(embeds.to(device), torch.from_numpy(entries).to(device))
+    return found
 
 
 def _class_weights(labels: np.ndarray, classes: int, config: RunConfig) -> Tensor:

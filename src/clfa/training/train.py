@@ -19,10 +19,11 @@ from torch import Tensor
 
 from clfa.config import RunConfig, TrainConfig, check_ranges
 from clfa.data.progress import track
-from clfa.errors import UserError
+from clfa.errors import TimeUp, UserError
 from clfa.metrics import METRICS, all_scores
 from clfa.model.batch import NO_LABEL, Batch
 from clfa.runs import Run
+from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.average import averaged, update_average
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
 from clfa.training.modality_dropout import expected_terms, forward
@@ -65,10 +66,6 @@ class State:
         return True
 
 
-class TimeUp(Exception):
-    """Training has not ended by its deadline; what its last checkpoint holds is kept."""
-
-
 def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -> Path:
     """Train one run and write its run directory.
 
@@ -93,6 +90,9 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
     torch.manual_seed(config.seed)
     if config.model.probe:
         train_probe(config, run)
+        return run.path
+    if config.loss.alignment_weight == "auto":
+        train_with_chosen_alignment(config, run, train, deadline)
         return run.path
     setup = set_up(config)
     state = State()
@@ -162,7 +162,7 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int, dead
         factor = learning_rate(state.step, total, settings)
         for group in setup.optimizer.param_groups:
             group["factor"], group["lr"] = factor, group["peak"] * factor
-        terms = _forward(setup, config, batch)
+        terms = _forward(setup, config, batch, state.step / total)
         if not torch.isfinite(terms["loss"]):
             raise UserError(
                 f"the loss is {terms['loss'].item()} in epoch {epoch + 1}: lower train.head_learning_rate or "
@@ -185,12 +185,12 @@ def _labelled(batch: Batch) -> int:
     return 0 if batch.labels is None else int((batch.labels != NO_LABEL).sum())
 
 
-def _forward(setup: Setup, config: RunConfig, batch: Batch) -> dict[str, Tensor]:
+def _forward(setup: Setup, config: RunConfig, batch: Batch, done: float) -> dict[str, Tensor]:
     batch = batch.to(setup.pipeline.device)
     rate = config.train.modality_dropout
     with _precision(config.train, setup.pipeline.device):
         whole, lacking = forward(setup.model, batch, hide=rate > 0)
-    given = (batch, config.loss, setup.model.config, setup.class_weights)
+    given = (batch, config.loss, setup.model.config, setup.class_weights, done, setup.everyone)
     terms = objective(whole, *given)
     losses = [objective(output, *given)["classification_loss"] for output in lacking]
     return expected_terms(terms, losses, rate) if lacking else terms

@@ -1,9 +1,10 @@
-"""The text encoder of `clfa fit`, fine-tuned where the budget holds it: how long it takes, what it says on validation."""
+"""The networks of `clfa fit`, trained where the budget holds them: the text encoder fine-tuned, and a fusion with as much
+alignment as validation asks for."""
 
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from numpy.typing import NDArray
 from clfa.config import DataConfig, FusionConfig, LossConfig, ModalityConfig, ModelConfig, RunConfig, TrainConfig
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows
-from clfa.evidence.calibration import fit_temperature
-from clfa.evidence.results import Tried
+from clfa.errors import TimeUp
+from clfa.metrics import fit_temperature
 from clfa.model.encoders import Encoder, load_encoder
 from clfa.model.layers import find_layers
 from clfa.model.pipeline import Pipeline
+from clfa.model.teacher import load_teacher
 from clfa.runs import Run
-from clfa.studies.candidates import Decided
-from clfa.training.train import TimeUp, train
+from clfa.training.train import train
 
 EPOCHS, BATCH = 3, 32
 SMALL = 40_000_000
@@ -34,8 +35,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """A fine-tuned encoder on the validation posts."""
+class Trained:
+    """A trained network on the validation posts."""
 
     name: str
     run: Run
@@ -45,20 +46,15 @@ class Tuned:
     log_probabilities: Float[NDArray, "posts classes"]
     seconds: float
 
-    def result(self, decided: Decided, chosen: bool, verdict: str) -> Tried:
-        """For the leaderboard."""
-        seconds = round(self.seconds, 1)
-        return Tried(self.name, list(self.modalities), {}, decided.shift, decided.metrics, seconds, chosen, verdict)
-
 
 def fine_tune(
     data: DataConfig, modalities: Mapping[str, ModalityConfig], fused: tuple[str, ...], folder: Path, deadline: float
-) -> Tuned | None:
+) -> Trained | None:
     """Fine-tune the text encoder, with the mean image feature beside it where `fused` names the image, if that ends before
     the `deadline` (on the clock of `time.monotonic`); a run that was stopped goes on.
 
     All layers are trained where that fits, else as many of the last ones as do, on cached states of those below. The loss is
-    the classification loss; three epochs, and the one with the best NLL on validation is taken.
+    the classification loss; three epochs, and the one with the best NLL on validation, after a temperature, is taken.
 
     Returns:
         `None` where not even the last layer can be trained in time, where it took longer than expected, or the posts have no
@@ -102,6 +98,7 @@ def fine_tune(
             head_learning_rate=1e-3,
             layer_decay=0.9,
             warmup=0.1,
+            monitor="calibrated_nll",
         ),
     )
     try:
@@ -109,13 +106,62 @@ def fine_tune(
     except TimeUp:
         log.info("%s took longer than expected: it is left out, and a fit with more --minutes goes on with it", name)
         return None
+    return _trained(name, run, data, ("text", *others), started)
+
+
+def fuse(
+    data: DataConfig,
+    modalities: Mapping[str, ModalityConfig],
+    fresh: Set[str],
+    teacher: str,
+    folder: Path,
+    deadline: float,
+) -> Trained | None:
+    """Train CLFA: two layers of cross-attention on the token states of text and image, the `teacher` pulling as much as
+    validation asks for (`alignment_weight: auto`), until the `deadline`. Encoders stay frozen, but for those with `fresh`
+    weights, which are trained.
+
+    Returns:
+        `None` where nothing could be trained in time.
+    """
+    dim = load_teacher(teacher).embed("text", ["a"]).shape[1]
+    name = f"{' and '.join(modalities)} fused, alignment chosen"
+    log.info("%s: until %.1f minutes from now, or its end", name, max(0.0, deadline - time.monotonic()) / 60)
+    started = time.monotonic()
+    own = {kind: replace(one, frozen=kind not in fresh) for kind, one in modalities.items()}
+    fusion = FusionConfig(layers=2, heads=4, feedforward=2 * dim)
+    config = RunConfig(
+        data,
+        ModelConfig(own, dim=dim, projection_hidden=2 * dim, fusion=fusion),
+        str(folder),
+        teacher=teacher,
+        loss=LossConfig(alignment_weight="auto"),
+        train=TrainConfig(
+            epochs=20 if fresh else 10,
+            batch_size=BATCH,
+            encoder_learning_rate=1e-3,
+            head_learning_rate=1e-3,
+            monitor="calibrated_nll",
+            patience=10 if fresh else 5,
+        ),
+    )
+    try:
+        run = Run(train(config, resume=True, deadline=deadline))
+    except TimeUp:
+        log.info("%s took longer than there was: it is left out, and a fit with more --minutes goes on with it", name)
+        return None
+    return _trained(f"{name}: {run.metrics()['training']['alignment']}", run, data, tuple(own), started)
+
+
+def _trained(name: str, run: Run, data: DataConfig, modalities: tuple[str, ...], started: float) -> Trained:
+    """What it says on validation, with a temperature that is fitted there."""
     validation = load_rows(data, "validation")
     pipeline = Pipeline.load(run.path)
     pipeline.cache(Path(data.path), list(dict.fromkeys(validation.splits)))
     logits = pipeline.logits(validation, "predicting validation").double()
     temperature = fit_temperature(logits.softmax(1).numpy(), validation.labels)
     scaled = (logits / temperature).log_softmax(1).numpy()
-    return Tuned(name, run, ("text", *others), temperature, scaled, time.monotonic() - started)
+    return Trained(name, run, modalities, temperature, scaled, time.monotonic() - started)
 
 
 def _forward_seconds(encoder: Encoder, rows: Rows) -> float:
