@@ -3,8 +3,9 @@
     python docs/missing.py configs/mvsa_single/clfa.yaml docs/results/missing.json runs/missing
 
 For two fusions and each of `SYSTEMS` five folds are trained (mean features of frozen encoders, no alignment, one seed), and
-the posts left out are predicted three times: whole, without their image, and with an empty text. Kept are system -> what was
-left of the posts -> scores, and what each model of both modalities gains over the model of the modality that was left.
+the posts left out are predicted three times: whole, without their image, and with an empty text. Kept are the scores of each
+system on what was left, and what each model of both modalities gains over the model of the modality that was left, with
+intervals and p over the posts of these runs. Time: 10 minutes on one CPU core, once the features are cached.
 """
 
 import logging

@@ -32,8 +32,9 @@ def expected_terms(
     """The terms of the loss with L_ce = (1 - p) L_ce(whole) + p mean_m L_ce(without m), p the `rate`.
 
     It is the expectation of modality dropout, which hides one modality of a post at random with probability p (ModDrop,
-    Neverova et al. 2016), at the price of one more pass of the fusion for each modality; with few epochs drawing is worse
-    (docs/results/missing.json).
+    Neverova et al. 2016), at the price of one more pass of the fusion for each modality. Drawn at random with the same p,
+    runs of a few epochs left posts without a text four points of macro F1 further behind (MVSA-Single, concat and
+    cross-attention).
 
     Args:
         terms: of whole posts, see `clfa.losses.total_loss`.
