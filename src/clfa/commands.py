@@ -120,6 +120,7 @@ def import_table(
     knowledge_column: str = "knowledge",
     column: Sequence[str] = (),
     rare: Literal["train", "other", "drop"] = "train",
+    unlabelled: Literal["refuse", "keep"] = "refuse",
     seed: int = 0,
     text: Cleaning = "normalised",
     on_bad: OnBadImage = "fail",
@@ -135,6 +136,8 @@ def import_table(
         column: NAME=COLUMN keeps a further column under a name, for a modality that reads it.
         rare: Classes with fewer than 10 posts: keep them, in `train` only if the source has no splits; merge them into one
             class `other`; or `drop` them and list them in dropped.jsonl.
+        unlabelled: Rows without a label: refuse them, or keep them, whatever their split, as the split `unlabelled`, which
+            `data.unlabelled: unlabelled` aligns in training.
         seed: Seed of a stratified split, where the source has none. Posts with equal texts or images are in one split.
 
     Examples:
@@ -153,7 +156,9 @@ def import_table(
         "split": split_column,
         "knowledge": knowledge_column,
     }
-    read = read_table(source, _folder(images, None), columns, seed, images != "none", _further(column), rare)
+    read = read_table(
+        source, _folder(images, None), columns, seed, images != "none", _further(column), rare, unlabelled=unlabelled
+    )
     return _write("table", read, out, images, text, on_bad)
 
 

@@ -23,6 +23,9 @@ class DataConfig:
     """Train on a stratified sample of this many rows, drawn with the run's seed (for learning curves); all by default."""
     train_splits: list[str] = field(default_factory=lambda: ["train"])
     """Splits trained on. `validation` among them is for systems that choose nothing on it, such as probes."""
+    unlabelled: str | None = None
+    """Split of posts without labels (`clfa import table … --unlabelled keep`): the alignment loss of each step is over its
+    posts and as many of these. With `train`, and `train_rows`, all training posts, their labels unread."""
     folds: int = 0
     """Pool all splits and cross-validate: number of folds; 0 uses the splits as they are."""
     fold: int = 0
@@ -129,6 +132,9 @@ class ModelConfig:
     """The fusion."""
     pooling: Literal["mean", "cls", "max"] = "mean"
     """How fused tokens become one vector."""
+    missing: Literal["masked", "token"] = "masked"
+    """What the fusion reads where a post lacks a modality: nothing, or a vector of the modality, learnt (best with
+    `train.modality_dropout`). With `token` an empty text is a missing one, and posts without the query can be told apart."""
     dropout: float = 0.1
     """Dropout before the classifier."""
     probe: ProbeConfig | None = None
@@ -229,6 +235,11 @@ class TrainConfig:
     """Shape of the learning rate after warm-up."""
     clip: float = 1.0
     """Largest gradient norm."""
+    modality_dropout: float = 0.0
+    """Share of posts without one of their fused modalities in the classification loss, the mean over which one is hidden:
+    with two modalities, 2/3 weighs whole posts, texts and images alike. The fusion then runs once more for each."""
+    average: float = 0.0
+    """Decay of an exponential moving average of the trained weights, which is what is validated and saved; 0 is none."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward pass in training; losses and evaluation are always fp32."""
     monitor: str = "nll"
@@ -364,8 +375,9 @@ RANGES: dict[tuple[float, float], list[str]] = {
     (0, LARGEST): ["train.workers", "train.weight_decay", "train.encoder_learning_rate", "train.head_learning_rate"]
     + ["loss.alignment_weight"],
     (0, 0.999): ["model.dropout", "model.fusion.dropout", "loss.label_smoothing"],
-    (0, 1): ["train.warmup"],
+    (0, 1): ["train.warmup", "train.modality_dropout"],
     (1e-99, LARGEST): ["train.clip"],
+    (0, 0.99999): ["train.average"],
     (0.01, 1): ["train.layer_decay"],
     (1e-9, 1e9): ["model.probe.strength"],
     (1e-6, LARGEST): ["loss.temperature"],
@@ -388,6 +400,11 @@ def check_ranges(config: RunConfig) -> None:
     if "validation" in config.data.train_splits and not config.model.probe:
         raise UserError(
             "data.train_splits holds validation, which chooses the epoch: train on [train], or fit a probe (model.probe)"
+        )
+    if config.data.unlabelled and (config.loss.alignment_weight == 0 or config.model.probe):
+        raise UserError(
+            "data.unlabelled names posts to align, and this run aligns nothing: leave it out, or set loss.alignment_weight "
+            "above 0 and leave model.probe out"
         )
     values = _flatten(asdict(config))
     for (low, high), names in RANGES.items():

@@ -194,6 +194,11 @@ class Run:
                 "--dataset"
             )
         rows = load_rows(data, split, config.seed)
+        if (rows.labels < 0).any():
+            raise UserError(
+                f"{(rows.labels < 0).sum():,} posts of the split {split} of {data.path} have no label: a run is judged on "
+                f"posts that have one; `clfa predict {self}` answers for others"
+            )
         if split == "test":
             described = load_manifest(data.path)["splits"]
             entry = {

@@ -215,6 +215,30 @@ def test_table_mistakes_are_told(tmp_path, change, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("rare", ["train", "drop"])
+@pytest.mark.parametrize("given", [True, False])
+def test_rows_without_a_label_are_kept_apart_when_asked(tmp_path, given, rare):
+    """Whatever their split says; labelled rows are where they would be without them."""
+    rows = write_posts(tmp_path)
+    rows[30]["label"] = "rare"
+    for number, row in enumerate(rows):
+        row["split"] = ["train", "validation", "test"][number % 3] if given else ""
+    save(rows, tmp_path / "labelled.csv")
+    more = [{**rows[n], "id": f"more{n}", "text": f"more {n}", "label": "", "split": "test"} for n in (0, 7)]
+    save([more[0], *rows, more[1]], tmp_path / "posts.csv")
+    alone = import_table(str(tmp_path / "labelled.csv"), out=str(tmp_path / "alone"), rare=rare)
+    manifest = import_table(str(tmp_path / "posts.csv"), out=str(tmp_path / "out"), rare=rare, unlabelled="keep")
+    found = load_split(tmp_path / "out", "unlabelled")
+    assert found["id"] == ["more0", "more7"]
+    assert found.labels.tolist() == [-1, -1]
+    assert found[0]["label"] is None
+    assert found[0]["image"]["bytes"]
+    described = manifest["splits"].pop("unlabelled")
+    assert (described["rows"], described["labels"]) == (2, {})
+    assert manifest["splits"] == alone["splits"]
+    assert manifest["dropped"] == alone["dropped"] == (rare == "drop")
+
+
 def test_ragged_and_badly_encoded_files_are_told(tmp_path):
     (tmp_path / "ragged.csv").write_text("id,text,label\n1,a,b,c\n")
     (tmp_path / "bytes.csv").write_bytes(b"id,text,label\n1,\xff\xfe,a\n")

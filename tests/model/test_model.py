@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import DIM, picture, text
+from conftest import DIM, make_dataset, picture, text
 
 from clfa.config import FusionConfig, LossConfig, ModalityConfig, ModelConfig
+from clfa.data.records import Record
+from clfa.data.rows import Rows
 from clfa.errors import UserError
 from clfa.fusion import FUSIONS
 from clfa.losses import info_nce
@@ -214,3 +216,49 @@ def test_a_query_that_is_not_fused_is_told_how_to_mend(encoders):
     unfused = replace(found.modalities["text"], fused=False)
     with pytest.raises(UserError, match=r"model\.modalities\.text is the first .* fused: false: put it behind"):
         build(replace(found, modalities={**found.modalities, "text": unfused}))
+
+
+@pytest.mark.parametrize("name", sorted(FUSIONS))
+def test_a_learned_vector_stands_in_for_what_is_missing(encoders, name):
+    """Whatever lies under the mask, the query may be missing, and only the fusion sees the stand-in."""
+    graph = "window" if FUSIONS[name].reads_edges else None
+    found = config(encoders, text=ModalityConfig("text", str(encoders / "bert"), max_length=16, graph=graph))
+    model, collator = build(ModelConfig(found.modalities, DIM, 32, FusionConfig(name, 2, 2, 32), missing="token"))
+    rows = posts(3)
+    rows[0]["image"], rows[1]["text"], rows[2]["text"] = None, "", None
+    batch = collator(rows)
+    output = model(batch)
+    assert batch.modalities["text"].present.tolist() == [True, False, False]
+    assert output.masks["text"].any(1).tolist() == [True, False, False]
+    assert output.embeds["image"][0].abs().sum() == output.embeds["text"][1:].abs().sum() == 0
+    assert not torch.allclose(output.logits[1], output.logits[2], atol=1e-6)
+    batch.modalities["image"].inputs["pixel_values"][0] = torch.randn(3, 32, 32) * 9
+    assert torch.allclose(model(batch).logits, output.logits, atol=1e-6)
+    for number, post in enumerate(rows):
+        assert torch.allclose(model(collator([post])).logits[0], output.logits[number], atol=1e-5)
+    torch.autograd.backward(model.train()(batch).logits.square().sum())
+    assert all(vector.grad.abs().sum() > 0 for vector in model.stand_ins.values())
+
+
+def test_masked_there_is_no_stand_in_and_an_empty_text_is_a_text(encoders):
+    model, collator = build(config(encoders))
+    assert not any("stand_ins" in name for name in model.state_dict())
+    assert collator([{**posts(1)[0], "text": ""}]).modalities["text"].present.all()
+
+
+def test_an_empty_text_is_missing_with_cached_states_too(encoders, tmp_path):
+    """Whether it is stored in the data set or in a changed row; its states are in the cache, and are not read."""
+
+    def post(split: str, number: int) -> Record:
+        return Record(str(number), ["", "word1"][number % 2], picture(number) if number else None, "ab"[number % 2])
+
+    dataset = make_dataset(tmp_path / "posts", {"train": 4, "validation": 4}, post)
+    frozen = ModalityConfig("text", str(encoders / "bert"), frozen=True, max_length=16)
+    model, _ = build(replace(config(encoders, text=frozen), missing="token"))
+    pipeline = Pipeline(model, device="cpu")
+    pipeline.cache(dataset, ["train"])
+    rows = Rows(dataset, ["train"])
+    batch = pipeline.collate([rows[1], rows[1].replace(text=""), rows[0]])
+    assert batch.modalities["text"].states is not None
+    assert batch.modalities["text"].present.tolist() == [True, False, False]
+    assert batch.modalities["image"].present.tolist() == [True, True, False]

@@ -103,7 +103,14 @@ def test_test_split_is_never_opened(run_config, dataset, tmp_path):
     assert not list(copy.rglob("*test*.npy"))
 
 
-@pytest.mark.parametrize("changes", [{}, {"model__modalities__image__frozen": True, "train__accumulation": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model__modalities__image__frozen": True, "train__accumulation": 3},
+        {"train__average": 0.9, "loss__alignment_weight": 0},
+    ],
+)
 def test_resume_equals_uninterrupted(run_config, tmp_path, monkeypatch, changes):
     whole = train(run_config(**changes, output=str(tmp_path / "whole")))
     save, calls = training.save_checkpoint, []
@@ -125,6 +132,9 @@ def test_resume_equals_uninterrupted(run_config, tmp_path, monkeypatch, changes)
     ours, theirs = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for file in ("model.safetensors", "average.safetensors")[: 1 + ("train__average" in changes)]:
+        ours, theirs = (load_file(run / "checkpoints" / "last" / file) for run in (whole, resumed))
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     drop = ("examples_per_second",)
     strip = [[{k: v for k, v in line.items() if k not in drop} for line in read_log(run)] for run in (whole, resumed)]
     assert strip[0] == strip[1]
@@ -190,6 +200,8 @@ def test_finished_and_changed_runs(run_config, caplog):
         ({"train__epochs": 0}, r"train\.epochs = 0: allowed is at least 1"),
         ({"model__dropout": 1.5}, r"model\.dropout = 1\.5: allowed is at least 0 and at most 0\.999"),
         ({"train__head_learning_rate": -1.0}, r"head_learning_rate"),
+        ({"train__average": 1.0}, r"train\.average = 1\.0"),
+        ({"train__modality_dropout": 1.5}, r"train\.modality_dropout = 1\.5: allowed is at least 0 and at most 1"),
         ({"model__modalities__text__max_length": 1}, "at least 3"),
     ],
 )

@@ -1,7 +1,8 @@
 """A post, what may be in it, and the dataset directory it lives in.
 
 A dataset directory holds `train/validation/test.parquet` (image bytes inside), `dataset.json` (labels, counts, hashes,
-filters) and `dropped.jsonl` (each row that was not kept, and why). Nothing is ever dropped without a line there.
+filters) and `dropped.jsonl` (each row that was not kept, and why). Nothing is ever dropped without a line there. Posts
+without a label, if they were kept, are in `unlabelled.parquet`, with null in the column `label`.
 """
 
 import hashlib
@@ -24,6 +25,8 @@ from clfa.data.scripts import watch_scripts
 from clfa.errors import UserError
 
 SPLITS = ("train", "validation", "test")
+UNLABELLED = "unlabelled"
+"""The split of posts without a label, where they were kept: for alignment, never to fit or judge a classifier."""
 GROUP_ROWS, GROUP_BYTES = 1_000, 1_000_000  # of a Parquet row group, the unit of reading
 
 
@@ -135,6 +138,11 @@ def load_manifest(dataset: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def labelled_splits(manifest: Mapping[str, Any]) -> list[str]:
+    """Names of the splits whose posts have labels."""
+    return [split for split in manifest["splits"] if split != UNLABELLED]
+
+
 def _clean(record: Record, text: str, image: bytes | None) -> Record:
     """The record as it is stored: every text normalised unless they are `raw`, the image as checked bytes."""
     if text == "raw":
@@ -195,8 +203,8 @@ class _Writer:
     def describe(self) -> dict[str, Any]:
         """The entry of each split in the manifest."""
         described: dict[str, Any] = {}
-        for split in SPLITS:
-            if split == "test" and split not in self.files:
+        for split in (*SPLITS, UNLABELLED):
+            if split in ("test", UNLABELLED) and split not in self.files:
                 continue
             if split not in self.files:
                 usable = sum(counts.total() for counts in self.labels.values())
@@ -204,7 +212,7 @@ class _Writer:
             counts = self.labels[split]
             described[split] = {
                 "rows": counts.total(),
-                "labels": {name: counts[name] for name in self.class_names},
+                "labels": {} if split == UNLABELLED else {name: counts[name] for name in self.class_names},
                 "dropped": self.dropped[split],
                 "without_image": self.without_image[split],
                 "sha256": _sha256(self.folder / f"{split}.parquet"),

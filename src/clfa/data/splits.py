@@ -1,6 +1,7 @@
 """Which rows of a dataset directory a run uses: its splits as they are, a sample of train, or folds over all rows."""
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from clfa.config import DataConfig
 from clfa.data.drawing import text_form
-from clfa.data.records import SPLITS, load_manifest
+from clfa.data.records import SPLITS, labelled_splits, load_manifest
 from clfa.data.rows import Rows
 from clfa.errors import UserError
 
@@ -30,10 +31,23 @@ def load_rows(data: DataConfig, split: str, seed: int = 0) -> Rows:
     return rows
 
 
+def load_unlabelled(data: DataConfig) -> Rows | None:
+    """The posts of `data.unlabelled`: a split of its own, or `train`, all of it (of the fold), whose labels nobody reads.
+
+    Raises:
+        UserError: no such split, or one that chooses or judges.
+    """
+    if data.unlabelled in ("validation", "test"):
+        raise UserError(f"data.unlabelled = {data.unlabelled}: its posts choose or judge, and are not trained on")
+    if data.unlabelled is None or data.unlabelled == "train":
+        return load_rows(replace(data, train_rows=None), "train") if data.unlabelled else None
+    return Rows(Path(data.path), [data.unlabelled])
+
+
 def source_splits(data: DataConfig, splits: list[str]) -> list[str]:
     """The files that hold the rows of these splits (all files when cross-validating)."""
     if data.folds:
-        return list(load_manifest(data.path)["splits"])
+        return labelled_splits(load_manifest(data.path))
     return list(dict.fromkeys(own for split in splits for own in (data.train_splits if split == "train" else [split])))
 
 
@@ -55,9 +69,10 @@ def _sample_rows(labels: NDArray, size: int, seed: int) -> list[int]:
 def _load_fold(data: DataConfig, asked: list[str]) -> Rows:
     if not set(asked) <= set(SPLITS) or not 0 <= data.fold < data.folds or data.folds < 2:
         raise UserError(f"data.fold = {data.fold}, data.folds = {data.folds}: folds ≥ 2, 0 ≤ fold < folds")
-    splits = load_manifest(data.path)["splits"]
-    rows = Rows(Path(data.path), list(splits))
-    hashes = tuple(described["sha256"] for described in splits.values())
+    manifest = load_manifest(data.path)
+    splits = labelled_splits(manifest)
+    rows = Rows(Path(data.path), splits)
+    hashes = tuple(manifest["splits"][split]["sha256"] for split in splits)
     of_fold = _fold_rows(data.path, hashes, data.folds, data.fold)
     return rows.select([number for split in asked for number in of_fold[split]])
 
@@ -70,7 +85,7 @@ def _fold_rows(path: str, hashes: tuple[str, ...], folds: int, fold: int) -> dic
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    rows = Rows(Path(path), list(load_manifest(path)["splits"]))
+    rows = Rows(Path(path), labelled_splits(load_manifest(path)))
     classes = rows.labels
     groups = np.array([text_form(text) or f"\0{number}" for number, text in enumerate(rows.texts)], dtype=object)
     outer = StratifiedGroupKFold(folds, shuffle=True, random_state=0)

@@ -19,7 +19,7 @@ from clfa.data.drawing import MIN_POSTS, draw_missing, group_repeats, replace_ra
 from clfa.data.formats import Row, Table, open_file, open_source, split_name
 from clfa.data.progress import track
 from clfa.data.published import Rows
-from clfa.data.records import SPLITS, Dropped, Record
+from clfa.data.records import SPLITS, UNLABELLED, Dropped, Record
 from clfa.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ def read_table(
     further: Mapping[str, str] | None = None,
     rare: str = "train",
     texts: bool = True,
+    unlabelled: str = "refuse",
 ) -> tuple[Rows, list[str], dict[str, Any]]:
     """Anybody's posts: CSV, TSV, JSONL or Parquet; a folder of those named train/validation/test; or anything that
     `datasets.load_dataset` reads from a local folder (imagefolder with `metadata.csv`) or by hub name.
@@ -52,17 +53,18 @@ def read_table(
         rare: classes with fewer than `MIN_POSTS` posts: `train` keeps them, in train only where it is we who split;
             `other` makes one class of them; `drop` drops their rows. Splits that the source gives stay.
         texts: whether there must be a column of texts; without it, posts of images alone have empty texts.
+        unlabelled: rows without a label: `refuse`, or `keep` them as the split `unlabelled`, whatever the source says.
 
     Raises:
-        UserError: no such file, a column is missing (with the nearest name), a label is empty, a text is bytes; fewer
-            than two classes, in all or in validation and test.
+        UserError: no such file, a column is missing (with the nearest name), a label is empty (`refuse`), a text is
+            bytes; fewer than two classes, in all or in validation and test.
     """
     further = further or {}
     _check_names(further)
     path, tables = Path(source), open_source(source)
     kept = {"knowledge": columns["knowledge"], **{name: name for name in KNOWLEDGE_COLUMNS}, **further}
     needed = [name for name, wanted in (("text", texts), ("image", embed)) if wanted]
-    survey = _survey(tables, columns, kept, needed, further)
+    survey = _survey(tables, columns, kept, needed, further, unlabelled == "keep")
     if columns["split"] != "split" and columns["split"] not in survey.names:
         raise UserError(f"{source} has no column {columns['split']!r}; it has {', '.join(sorted(survey.names))}")
     classes = _classes(survey, rare, f"{source}: {columns['label']!r}")
@@ -92,8 +94,10 @@ def read_table(
         for table in tables:
             for number, row in enumerate(table.rows(None)):
                 place, label = next(places)
-                split = "all" if place < 0 else SPLITS[place]
-                if label < 0:
+                split = "all" if place < 0 else (*SPLITS, UNLABELLED)[place]
+                if split == UNLABELLED:
+                    yield split, _record(row, number, table, columns, kept, root, None)
+                elif label < 0:
                     yield split, _dropped(row, number, table, columns, split)
                 else:
                     yield split, _record(row, number, table, columns, kept, root, class_names[label])
@@ -192,7 +196,8 @@ class _Survey:
     """What a first pass over a source keeps of it: labels, splits and further columns, no texts and no images."""
 
     def __init__(self) -> None:
-        self.labels, self.splits = array("i"), array("b")  # a split is its place in SPLITS, -1 where it is to be drawn
+        # a label is -1 where there is none; a split is its place in SPLITS, or behind them, -1 where it is to be drawn
+        self.labels, self.splits = array("i"), array("b")
         self.numbers: dict[str, int] = {}  # class name -> number in the order in which they occur
         self.columns: dict[str, str] = {}  # further column -> `string` or `binary`
         self.names: dict[str, None] = {}  # all columns of the source
@@ -204,6 +209,7 @@ def _survey(
     kept: Mapping[str, str],
     needed: Sequence[str],
     further: Mapping[str, str],
+    unlabelled: bool,
 ) -> _Survey:
     survey = _Survey()
     wanted = [columns["label"], columns["split"], columns["text"], *kept.values()]
@@ -214,11 +220,18 @@ def _survey(
             names |= dict.fromkeys(row)  # JSON objects may leave empty values out
             where = f"{table.name}, row {number}"
             label = _label(row, columns, where)
-            if not label:
-                raise UserError(f"{where}: the label is empty; fill it in or delete the row")
-            split = split_name(row[columns["split"]], where) if row.get(columns["split"]) else table.split
-            survey.labels.append(survey.numbers.setdefault(label, len(survey.numbers)))
-            survey.splits.append(-1 if split is None else SPLITS.index(split))
+            if label:
+                split = split_name(row[columns["split"]], where) if row.get(columns["split"]) else table.split
+                survey.labels.append(survey.numbers.setdefault(label, len(survey.numbers)))
+                survey.splits.append(-1 if split is None else SPLITS.index(split))
+            elif unlabelled:
+                survey.labels.append(-1)
+                survey.splits.append(len(SPLITS))
+            else:
+                raise UserError(
+                    f"{where}: the label is empty; fill it in, delete the row, or keep posts without a label apart with "
+                    "`clfa import table … --unlabelled keep`"
+                )
             for name, column in kept.items():
                 value = as_cell(row.get(column), f"{where}, column {column}")
                 if value is not None:
@@ -235,7 +248,7 @@ class _Classes(NamedTuple):
     """The classes of a source, rare ones merged or gone."""
 
     names: list[str]
-    labels: NDArray[np.int64]  # (N,) class numbers, -1 where the row is dropped
+    labels: NDArray[np.int64]  # (N,) class numbers, -1 where the row is dropped or has none
     merged: dict[str, int]  # classes that became another -> their posts
     notes: list[str]
 
@@ -253,7 +266,8 @@ def _classes(survey: _Survey, rare: str, where: str) -> _Classes:
     numbers = {name: number for number, name in enumerate(names)}
     new = np.array([-1 if name is None else numbers[name] for name in becomes.values()])
     merged = {name: count for name, count in counts.items() if becomes[name] not in (name, None)}
-    return _Classes(names, new[np.frombuffer(survey.labels, dtype=np.int32)], merged, notes)
+    old = np.frombuffer(survey.labels, dtype=np.int32)
+    return _Classes(names, np.where(old < 0, -1, new[old]), merged, notes)
 
 
 def _contents(
@@ -277,7 +291,7 @@ def _record(
     columns: Mapping[str, str],
     kept: Mapping[str, str],
     root: Path | None,
-    label: str,
+    label: str | None,
 ) -> Record:
     where = f"{table.name}, row {number + 1}"
     text = as_text(row.get(columns["text"]), f"{where}, column {columns['text']}")

@@ -14,7 +14,7 @@ from PIL import Image
 import clfa
 from clfa.config import ModalityConfig
 from clfa.data.progress import track
-from clfa.data.records import load_manifest
+from clfa.data.records import labelled_splits, load_manifest
 from clfa.data.rows import Rows, load_split, stream_column
 from clfa.evidence.cues import CueRule, count_cues, find_cues
 from clfa.evidence.findings import EXAMPLES, find_faults
@@ -40,7 +40,7 @@ def audit(
     started, dataset = time.monotonic(), Path(dataset)
     manifest = load_manifest(dataset)
     names = manifest["labels"]
-    rows = {split: load_split(dataset, split) for split in manifest["splits"]}
+    rows = {split: load_split(dataset, split) for split in labelled_splits(manifest)}
     evaluated = "test" if "test" in rows else "validation"
 
     log.info("%s: looking for posts that splits share", dataset)
@@ -80,7 +80,7 @@ def audit(
         disagreement=_disagreement(rows, names),
         languages={split: _languages(split, of_split) for split, of_split in texts.items()},
         images={split: _images(dataset, split, len(of_split)) for split, of_split in rows.items()},
-        splits={split: SplitFile(len(rows[split]), manifest["splits"][split]["sha256"]) for split in rows},
+        splits={split: SplitFile(own["rows"], own["sha256"]) for split, own in manifest["splits"].items()},
         clfa_version=clfa.__version__,
         seconds=0.0,
     )

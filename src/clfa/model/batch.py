@@ -24,6 +24,9 @@ from clfa.model.knowledge import (
 )
 from clfa.model.modalities import kind_of, value_of
 
+NO_LABEL = -100
+"""The class that PyTorch's cross entropy leaves out."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -60,7 +63,7 @@ class Batch:
     modalities: dict[str, Inputs]
     """Name -> what it reads."""
     labels: Int[Tensor, " batch"] | None = None
-    """Class numbers, in training."""
+    """Class numbers, in training; `NO_LABEL` for a post without."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same on another device."""
@@ -107,13 +110,13 @@ class Collator:
                 found = replace(found, teacher_embeds=embeds, teacher_entries=entries)
             modalities[name] = found
         modalities |= {name: self._with_knowledge(name, rows, modalities) for name in modalities}
-        labelled = all(row.get("label") is not None for row in rows)
-        return Batch(modalities, torch.tensor([row["label"] for row in rows]) if labelled else None)
+        labels = [NO_LABEL if label is None or label < 0 else label for label in (row.get("label") for row in rows)]
+        return Batch(modalities, torch.tensor(labels) if any(label != NO_LABEL for label in labels) else None)
 
     def _prepared(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Inputs:
         modality = self.config.modalities[name]
         kind = kind_of(modality)
-        values = [value_of(row, name, modality) for row in rows]
+        values = [self._value(name, row) for row in rows]
         decoded = [kind.blank if value is None else kind.decode(value) for value in values]
         present = torch.tensor([value is not None for value in values])
         return Inputs(present, kind.prepare(self.preparers[name], decoded, modality.max_length))
@@ -148,16 +151,22 @@ class Collator:
 
     def _keys(self, name: str, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
         modality = self.config.modalities[name]
+        empty = content_key(modality.kind, "")
 
         def key(row: Mapping[str, Any]) -> bytes:
             if isinstance(row, Row) and modality.part == "all":
                 stored = row.key(self.config.column(name), modality.kind)
                 if stored is not None:
-                    return stored
-            value = value_of(row, name, modality)
+                    return b"" if self.config.missing == "token" and stored == empty else stored
+            value = self._value(name, row)
             return b"" if value is None else content_key(modality.kind, value)
 
         return np.array([key(row) for row in rows], dtype="S16")
+
+    def _value(self, name: str, row: Mapping[str, Any]) -> str | bytes | None:
+        """What the modality reads of a row; of a model with stand-ins for what is missing, `None` for an empty text."""
+        value = value_of(row, name, self.config.modalities[name])
+        return None if self.config.missing == "token" and not value else value
 
     def _with_knowledge(self, name: str, rows: Sequence[Mapping[str, Any]], modalities: Mapping[str, Inputs]) -> Inputs:
         modality, inputs = self.config.modalities[name], modalities[name]

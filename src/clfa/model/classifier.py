@@ -78,6 +78,10 @@ class Classifier(nn.Module):
         config = self.config
         self.projections = nn.ModuleDict({name: _projection(width, config) for name, width in widths.items()})
         self.fusion = build_fusion(config.dim, self.contexts, config.fusion, config.pooling)
+        if config.missing == "token":  # about as long as a unit vector: LayerNorm has no gradient to speak of at 0
+            self.stand_ins = nn.ParameterDict(
+                {name: torch.randn(config.dim) / config.dim**0.5 for name in (self.query, *self.contexts)}
+            )
         _refuse_unread_knowledge(config, self.fusion)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.dim, len(self.class_names))
@@ -102,7 +106,10 @@ class Classifier(nn.Module):
 
     def fuse(self, tokens: dict[str, Tokens]) -> Output:
         """What `forward` makes of projected tokens: fusion and classifier."""
-        fused_tokens = {name: self._linked(name, tokens[name]) for name in (self.query, *self.contexts)}
+        read = {name: tokens[name] for name in (self.query, *self.contexts)}
+        if self.config.missing == "token":
+            read = {name: stand_in(one, read[self.query], self.stand_ins[name]) for name, one in read.items()}
+        fused_tokens = {name: self._linked(name, one) for name, one in read.items()}
         query = fused_tokens.pop(self.query)
         fused = self.fusion(query, fused_tokens)
         expected = (len(query.states), self.config.dim)
@@ -202,6 +209,21 @@ class Classifier(nn.Module):
         self.load_state_dict(weights)
 
 
+def stand_in(tokens: Tokens, query: Tokens, vector: Float[Tensor, " dim"]) -> Tokens:
+    """The tokens, with `vector` as the only one where a post has none; there is no bias between it and other tokens."""
+    there = tokens.present[:, None]
+    first = torch.arange(tokens.mask.shape[1], device=tokens.mask.device) == 0
+    places = ~there & first
+    known = (there & query.present[:, None])[:, :, None]
+    return replace(
+        tokens,
+        states=torch.where(places[:, :, None], vector.to(tokens.states.dtype), tokens.states),
+        mask=tokens.mask | places,
+        edges=None if tokens.edges is None else torch.where(places[:, :, None], first.float(), tokens.edges),
+        bias=None if tokens.bias is None else tokens.bias * known,
+    )
+
+
 class ProbeClassifier(Classifier):
     """Mean token states of frozen encoders, and a simple classifier on them (`clfa.model.probe.Probe`)."""
 
@@ -213,6 +235,8 @@ class ProbeClassifier(Classifier):
                 f"model.probe is fitted on frozen encoders: set model.modalities.{unfrozen[0]}.frozen to true, or leave "
                 "model.probe out to train the encoder"
             )
+        if self.config.missing != "masked":
+            raise UserError("model.missing is of the fusion, and a probe has none: leave it out")
         self.projections = nn.ModuleDict({name: nn.Identity() for name in widths})
         self.probe = Probe()
 

@@ -120,6 +120,7 @@ def _child(config: RunConfig, choice: Choice, output: Path) -> RunConfig:
     return replace(
         config,
         output=str(output),
+        data=config.data if choice.weight else replace(config.data, unlabelled=None),
         model=replace(config.model, modalities=modalities),
         loss=replace(config.loss, alignment_weight=choice.weight),
     )

@@ -30,12 +30,21 @@ def load_best(folder: Path, model: nn.Module) -> None:
     model.load_state_dict(load_file(folder / "best.safetensors"), strict=False)
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
-    """Replace `folder/last` by the current state: weights, optimizer moments, random generators, `progress`."""
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, Any],
+    average: dict[str, Tensor],
+) -> None:
+    """Replace `folder/last` by the current state: weights, their averages (if there are any), optimizer moments, random
+    generators, `progress`."""
     partial = folder / "last.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file(trained_state(model), partial / "model.safetensors")
+    if average:
+        save_file({name: value.contiguous() for name, value in average.items()}, partial / "average.safetensors")
     moments = {
         f"{number}.{name}": value.detach().contiguous()
         for number, entry in optimizer.state_dict()["state"].items()
@@ -58,12 +67,18 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
+) -> dict[str, Any] | None:
     """Restore what `save_checkpoint` wrote and return its `progress`; `None` if there is no checkpoint yet."""
     last = next((path for path in (folder / "last", folder / "last.old") if path.is_dir()), None)
     if last is None:
         return None
     model.load_state_dict(load_file(last / "model.safetensors"), strict=False)
+    if average:
+        saved = load_file(last / "average.safetensors")
+        for name, value in average.items():
+            value.copy_(saved[name])
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in load_file(last / "optimizer.safetensors").items():
         number, name = key.split(".", 1)

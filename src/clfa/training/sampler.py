@@ -1,9 +1,12 @@
 """Which posts share a batch."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from clfa.data.rows import Row, Rows
 
 
 class LengthBuckets:
@@ -30,3 +33,44 @@ class LengthBuckets:
             batches += rows.split(self.batch_size)
         for number in torch.randperm(len(batches), generator=generator).tolist():
             yield batches[number].tolist()
+
+
+class Beside:
+    """Batch sampler: behind each batch of another sampler as many posts without labels, by their places in `WithUnlabelled`.
+
+    They come in a random order, all of them before one comes again; as the batches, it depends on (seed, epoch) alone.
+    """
+
+    def __init__(self, batches: LengthBuckets, labelled: int, unlabelled: int):
+        self.batches, self.labelled, self.unlabelled = batches, labelled, unlabelled
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        places = self._places()
+        for batch in self.batches:
+            yield batch + [next(places) for _ in batch]
+
+    def _places(self) -> Iterator[int]:
+        # not the generator of the batches, whose epochs begin with a permutation too
+        generator = torch.Generator().manual_seed((self.batches.seed + 1) * 1_000_003 + self.batches.epoch)
+        while True:
+            for place in torch.randperm(self.unlabelled, generator=generator).tolist():
+                yield self.labelled + place
+
+
+class WithUnlabelled(Sequence[Row]):
+    """Training posts, behind them posts without labels; labels that these have are not read."""
+
+    def __init__(self, rows: Rows, unlabelled: Rows):
+        self.rows, self.unlabelled = rows, unlabelled
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.unlabelled)
+
+    def __getitem__(self, place: Any) -> Any:
+        """A row by its place."""
+        if place < len(self.rows):
+            return self.rows[place]
+        return self.unlabelled[place - len(self.rows)].replace(label=None)

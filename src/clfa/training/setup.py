@@ -14,7 +14,7 @@ from clfa.config import ModelConfig, RunConfig
 from clfa.data.cache import Cache
 from clfa.data.records import load_manifest
 from clfa.data.rows import Rows
-from clfa.data.splits import load_rows, source_splits
+from clfa.data.splits import load_rows, load_unlabelled, source_splits
 from clfa.errors import UserError
 from clfa.metrics import metric_names
 from clfa.model.batch import Collator
@@ -25,9 +25,10 @@ from clfa.model.pipeline import Pipeline
 from clfa.model.reading import misreadings
 from clfa.model.teacher import embed_dataset
 from clfa.model.word_vectors import training_texts
+from clfa.training.average import start_average
 from clfa.training.objective import AllEmbeds
 from clfa.training.optimizer import parameter_groups
-from clfa.training.sampler import LengthBuckets
+from clfa.training.sampler import Beside, LengthBuckets, WithUnlabelled
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ class Setup:
     """(C,), of the classification loss."""
     everyone: dict[str, AllEmbeds]
     """Modality -> the teacher's embeddings of all training posts, for `loss.negatives: all`."""
+    average: dict[str, Tensor]
+    """Name -> average of a trained parameter; empty without averaging."""
 
     @property
     def model(self) -> Classifier:
@@ -72,7 +75,9 @@ def set_up(config: RunConfig) -> Setup:
     if settings.monitor not in allowed:
         raise UserError(f"train.monitor = {settings.monitor!r}: allowed are {', '.join(allowed)}")
     rows, validation = load_rows(config.data, "train", config.seed), load_rows(config.data, "validation")
+    unlabelled = load_unlabelled(config.data)
     splits = source_splits(config.data, ["train", "validation"])
+    splits += [split for split in (unlabelled.splits if unlabelled else []) if split not in splits]
     _check_modalities(config, rows)
     check_alignment(config)  # before anything is encoded
     model_config = with_graphs(config.model, rows)
@@ -85,16 +90,18 @@ def set_up(config: RunConfig) -> Setup:
     teacher = _teacher_embeds(config, splits)
     sampler = LengthBuckets([len(text) for text in rows.texts], settings.batch_size, config.seed)
     batches: DataLoader = DataLoader(
-        rows,  # type: ignore[arg-type]  # rows are a map-style data set
-        batch_sampler=sampler,
+        rows if unlabelled is None else WithUnlabelled(rows, unlabelled),  # type: ignore[arg-type]  # sequences are data sets
+        batch_sampler=sampler if unlabelled is None else Beside(sampler, len(rows), len(unlabelled)),
         collate_fn=Collator(model.config, pipeline.preparers, pipeline.caches, teacher),
         num_workers=settings.workers,
         generator=torch.Generator().manual_seed(config.seed),
     )
     optimizer = torch.optim.AdamW(parameter_groups(model, settings), betas=(0.9, 0.999))
     weights = _class_weights(rows.labels, len(class_names), config).to(pipeline.device)
-    everyone = _everyone(config, rows, teacher, pipeline.device) if config.loss.negatives == "all" else {}
-    return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights, everyone)
+    aligned = [rows] if unlabelled is None else [rows, unlabelled]
+    everyone = _everyone(config, aligned, teacher, pipeline.device) if config.loss.negatives == "all" else {}
+    average = start_average(model) if settings.average else {}
+    return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights, everyone, average)
 
 
 def _check_modalities(config: RunConfig, rows: Rows) -> None:
@@ -172,10 +179,13 @@ def _teacher_embeds(config: RunConfig, splits: list[str]) -> dict[str, Cache]:
     return dict.fromkeys(aligned, cache)
 
 
-def _everyone(config: RunConfig, rows: Rows, teacher: dict[str, Cache], device: torch.device) -> dict[str, AllEmbeds]:
+def _everyone(
+    config: RunConfig, aligned: list[Rows], teacher: dict[str, Cache], device: torch.device
+) -> dict[str, AllEmbeds]:
     found = {}
     for name, cache in teacher.items():
-        entries = np.unique(cache.find(rows.keys(config.model.column(name), config.model.modalities[name].kind)))
+        column, kind = config.model.column(name), config.model.modalities[name].kind
+        entries = np.unique(cache.find(np.concatenate([rows.keys(column, kind) for rows in aligned])))
         entries = entries[entries >= 0]
         embeds = torch.cat([cache.read(int(entry)) for entry in entries])
         found[name] = AllEmbeds(embeds.to(device), torch.from_numpy(entries).to(device))

@@ -21,10 +21,12 @@ from clfa.config import RunConfig, TrainConfig, check_ranges
 from clfa.data.progress import track
 from clfa.errors import TimeUp, UserError
 from clfa.metrics import METRICS, all_scores
-from clfa.model.batch import Batch
+from clfa.model.batch import NO_LABEL, Batch
 from clfa.runs import Run
 from clfa.training.auto import train_with_chosen_alignment
+from clfa.training.average import averaged, update_average
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
+from clfa.training.modality_dropout import expected_terms, forward
 from clfa.training.objective import objective
 from clfa.training.optimizer import learning_rate
 from clfa.training.probe import train_probe
@@ -94,7 +96,7 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
         return run.path
     setup = set_up(config)
     state = State()
-    if resume and (saved := load_checkpoint(run.checkpoints, setup.model, setup.optimizer)):
+    if resume and (saved := load_checkpoint(run.checkpoints, setup.model, setup.optimizer, setup.average)):
         state = State(**saved)
     better = METRICS[settings.monitor].higher_is_better
     board = _tensorboard(run.path) if settings.tensorboard else None
@@ -108,10 +110,11 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
             losses = _train_epoch(setup, config, state, epoch, deadline)
             seconds = time.monotonic() - started
             state.seconds += seconds
-            probabilities = setup.pipeline.probabilities(setup.validation, "validating")
-            scores = all_scores(setup.validation.labels, probabilities)
-            if state.end_epoch(scores[settings.monitor], better):
-                save_best(run.checkpoints, setup.model)
+            with averaged(setup.model, setup.average):
+                probabilities = setup.pipeline.probabilities(setup.validation, "validating")
+                scores = all_scores(setup.validation.labels, probabilities)
+                if state.end_epoch(scores[settings.monitor], better):
+                    save_best(run.checkpoints, setup.model)
             line = {
                 "epoch": state.epoch,
                 "step": state.step,
@@ -123,7 +126,7 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
             file.write(json.dumps(line) + "\n")
             file.flush()
             state.log_bytes = file.tell()
-            save_checkpoint(run.checkpoints, setup.model, setup.optimizer, asdict(state))
+            save_checkpoint(run.checkpoints, setup.model, setup.optimizer, asdict(state), setup.average)
             log.info(_progress_line(line, state, settings))
             if board:
                 for name, value in {**losses, **scores}.items():
@@ -152,7 +155,7 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int, dead
     setup.sampler.set_epoch(epoch)
     model.train()
     sums: dict[str, float] = {}
-    batches = track(setup.batches, f"posts of epoch {epoch + 1}", len(setup.rows), lambda batch: len(batch.labels))
+    batches = track(setup.batches, f"posts of epoch {epoch + 1}", len(setup.rows), _labelled)
     for number, batch in enumerate(batches):
         if time.monotonic() > deadline:
             raise TimeUp
@@ -169,6 +172,7 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int, dead
         if (number + 1) % settings.accumulation == 0 or number == last:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
             setup.optimizer.step()
+            update_average(setup.average, model, state.step, settings.average)
             setup.optimizer.zero_grad()
             state.step += 1
         for name, value in terms.items():
@@ -176,11 +180,20 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int, dead
     return {name: value / len(setup.batches) for name, value in sums.items()}
 
 
+def _labelled(batch: Batch) -> int:
+    """Number of posts with a label."""
+    return 0 if batch.labels is None else int((batch.labels != NO_LABEL).sum())
+
+
 def _forward(setup: Setup, config: RunConfig, batch: Batch, done: float) -> dict[str, Tensor]:
     batch = batch.to(setup.pipeline.device)
+    rate = config.train.modality_dropout
     with _precision(config.train, setup.pipeline.device):
-        output = setup.model(batch)
-    return objective(output, batch, config.loss, setup.model.config, setup.class_weights, done, setup.everyone)
+        whole, lacking = forward(setup.model, batch, hide=rate > 0)
+    given = (batch, config.loss, setup.model.config, setup.class_weights, done, setup.everyone)
+    terms = objective(whole, *given)
+    losses = [objective(output, *given)["classification_loss"] for output in lacking]
+    return expected_terms(terms, losses, rate) if lacking else terms
 
 
 def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager:
