@@ -1,4 +1,4 @@
-"""Measure the dial of docs/when-alignment-helps.md: python docs/dial.py OUT (about 40 minutes on one CPU core).
+"""Measure the dial of docs/when-alignment-helps.md: python docs/dial.py OUT (about 20 minutes on one CPU core).
 
 Points are added to OUT/dial.jsonl as they are measured; a script that was stopped goes on. At its end it writes
 docs/results/dial.json, from which `python docs/make_docs.py` makes the page.
@@ -14,7 +14,7 @@ from clfa.data.atomic import write_json
 from clfa.studies.dial import Point, measure_points
 
 LABELS = (200, 50, 800)
-QUALITIES = (1.0, 0.3, 0.6)
+QUALITIES = (1.0, 0.3)
 PLACES = ((0.0, "unique"), (0.5, "unique"), (0.0, "synergy"), (0.5, "synergy"), (1.0, "unique"))
 """Redundancy, and what the rest is; with a redundancy of 1 there is no rest."""
 

@@ -60,8 +60,11 @@ def alignment_heatmap(pipeline: Pipeline, post: Mapping[str, Any]) -> Heatmap:
     )
     if text is None or image is None:
         raise UserError(f"the run uses {', '.join(modalities)} only: a heatmap needs a text and an image modality")
-    if pipeline.config.probe:
-        raise UserError("a probe has no space that its text and image share: a heatmap needs a fusion (`clfa train`)")
+    if any(pipeline.config.reads_mean(name) for name in (text, image)):
+        raise UserError(
+            "the run reads the mean of a text's words or of an image's patches: a heatmap needs a fusion that reads each of "
+            "them (`clfa train`)"
+        )
     row = pipeline.prepare(post)
     cells = [row[pipeline.config.column(name)] for name in (text, image)]
     if not all(cells):

@@ -20,7 +20,7 @@ from torch import Tensor
 from clfa.data.factors import BITS, SPACE, WIDTH, Posts, generate
 from clfa.losses import info_nce
 
-ALPHAS = (0.0, 0.1, 0.3, 1.0, 3.0)
+ALPHAS = (0.0, 0.3, 1.0, 3.0)
 SEEDS = 20
 HIDDEN, BATCH, STEPS, EVERY = 96, 64, 160, 20
 VALIDATION, TEST = 200, 1_000
