@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dial_page import dial_values, draw_dial
 from jinja2 import FileSystemLoader
 from scipy import stats
 
@@ -51,7 +52,7 @@ from clfa.report.tables import NAMES, difference_rows, footnotes, p_text, reprod
 
 DOCS = Path(__file__).resolve().parent
 STORED = DOCS / "results"
-PAGES = ("results", "findings")
+PAGES = ("results", "findings", "when-alignment-helps")
 SOURCES: dict[str, tuple[Any, str]] = {
     "table": (Sweep, "mvsa_single/table/sweep.json"),
     "folds": (Sweep, "mvsa_single/folds/sweep.json"),
@@ -74,6 +75,7 @@ COLLECTED: dict[str, Any] = {
     "white_space": dict[str, dict[str, Score]],
     "white_space_hashtag": dict[str, str],
     "stopping": dict[str, dict[str, Any]],
+    "dial": dict[str, Any],
 }
 AUDITS = ("mmsd", "mmsd_raw", "mmsd_unfiltered", "mmsd_substrings", "mmsd2", "mvsa_single")
 PROBES = {
@@ -172,6 +174,7 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         "points": points,
         "p": p_text,
         "word": word,
+        "weight": lambda alpha: f"{alpha:g}",
     }
     published = json.loads(files("clfa").joinpath("systems", "published.json").read_text(encoding="utf-8"))
     values = found | {
@@ -183,6 +186,7 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         "published": published,
         "cue": cue,
         "power": mcnemar_power(2409, 0.01, 0.10),
+        **dial_values(found["dial"]),
     }
     parts: Any = templates.get_template("parts.md.j2").make_module(values)
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
@@ -352,6 +356,7 @@ def cue(audit: Audit, name: str) -> Cue:
 
 def draw(found: dict[str, Any]) -> None:
     """All figures of the pages."""
+    draw_dial(found["dial"])
     gaps = {GRID[name]: gap for name, gap in grid_gaps(found["grid_pairs"]).items()}
     label = "aligned − not aligned, points of macro F1; grey: under the detectable effect"
     scores, reach = {name: gap.difference for name, gap in gaps.items()}, [gap.detectable for gap in gaps.values()]

@@ -21,7 +21,7 @@ def test_by_hand():
     assert same.label == pytest.approx(bit)
     assert same.overlap.value == pytest.approx(bit, abs=1e-6)
     assert same.text_adds.value == pytest.approx(0, abs=1e-6)
-    assert "much of the same" in advice(same)
+    assert "100 % of that is told twice" in advice(same)
     apart = information(labels, {"text": sure(labels, half), "image": sure(labels, other), "both": sure(labels)})
     assert apart.text.value == pytest.approx(bit / 2, abs=1e-6)
     assert apart.overlap.value == pytest.approx(0, abs=1e-6)

@@ -74,8 +74,9 @@ def advice(found: Information) -> str:
         return f"{what}: no more than chance, so nothing can be said about alignment"
     if found.overlap.low is not None and found.overlap.low > 0:
         return (
-            f"{what}: text and image tell much of the same (overlap {found.overlap.text('')} nats), which is where a "
-            "teacher that knows it can help; let validation choose (`loss.alignment_weight: auto`)"
+            f"{what}: {100 * found.overlap.value / found.both.value:.0f} % of that is told twice (overlap "
+            f"{found.overlap.text('')} nats), which a teacher that knows it can sharpen; let validation choose "
+            "(`loss.alignment_weight: auto`)"
         )
     if found.overlap.high is not None and found.overlap.high < 0:
         return (

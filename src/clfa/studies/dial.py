@@ -7,7 +7,7 @@ L = L_ce + alpha * (InfoNCE text + InfoNCE image) with `clfa.losses.info_nce`. T
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,10 +15,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from scipy import stats
 from torch import Tensor
 
 from clfa.data.factors import BITS, SPACE, WIDTH, Posts, generate
 from clfa.losses import info_nce
+from clfa.metrics import Score, holm, is_claim
 
 ALPHAS = (0.0, 0.3, 1.0, 3.0)
 SEEDS = 20
@@ -68,6 +70,33 @@ class Measured:
         """Accuracy by seed with the alpha that validation chooses."""
         best = np.argmin(self.nll, axis=0)
         return [self.accuracy[row][column] for column, row in enumerate(best)]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Accuracy with alignment minus accuracy without, over paired seeds."""
+
+    point: Point
+    alpha: float | None
+    """`None`: the weight that validation chooses, seed by seed."""
+    difference: Score
+    p_holm: float
+    is_claim: bool
+
+
+def gains(measured: Sequence[Measured], alpha: float | None) -> list[Gain]:
+    """The gain at each point with one weight, or the chosen one: t intervals over seeds, p corrected over all points."""
+    found = []
+    for each in measured:
+        values = each.chosen() if alpha is None else each.accuracy[ALPHAS.index(alpha)]
+        differences = np.array(values) - np.array(each.accuracy[0])
+        mean, n = float(differences.mean()), len(differences)
+        error = float(differences.std(ddof=1) / np.sqrt(n))
+        half = float(stats.t.ppf(0.975, n - 1)) * error
+        p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else 1.0
+        found.append((each.point, Score(mean, mean - half, mean + half, n=n), p))
+    corrected = holm([p for _, _, p in found])
+    return [Gain(point, alpha, score, p, is_claim(score, p)) for (point, score, _), p in zip(found, corrected)]
 
 
 def measure_points(points: Iterable[Point], path: Path) -> list[Measured]:

@@ -25,6 +25,7 @@ from clfa.data.splits import load_rows, source_splits
 from clfa.data.tables import OPTIONS, guess_columns, guess_columns_of, read_table
 from clfa.errors import UserError
 from clfa.evidence.evaluate import evaluate
+from clfa.evidence.redundancy import advice, information
 from clfa.evidence.results import Fit, read_result, write_result
 from clfa.metrics import OF_PROBABILITIES, metric_names
 from clfa.model.blend import Blend
@@ -305,4 +306,11 @@ def _advice(rows: Rows, trials: Sequence[Trial], chosen: Trial, metric: str) -> 
     counts = np.bincount(rows.labels)
     if counts.min() < 50:
         lines.append(f"the rarest class has {counts.min()} posts: more of them are worth more than another model")
+    linear = {
+        "both" if len(each.candidate.modalities) > 1 else each.candidate.modalities[0]: each.decided.log_probabilities
+        for each in trials
+        if each.candidate.probe == ProbeConfig("logistic_regression", 1.0)
+    }
+    if {"text", "image", "both"} <= linear.keys():
+        lines.append(advice(information(rows.labels, linear)))
     return [*lines, "train a fusion with `clfa train`, and set it beside this run with `clfa compare`"]
