@@ -323,6 +323,8 @@ class TeacherConfig:
     """Folder that keeps the features of frozen encoders, so that the next teacher on the same images starts at once."""
     held_out: int = 1000
     """Images kept for the retrieval report."""
+    train_images: int | None = None
+    """Train on so many of the other images, to see what a weaker teacher is worth; all by default."""
     max_length: int = 64
     """Longest caption in tokens."""
     seed: int = 0

@@ -207,6 +207,9 @@ def test_a_dataset_directory_is_a_source(tmp_path, encoders, dataset):
         held_out=4,
     )
     assert train_teacher(made)["images"] == 36 + 23  # one post of the dataset has no image
+    few = replace(made, output=str(tmp_path / "few"), train_images=7)
+    report = train_teacher(few)
+    assert (report["images"], report["held_out_images"]) == (7, 4)
 
 
 def test_recalls_by_hand():

@@ -107,6 +107,8 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
         )
     held_out = generator.permutation(pairs.first)[: config.held_out]
     training = np.setdiff1d(np.arange(len(pairs)), held_out)
+    if config.train_images is not None:
+        training = np.sort(generator.permutation(training)[: config.train_images])
     text = load_encoder(config.text_encoder, "text", config.pretrained)
     image = load_encoder(config.image_encoder, "image", config.pretrained)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
