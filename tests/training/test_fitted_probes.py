@@ -13,7 +13,7 @@ from clfa.data.rows import load_split
 from clfa.errors import UserError
 from clfa.model.pipeline import Pipeline
 from clfa.runs import Run
-from clfa.training.probe import _Head, _scores_of, _standardisation, fit_probe
+from clfa.training.probe import _Head, _kernel, _scores_of, _standardisation, fit_probe
 from clfa.training.setup import set_up
 from clfa.training.train import train
 
@@ -143,3 +143,23 @@ def test_decisions_follow_the_offsets(run_config, dataset):
     answer = clfa.Predictor(run)([{"text": "word1", "image": None}])[0]
     assert answer.predicted == "yes"
     assert max(answer.probabilities.values()) < 0.9, "the probabilities stay what they are"
+
+
+def test_the_kernel_of_any_scales_follows_from_distances_that_are_computed_once():
+    from sklearn.metrics.pairwise import rbf_kernel
+
+    features, labels = posts()
+    features["image"][3] = np.nan
+    kept = {}
+    for scales in ({}, {"image": 0.3}):
+        settings = ProbeConfig("svm", 3.0, scales)
+        own = head(settings, features, 3)
+        z = own.standardised(np.concatenate(list(features.values()), 1))
+        np.testing.assert_allclose(_kernel(settings, features, 0.7, kept), rbf_kernel(z, gamma=0.7), atol=1e-5)
+        again = fit_probe(settings, features, labels, 3, distances=kept)
+        np.testing.assert_allclose(again.out_of_fold, fit_probe(settings, features, labels, 3).out_of_fold, atol=1e-6)
+        joined = torch.from_numpy(np.concatenate(list(features.values()), 1))
+        assert (again.probe(joined).argmax(1).numpy() == labels).mean() > 0.9, "the kept probe is the fitted one"
+    assert set(kept) == {"text", "image"}
+    kept["text"][:] = 0  # what is kept is read
+    assert not np.allclose(fit_probe(settings, features, labels, 3, distances=kept).out_of_fold, again.out_of_fold)

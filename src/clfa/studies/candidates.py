@@ -102,6 +102,7 @@ def try_candidates(
         deadline: on the clock of `time.monotonic`.
     """
     tried: dict[str, Trial] = {}
+    distances: dict[str, Array] = {}
     for _ in range(1 + ROUNDS):
         for candidate in _around(_ordered(tried.values(), metric)[0].candidate) if tried else _first(list(features)):
             if candidate.name in tried:
@@ -111,7 +112,7 @@ def try_candidates(
                 log.info("the time is up: %s was not tried", candidate.name)
                 return _ordered(tried.values(), metric)
             own = {name: features[name] for name in candidate.modalities}
-            fitted = fit_probe(candidate.probe, own, labels, classes, groups)
+            fitted = fit_probe(candidate.probe, own, labels, classes, groups, distances=distances)
             trial = Trial(candidate, fitted, decide(fitted.out_of_fold, labels, metric))
             log.info("%s: %s %.1f", candidate.name, METRICS[metric].title, 100 * trial.decided.metrics[metric].value)
             tried[candidate.name] = trial

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,7 @@ def fit_probe(
     classes: int,
     groups: Sequence[str] | None = None,
     balanced: bool = False,
+    distances: dict[str, Array] | None = None,
 ) -> Fitted:
     """Fit and calibrate.
 
@@ -100,6 +101,8 @@ def fit_probe(
         classes: C.
         groups: (N,), posts of one group are never on two sides of a fold; each for itself by default.
         balanced: whether each class has the same weight.
+        distances: kept between calls with the same features: an SVM puts the squared distances (N, N) of each modality
+            there, from which the kernel of any scales follows.
     """
     started = time.monotonic()
     joined = np.concatenate(list(features.values()), 1)
@@ -108,19 +111,56 @@ def fit_probe(
         total = sum(settings.scales.get(name, 1.0) ** 2 for name in features)
         arrays["gamma"] = torch.tensor(1.0 / max(total, 1e-12))
     head = _Head(settings, arrays, classes, balanced)
-    folds = inner_folds(labels, groups)
-    everyone = np.arange(len(labels))
+    kernel = None
+    if settings.name == "svm" and len(labels) <= MOST:
+        kernel = _kernel(settings, features, float(arrays["gamma"]), {} if distances is None else distances)
+    folds, everyone = inner_folds(labels, groups), np.arange(len(labels))
     # the solvers leave Python's lock, so threads do; each of them computes on one core
     with threadpool_limits(1):
-        final, *of_folds = Parallel(-1, prefer="threads")(
-            delayed(head.fit)(joined[places], labels[places]) for places in (everyone, *(train for train, _ in folds))
+        (final, scores), *of_folds = Parallel(-1, prefer="threads")(
+            delayed(_fit_and_score)(head, joined, labels, places, scored, kernel)
+            for places, scored in ((everyone, everyone), *folds)
         )
-    scores = _scores_of(final, joined)
-    for probe, (_, held_out) in zip(of_folds, folds):
-        scores[held_out] = _scores_of(probe, joined[held_out])
+    for (_, own), (_, held_out) in zip(of_folds, folds):
+        scores[held_out] = own
     weight, bias = _calibration(scores, labels, classes)
     logits = torch.from_numpy(scores @ weight.T + bias)
     return Fitted(_calibrated(final, weight, bias), logits.log_softmax(1).numpy(), time.monotonic() - started)
+
+
+def _kernel(
+    settings: ProbeConfig, features: dict[str, Array], gamma: float, distances: dict[str, Array]
+) -> Float[NDArray, "posts posts"]:
+    """exp(-gamma sum_m scale_m^2 |z_m - z'_m|^2) of standardised features; the distances are computed once."""
+    plain = replace(settings, scales={})
+    total = np.zeros((), dtype=np.float32)
+    for name, values in features.items():
+        if name not in distances:
+            z = Probe(_standardisation(plain, {name: values})).hidden(torch.from_numpy(values))
+            squares = (z**2).sum(1)
+            distances[name] = (squares[:, None] + squares[None] - 2 * z @ z.T).clamp(min=0).fill_diagonal_(0).numpy()
+        total = total + settings.scales.get(name, 1.0) ** 2 * distances[name]
+    return np.exp(-gamma * total)
+
+
+def _fit_and_score(
+    head: "_Head",
+    features: Array,
+    labels: NDArray[np.int64],
+    places: NDArray,
+    scored: NDArray,
+    kernel: Float[NDArray, "posts posts"] | None,
+) -> tuple[Probe, NDArray[np.float64]]:
+    """The head fitted on the posts at some places, and its scores (see `_scores_of`) of those at others."""
+    if kernel is None:
+        probe = head.fit(features[places], labels[places])
+        return probe, _scores_of(probe, features[scored])
+    support, weight, bias = head.solve(kernel[np.ix_(places, places)], labels[places])
+    scores = kernel[np.ix_(scored, places[support])] @ weight.T + bias
+    rows = torch.from_numpy(head.standardised(features[places[support]]))
+    return Probe(
+        head.arrays | {"support": rows, "weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
+    ), scores
 
 
 def _scores_of(probe: Probe, features: Array) -> NDArray[np.float64]:
@@ -144,10 +184,13 @@ class _Head:
         self.scores = classes * (classes - 1) // 2 if settings.name == "svm" else classes
 
     def fit(self, features: Array, labels: NDArray[np.int64]) -> Probe:
-        rest = {name: value for name, value in self.arrays.items() if name in ("mean", "scale")}
-        standardised = Probe(rest).hidden(torch.from_numpy(features)).numpy()
+        standardised = self.standardised(features)
         fitted = {"svm": self._svm, "logistic_regression": self._regression, "mlp": self._mlp}[self.settings.name]
         return Probe(self.arrays | fitted(standardised, labels))
+
+    def standardised(self, features: Array) -> Array:
+        rest = {name: value for name, value in self.arrays.items() if name in ("mean", "scale")}
+        return Probe(rest).hidden(torch.from_numpy(features)).numpy()
 
     def _regression(self, features: Array, labels: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         from sklearn.linear_model import LogisticRegression
@@ -158,14 +201,20 @@ class _Head:
 
     def _svm(self, features: Array, labels: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         from sklearn.metrics.pairwise import rbf_kernel
-        from sklearn.svm import SVC
 
         if len(labels) > MOST:
             chosen = np.sort(np.random.default_rng(0).choice(len(labels), MOST, replace=False))
             features, labels = features[chosen], labels[chosen]
-        gamma = float(self.arrays["gamma"])
+        support, weight, bias = self.solve(rbf_kernel(features, gamma=float(self.arrays["gamma"])), labels)
+        rows = torch.from_numpy(features[support])
+        return {"support": rows, "weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
+
+    def solve(self, kernel: NDArray, labels: NDArray[np.int64]) -> tuple[NDArray, NDArray, NDArray]:
+        """An SVM on a kernel (N, N) -> places (S,) of its support vectors, weights (pairs, S), biases (pairs,)."""
+        from sklearn.svm import SVC
+
         model = SVC(C=self.settings.strength, kernel="precomputed", class_weight=self.weights, cache_size=1_000)
-        model.fit(rbf_kernel(features, gamma=gamma), labels)
+        model.fit(kernel, labels)
         weight = np.zeros((self.scores, len(model.support_)))
         bias = np.zeros(self.scores)
         ends = np.cumsum(model.n_support_)
@@ -177,8 +226,7 @@ class _Head:
             weight[place, own[i]] = model.dual_coef_[j - 1, own[i]]
             weight[place, own[j]] = model.dual_coef_[i, own[j]]
             bias[place] = model.intercept_[number]
-        support = torch.from_numpy(features[model.support_])
-        return {"support": support, "weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
+        return model.support_, weight, bias
 
     def _mlp(self, features: Array, labels: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         from sklearn.neural_network import MLPClassifier
