@@ -26,12 +26,21 @@ PLACES = {
 def dial_values(found: dict[str, Any]) -> dict[str, Any]:
     """What the page on the dial says."""
     measured = [from_dict(dial.Measured, each) for each in found["points"]]
-    labels = sorted({each.point.labels for each in measured})
+    labels, strong = sorted({each.point.labels for each in measured}), dial.ALPHAS[-2]
     one, chosen = dial.gains(measured, 1.0), dial.gains(measured, None)
 
     def gain(alpha: float, redundancy: float, rest: str, knows: str) -> str:
-        wanted = dial.Point(redundancy, rest, labels[1], 1.0, knows)
-        return next(each.difference.text(signed=True) for each in dial.gains(measured, alpha) if each.point == wanted)
+        """At each number of labels, with a clean teacher."""
+        by_point = {each.point: each.difference for each in dial.gains(measured, alpha)}
+        found = [by_point[dial.Point(redundancy, rest, size, 1.0, knows)].text(signed=True) for size in labels]
+        return ", ".join(found)
+
+    def errors(redundancy: float) -> str:
+        """Without alignment and with the paper's, teacher of what is shared."""
+        wanted = dial.Point(redundancy, "unique", labels[1], 1.0, "shared")
+        accuracy = next(each.accuracy for each in measured if each.point == wanted)
+        without, aligned = (100 * (1 - float(np.mean(accuracy[dial.ALPHAS.index(alpha)]))) for alpha in (0.0, strong))
+        return f"{without:.1f} to {aligned:.1f}"
 
     def told(gains: list[dial.Gain], sign: int) -> int:
         return sum(each.is_claim and sign * each.difference.value > 0 for each in gains)
@@ -39,7 +48,7 @@ def dial_values(found: dict[str, Any]) -> dict[str, Any]:
     ordered = sorted(chosen, key=lambda each: each.difference.value)
     worst, best = ordered[0], ordered[-1]
     only_synergy = next(each["told"] for each in found["places"] if each["shares"].get("synergy") == 1)
-    strong = dial.ALPHAS[-2]
+    only_unique = next(each["told"] for each in found["places"] if each["shares"].get("unique_text") == 0.5)
     return {
         "alphas": dial.ALPHAS,
         "labels": labels,
@@ -49,7 +58,8 @@ def dial_values(found: dict[str, Any]) -> dict[str, Any]:
         "validation": dial.VALIDATION,
         "test": dial.TEST,
         "worst_shared": gain(strong, 0.0, "unique", "shared"),
-        "shared_full": gain(strong, 1.0, "unique", "shared"),
+        "full_errors": errors(1.0),
+        "own_errors": errors(0.0),
         "redundant": gain(strong, 1.0, "unique", "all"),
         "synergy": gain(dial.ALPHAS[-1], 0.0, "synergy", "all"),
         "synergy_shared": gain(dial.ALPHAS[-1], 0.0, "synergy", "shared"),
@@ -63,6 +73,8 @@ def dial_values(found: dict[str, Any]) -> dict[str, Any]:
         "chosen_best": best.difference.text(signed=True),
         "linear_synergy": from_dict(Score, only_synergy["logistic_regression"]["both"]).text(""),
         "svm_synergy": from_dict(Score, only_synergy["svm"]["both"]).text(""),
+        "linear_unique": from_dict(Score, only_unique["logistic_regression"]["overlap"]).text("", signed=True),
+        "svm_unique": from_dict(Score, only_unique["svm"]["overlap"]).text("", signed=True),
         "bit": f"{np.log(2):.3f}",
         "real": {name: {"posts": each["posts"]} | _texts(each["told"]) for name, each in found["real"].items()},
     }

@@ -472,29 +472,39 @@ def explain(
     *,
     input: str,
     id: str,
-    output: str = "alignment.png",
+    output: str = "explained.png",
+    by: Literal["best", "alignment", "occlusion"] = "best",
     id_column: IdColumn = "id",
     text_column: TextColumn = "text",
     image_column: ImageColumn = "image",
 ) -> object:
-    """Draw the alignment of words and image patches of one post over its image (the paper's Figure 4).
+    """Draw what a prediction rests on: each word, and each part of the image, taken away in turn; or the alignment of words
+    and image patches (the paper's Figure 4).
 
     Args:
         input: Dataset directory, or a CSV, TSV, JSONL or Parquet file of posts.
         id: Which post.
         output: PNG to write.
+        by: occlusion (any run), alignment (a fusion that reads words and patches); alignment where it can be, by default.
 
     Examples:
+        clfa explain runs/posts --input new.csv --id 17 --by occlusion
         clfa explain runs/demo/runs/clfa/seed-0 --input runs/demo/data --id test-congruity-000012 --output post.png
     """
-    from clfa.evidence.alignment import alignment_heatmap, find_post
+    from clfa.evidence.alignment import alignment_heatmap, can_be_aligned, find_post
+    from clfa.evidence.occlusion import occlusion
     from clfa.model.pipeline import Pipeline
     from clfa.report import figures
 
     columns = {"id": id_column, "text": text_column, "image": image_column}
-    heatmap = alignment_heatmap(Pipeline.load(run), find_post(Path(input), id, columns))
-    figures.save(figures.heatmap(heatmap), Path(output))
-    return {"output": output, "predicted": heatmap.predicted, "probability": heatmap.probability}
+    pipeline, post = Pipeline.load(run), find_post(Path(input), id, columns)
+    if by == "alignment" or (by == "best" and can_be_aligned(pipeline, post)):
+        found: Any = alignment_heatmap(pipeline, post)
+        figures.save(figures.heatmap(found), Path(output))
+    else:
+        found = occlusion(pipeline, post)
+        figures.save(figures.occlusion(found), Path(output))
+    return {"output": output, "predicted": found.predicted, "probability": found.probability}
 
 
 def reproduce(

@@ -21,18 +21,17 @@ def test_by_hand():
     assert same.label == pytest.approx(bit)
     assert same.overlap.value == pytest.approx(bit, abs=1e-6)
     assert same.text_adds.value == pytest.approx(0, abs=1e-6)
-    assert "100 % of that is told twice" in advice(same)
+    assert "text 0.69, image 0.69, both 0.69: the image adds 0.000" in advice(same)
     apart = information(labels, {"text": sure(labels, half), "image": sure(labels, other), "both": sure(labels)})
     assert apart.text.value == pytest.approx(bit / 2, abs=1e-6)
     assert apart.overlap.value == pytest.approx(0, abs=1e-6)
     assert apart.image_adds.value == pytest.approx(bit / 2, abs=1e-6)
     assert apart.text.low < bit / 2 < apart.text.high
-    assert "each tells its own" in advice(apart)
     together = information(labels, {"text": sure(labels, False), "image": sure(labels, False), "both": sure(labels)})
     assert together.overlap.value == pytest.approx(-bit, abs=1e-6)
-    assert "interplay" in advice(together)
+    assert together.image_adds.value == pytest.approx(bit, abs=1e-6)
     nothing = information(labels, dict.fromkeys(("text", "image", "both"), sure(labels, False)))
-    assert "no more than chance" in advice(nothing)
+    assert nothing.both.value == pytest.approx(0, abs=1e-6)
 
 
 def bits_told(shares, modality):

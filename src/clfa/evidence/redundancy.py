@@ -15,9 +15,10 @@ LogProbabilities = Float[NDArray, "posts classes"]
 
 @dataclass(frozen=True)
 class Information:
-    """In nats, with 95 % bootstrap intervals over posts. Probes see no more than they can: each is a lower bound.
+    """In nats, with 95 % bootstrap intervals over posts, which know nothing of what the probes do not see.
 
-    A model with mean negative log probability L leaves L nats of the label open, so it has found I = H(label) - L.
+    A model with mean negative log probability L leaves L nats of the label open, so it has found I = H(label) - L: a lower
+    bound of what is there. Differences of two such bounds are bounds of nothing; they say what these probes gain.
     """
 
     label: float
@@ -26,11 +27,11 @@ class Information:
     image: Score
     both: Score
     overlap: Score
-    """I_text + I_image - I_both, the co-information: redundancy minus synergy (Williams and Beer 2010). Above 0 the two tell
-    the same thing more than they complete each other; no probe can tell redundancy and synergy apart by it, where both are
-    there, and a linear one does not see synergy of the kind of XOR at all."""
+    """I_text + I_image - I_both. Of the true informations this is redundancy minus synergy (Williams and Beer 2010); of what
+    probes find it may be far from it: a linear one sees no synergy of the kind of XOR, and one that reads each side badly
+    alone finds interplay where there is none (docs/when-alignment-helps.md)."""
     text_adds: Score
-    """I_both - I_image: what the text tells that the image does not, alone or with it."""
+    """I_both - I_image: what the text tells that the image does not, alone or with it (unique plus synergy)."""
     image_adds: Score
     """I_both - I_text."""
 
@@ -67,23 +68,9 @@ def information(labels: NDArray[np.int64], log_probabilities: Mapping[str, LogPr
 
 
 def advice(found: Information) -> str:
-    """What it means for alignment, in a sentence."""
-    told = f"text {found.text.value:.2f}, image {found.image.value:.2f}, both {found.both.value:.2f} nats"
-    what = f"of the label's {found.label:.2f} nats, probes find {told}"
-    if found.both.low is not None and found.both.low <= 0:
-        return f"{what}: no more than chance, so nothing can be said about alignment"
-    if found.overlap.low is not None and found.overlap.low > 0:
-        return (
-            f"{what}: {100 * found.overlap.value / found.both.value:.0f} % of that is told twice (overlap "
-            f"{found.overlap.text('')} nats), which a teacher that knows it can sharpen; let validation choose "
-            "(`loss.alignment_weight: auto`)"
-        )
-    if found.overlap.high is not None and found.overlap.high < 0:
-        return (
-            f"{what}: together they tell more than the sum of both (overlap {found.overlap.text('')} nats), so it is their "
-            "interplay that matters: a fusion, and a teacher that makes them comparable (`loss.alignment_weight: auto`)"
-        )
+    """What was found, in a sentence, and what cannot be told from it."""
+    told = f"text {found.text.value:.2f}, image {found.image.value:.2f}, both {found.both.value:.2f}"
     return (
-        f"{what}: each tells its own (overlap {found.overlap.text('')} nats), which a teacher of what they share does not "
-        "know; alignment may hurt (`loss.alignment_weight: auto` chooses)"
+        f"of the label's {found.label:.2f} nats linear probes find {told}: the image adds {found.image_adds.text('')}; "
+        "whether alignment helps they cannot tell, validation can (`loss.alignment_weight: auto`)"
     )

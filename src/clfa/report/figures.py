@@ -12,13 +12,14 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from clfa.evidence.results import Bin, Corruption, Cue, CurvePoint, Heatmap, Probe
+from clfa.evidence.results import Bin, Corruption, Cue, CurvePoint, Heatmap, Occlusion, Probe
 from clfa.metrics import METRICS, Score
 from clfa.report.tables import name_of
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # the backend must be chosen first
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.transforms import Bbox
@@ -26,6 +27,7 @@ from matplotlib.transforms import Bbox
 matplotlib.rcParams["text.parse_math"] = False  # a $ in a post or a label is a $
 
 BLUE, ORANGE, GREY, DARK, PALE = "#2563a8", "#d9822b", "#8a8f98", "#22252a", "#e8e8e8"
+FOR_AND_AGAINST = LinearSegmentedColormap.from_list("for_and_against", [ORANGE, "#ffffff", BLUE])
 
 
 def source(figure: Figure) -> str:
@@ -93,6 +95,36 @@ def heatmap(alignment: Heatmap) -> Figure:
         axis.set_title(word, fontsize=11)
     figure.colorbar(drawn, ax=axes, shrink=0.7, label="cosine of word and patch", location="right")
     figure.suptitle(f"predicted: {alignment.predicted} ({alignment.probability:.0%})", fontsize=11)
+    return figure
+
+
+def occlusion(found: Occlusion) -> Figure:
+    """Words as bars, parts of the image as colour over it: blue speaks for the prediction, orange against."""
+    columns = bool(found.words) + (found.image is not None)
+    height = max(3.4, 0.8 + 0.22 * len(found.words))
+    figure, axes = pyplot.subplots(1, columns, figsize=(4.4 * columns, height), squeeze=False, layout="constrained")
+    places = list(axes.flat)
+    if found.words:
+        axis = places.pop(0)
+        colours = [BLUE if effect > 0 else ORANGE for effect in found.effects]
+        axis.barh(range(len(found.words)), found.effects, color=colours, height=0.7)
+        axis.set_yticks(range(len(found.words)), found.words, fontsize=9)
+        axis.invert_yaxis()
+        axis.axvline(0, color=GREY, linewidth=1)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(left=False)
+        axis.set_xlabel("nats that the word adds for the class", fontsize=9)
+    if found.image is not None and found.parts is not None:
+        axis = places.pop(0)
+        width, height = found.image.size
+        axis.imshow(np.asarray(found.image.convert("L").convert("RGB")) // 2 + 127)
+        reach = max(1e-6, float(np.abs(found.parts).max()))
+        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+        scale = {"cmap": FOR_AND_AGAINST, "vmin": -reach, "vmax": reach}
+        drawn = axis.imshow(found.parts, alpha=0.6, extent=extent, interpolation="nearest", **scale)
+        axis.set_axis_off()
+        figure.colorbar(drawn, ax=axis, shrink=0.7, label="nats that the part adds for the class", location="bottom")
+    figure.suptitle(f"predicted: {found.predicted} ({found.probability:.0%})", fontsize=11)
     return figure
 
 

@@ -30,6 +30,7 @@ from clfa.evidence.results.run import (
     Flip,
     Heatmap,
     Illustrations,
+    Occlusion,
     Probe,
     Scores,
     Side,

@@ -29,6 +29,21 @@ class Heatmap:
 
 
 @dataclass(frozen=True)
+class Occlusion:
+    """What a prediction rests on: how much its log probability falls without each word, and each part of the image."""
+
+    words: list[str]
+    effects: NDArray[np.float64]
+    """(W,) in nats."""
+    parts: NDArray[np.float64] | None
+    """(rows, columns) in nats; `None` without an image."""
+    image: Image.Image | None
+    predicted: str
+    """Name of the class."""
+    probability: float
+
+
+@dataclass(frozen=True)
 class Example:
     """A post that a report shows."""
 
