@@ -9,6 +9,7 @@ from conftest import picture
 from PIL import Image
 
 from clfa.cli import main
+from clfa.config import ModalityConfig, ModelConfig
 from clfa.data.rows import load_split
 from clfa.errors import UserError
 from clfa.evidence.occlusion import SIDE, occlusion
@@ -16,20 +17,17 @@ from clfa.model.pipeline import Pipeline
 from clfa.training.train import train
 
 
-class Reader:
-    """A pipeline that is sure of class 1 by the word "storm", and by red in the lower right corner."""
+class Reader(Pipeline):
+    """Sure of class 1 by the word "storm", and by red in the lower right corner."""
 
-    class_names = ("calm", "wild")
-
-    class config:
-        @staticmethod
-        def columns():
-            return ["text", "image"]
+    def __init__(self):
+        self.class_names = ["calm", "wild"]
+        self.config = ModelConfig({name: ModalityConfig(name) for name in ("text", "image")})
 
     def prepare(self, post):
         return dict(post)
 
-    def logits(self, rows, what):
+    def logits(self, rows, what=""):
         def logit(row):
             pixels = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))).astype(float)
             corner = pixels[-10:, -10:]
@@ -69,7 +67,8 @@ def test_explain_works_for_runs_without_words_or_patches(run_config, dataset, tm
     post = load_split(dataset, "test")[2]
     command = ["explain", str(run), "--input", str(dataset), "--id", post["id"], "--output", str(tmp_path / "e.png")]
     assert main(command) == 0
-    assert Image.open(tmp_path / "e.png").width > 500
+    with Image.open(tmp_path / "e.png") as drawn:
+        assert drawn.width > 500
     assert main([*command, "--by", "alignment"]) == 2
     assert "a heatmap needs a fusion" in capsys.readouterr().err
     with pytest.raises(UserError, match="has none of what the run reads"):
