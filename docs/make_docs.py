@@ -26,7 +26,7 @@ from jinja2 import FileSystemLoader
 from scipy import stats
 
 from clfa.data.atomic import read_json
-from clfa.evidence.compare import corrected
+from clfa.evidence.compare import compare, corrected
 from clfa.evidence.power import mcnemar_power
 from clfa.evidence.results import (
     Audit,
@@ -48,7 +48,16 @@ from clfa.metrics import Score, holm, is_claim, scores
 from clfa.report import figures
 from clfa.report.formats import markdown
 from clfa.report.page import environment, explanation
-from clfa.report.tables import NAMES, difference_rows, footnotes, p_text, reproduction_rows, system_rows, verdict_word
+from clfa.report.tables import (
+    NAMES,
+    cell,
+    difference_rows,
+    footnotes,
+    p_text,
+    reproduction_rows,
+    system_rows,
+    verdict_word,
+)
 
 DOCS = Path(__file__).resolve().parent
 STORED = DOCS / "results"
@@ -187,6 +196,7 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         "cue": cue,
         "power": mcnemar_power(2409, 0.01, 0.10),
         **dial_values(found["dial"]),
+        "nested": nested("mini"),
     }
     parts: Any = templates.get_template("parts.md.j2").make_module(values)
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
@@ -195,6 +205,42 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         readme = re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\g<1>{text}\n\g<2>", readme, flags=re.DOTALL)
     made = {f"docs/{name}.md": tidy(templates.get_template(f"{name}.md.j2").render(values)) for name in PAGES}
     return {"README.md": readme, **made}
+
+
+SYSTEMS_OF_FIT = {
+    "majority": "majority class",
+    "tfidf_logistic_regression": "TF-IDF of words and letters + logistic regression",
+    "simple": "the chosen probe",
+    "network": "text encoder fine-tuned",
+    "fit": "what the fit took: their blend",
+}
+
+
+def nested(encoders: str) -> dict[str, Any]:
+    """The fits with these encoders, from their stored predictions; empty where there are none."""
+    folder = STORED / "predictions"
+    if not folder.is_dir():
+        return {}
+    scored, told, posts = [], [["system", *(METRIC_TITLES[name].title for name in CLAIMED), "verdict"]], 0
+    for how in CLAIMED:
+        names = [name for name in SYSTEMS_OF_FIT if (folder / f"{encoders}_{name}_{how}.parquet").is_file()]
+        base = folder / f"{encoders}_simple_{how}.parquet"
+        others = [folder / f"{encoders}_{name}_{how}.parquet" for name in names if name != "simple"]
+        floors = [folder / f"{encoders}_{name}.parquet" for name in SYSTEMS_OF_FIT]
+        found = compare([base, *others, *(path for path in floors if path.is_file() and how == CLAIMED[0])], metric=how)
+        posts, by_name = found.posts, {row.system: row for row in found.systems}
+        for name in SYSTEMS_OF_FIT:
+            row = by_name.get(f"{encoders}_{name}") or by_name.get(f"{encoders}_{name}_{how}")
+            if row:
+                decided = f", decided for {METRIC_TITLES[how].title}" if row.system.endswith(how) else ""
+                scored.append(replace(row, system=SYSTEMS_OF_FIT[name] + decided))
+        for row in found.comparisons:
+            name = row.system.removeprefix(f"{encoders}_").removesuffix(f"_{how}")
+            cells = [cell(row.metrics[metric].difference, metric, signed=True) for metric in CLAIMED]
+            told.append([f"{SYSTEMS_OF_FIT[name]}, for {METRIC_TITLES[how].title}", *cells])
+            told[-1].append(f"{METRIC_TITLES[how].title}: {verdict_word(row.metrics[how], 'better', 'worse')}")
+    scored.sort(key=lambda row: list(SYSTEMS_OF_FIT.values()).index(row.system.split(", decided")[0]))
+    return {"posts": posts, "systems": markdown(system_rows(scored, METRICS)), "differences": markdown(told)}
 
 
 def tidy(text: str) -> str:
