@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from clfa.data.factors import BITS, SHOWN, TOPICS, generate, label_of
+from clfa.config import ProbeConfig
+from clfa.data.factors import generate
 from clfa.evidence.redundancy import advice, information
+from clfa.training.probe import fit_probe
 
 
 def sure(labels, right=True):
@@ -34,41 +36,25 @@ def test_by_hand():
     assert nothing.both.value == pytest.approx(0, abs=1e-6)
 
 
-def bits_told(shares, modality):
-    """I(what a modality shows; label) in bits, by counting all cases."""
-    cases = np.array(np.meshgrid(*[[0, 1]] * len(BITS))).reshape(len(BITS), -1).T
-    total = 0.0
-    for number, topic in enumerate(TOPICS):
-        labels = label_of(np.full(len(cases), number), cases)
-        seen = cases[:, [BITS.index(bit) for bit in SHOWN[modality]]]
-        for value in np.unique(seen, axis=0):
-            p = labels[(seen == value).all(1)].mean()
-            weight = (seen == value).all(1).mean() * shares.get(topic, 0)
-            left = -sum(q * np.log2(q) for q in (p, 1 - p) if q > 0)
-            total += weight * (1 - left)
-    return total
+def probed(shares, kind="svm"):
+    posts, settings = generate(shares, 400, 0), ProbeConfig(kind, 3.0 if kind == "svm" else 1.0)
+    features = {name: values.astype(np.float32) for name, values in posts.features.items()}
+    sides = {"text": ("text",), "image": ("image",), "both": ("text", "image")}
+    said = {
+        side: fit_probe(settings, {one: features[one] for one in own}, posts.labels, 2).out_of_fold
+        for side, own in sides.items()
+    }
+    return information(posts.labels, said)
 
 
-@pytest.mark.parametrize(
-    "shares",
-    [{"redundancy": 1}, {"synergy": 1}, {"unique_text": 0.3, "unique_image": 0.7}, dict.fromkeys(TOPICS, 0.25)],
-)
-def test_shares_are_the_decomposition(shares):
-    assert bits_told(shares, "text") == pytest.approx(shares.get("redundancy", 0) + shares.get("unique_text", 0))
-    assert bits_told(shares, "image") == pytest.approx(shares.get("redundancy", 0) + shares.get("unique_image", 0))
-
-
-def test_posts_are_as_described():
-    posts = generate({"synergy": 0.5, "redundancy": 0.5}, 4_000, 1, quality=1.0, knows=("shared",))
-    again = generate({"synergy": 0.5, "redundancy": 0.5}, 4_000, 1, quality=1.0, knows=("shared",))
-    assert all((posts.features[name] == again.features[name]).all() for name in ("text", "image"))
-    assert (posts.features["text"] != generate({"synergy": 1.0}, 4_000, 2).features["text"]).any()
-    assert (posts.labels == label_of(posts.topics, posts.bits)).all()
-    synergy = posts.topics == TOPICS.index("synergy")
-    for bit in ("left", "right"):  # each alone is at chance
-        agrees = (posts.bits[synergy, BITS.index(bit)] == posts.labels[synergy]).mean()
-        assert abs(agrees - 0.5) < 0.04
-    # what the teacher does not know leaves no trace: posts that differ in it alone have the same embedding
-    assert np.linalg.matrix_rank(posts.teacher["text"], tol=1e-6) == 6 + 1
-    with pytest.raises(ValueError, match="in all 1"):
-        generate({"synergy": 0.5}, 10, 0)
+def test_the_estimate_follows_the_truth_as_far_as_its_probe_sees():
+    bit = np.log(2)
+    redundant, text, synergy = probed({"redundancy": 1}), probed({"unique_text": 1}), probed({"synergy": 1})
+    assert redundant.overlap.value > 0.8 * bit
+    assert text.text.value > 0.8 * bit
+    assert text.image.value < 0.02 < text.text_adds.low
+    assert max(synergy.text.value, synergy.image.value) < 0.02  # each alone is at chance
+    assert synergy.both.low > 0
+    assert synergy.overlap.high < 0
+    linear = probed({"synergy": 1}, "logistic_regression")
+    assert linear.both.value < 0.02  # and does not see it, as the page says

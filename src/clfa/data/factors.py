@@ -36,6 +36,8 @@ SPACE = 32
 """Width of the teacher's space."""
 AXES = {"shared": 0, "in_text": 1, "in_image": 2, "left": 3, "right": 3}
 """Bit -> its axis in the teacher's space: `left` and `right` are of one kind (a mood, a state), and comparable there."""
+APART = AXES | {"right": 4}
+"""The same for a teacher in whose space they are not comparable."""
 WORLD = 12_345
 """Seed of the mixtures: the encoders and the teacher's map are the same for all posts and shares."""
 
@@ -57,7 +59,12 @@ class Posts:
 
 
 def generate(
-    shares: dict[str, float], count: int, seed: int, quality: float = 1.0, knows: tuple[str, ...] = ("topic", *BITS)
+    shares: dict[str, float],
+    count: int,
+    seed: int,
+    quality: float = 1.0,
+    knows: tuple[str, ...] = ("topic", *BITS),
+    bit_axes: dict[str, int] = AXES,
 ) -> Posts:
     """Posts with these shares of `TOPICS` (0 where left out, sum 1); the same seed gives the same posts.
 
@@ -67,6 +74,7 @@ def generate(
         seed: of the posts.
         quality: q of the teacher, 0 to 1: its embedding is q * map(what it knows) + (1 - q) * noise of the same size.
         knows: what the teacher knows besides the content: `topic`, and any of `BITS`.
+        bit_axes: bit -> its axis in the teacher's space, `AXES` or `APART`.
 
     Raises:
         ValueError: the shares do not sum to 1, or there is no such topic.
@@ -79,7 +87,7 @@ def generate(
     bits = generator.integers(0, 2, (count, len(BITS)))
     content = generator.standard_normal((count, CONTENT))
     topic = np.eye(len(TOPICS))[topics]
-    axes = len(TOPICS) + CONTENT + 1 + max(AXES.values())
+    axes = len(TOPICS) + CONTENT + 1 + max(bit_axes.values())
     map_of_teacher = np.random.default_rng([WORLD, 2]).standard_normal((axes, SPACE)) / np.sqrt(CONTENT)
     features, teacher = {}, {}
     for number, (modality, shown) in enumerate(SHOWN.items()):
@@ -92,7 +100,7 @@ def generate(
         known[:, : len(TOPICS)] = topic * ("topic" in knows)
         known[:, len(TOPICS) : len(TOPICS) + CONTENT] = content
         for bit, sign in signs.items():
-            known[:, len(TOPICS) + CONTENT + AXES[bit]] = sign * (bit in knows)
+            known[:, len(TOPICS) + CONTENT + bit_axes[bit]] = sign * (bit in knows)
         noise = generator.standard_normal((count, SPACE))
         teacher[modality] = quality * known @ map_of_teacher + (1 - quality) * noise
     return Posts(label_of(topics, bits), topics, bits, features, teacher)

@@ -8,25 +8,37 @@ L = L_ce + alpha * (InfoNCE text + InfoNCE image) with `clfa.losses.info_nce`. T
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from clfa.data.factors import BITS, SPACE, WIDTH, Posts, generate
+from clfa.data.factors import APART, AXES, BITS, SPACE, WIDTH, Posts, generate
 from clfa.losses import info_nce
 from clfa.metrics import Score, holm, is_claim
 
-ALPHAS = (0.0, 0.3, 1.0, 3.0)
+ALPHAS = (0.0, 1.0, 3.0)
+"""Weights of the surfaces, among which validation chooses."""
 SEEDS = 20
-HIDDEN, BATCH, STEPS, EVERY = 96, 64, 160, 20
+HIDDEN, BATCH, STEPS, EVERY = 96, 64, 480, 10
 VALIDATION, TEST = 200, 1_000
-LEARNING_RATE, WEIGHT_DECAY, TEMPERATURE = 3e-3, 0.01, 0.1
+LEARNING_RATE, WEIGHT_DECAY, TEMPERATURE = 1e-2, 0.01, 0.1
+RESTS = {
+    "unique": {"unique_text": 0.5, "unique_image": 0.5},
+    "unique_text": {"unique_text": 1.0},
+    "unique_image": {"unique_image": 1.0},
+    "synergy": {"synergy": 1.0},
+    "mixed": {"unique_text": 0.25, "unique_image": 0.25, "synergy": 0.5},
+}
+"""Name of what is not redundant -> the shares of topics in it."""
+KNOWN = {"all": ("topic", *BITS), "apart": ("topic", *BITS), "shared": ("shared",)}
+"""Kind of teacher -> what it knows besides the content."""
 Weights = dict[str, Tensor]
 
 log = logging.getLogger(__name__)
@@ -38,38 +50,44 @@ class Point:
 
     redundancy: float
     rest: str
-    """What the rest is: `unique` (half of it in each modality) or `synergy`."""
+    """What the rest is: `unique` (half of it in each modality), `unique_text`, `unique_image`, `synergy`, or `mixed` (half
+    of it synergy, a quarter unique to each)."""
     labels: int
     """Labelled posts to train on."""
     quality: float
     """Of the teacher."""
     knows: str = "all"
-    """What the teacher knows besides the content: `all` that matters for the label, or only the bit that both modalities
-    show (`shared`)."""
+    """What the teacher knows besides the content: `all` that matters for the label; the same with the two bits of the
+    synergy on axes of their own (`apart`), so that they cannot be compared; or only the bit that both modalities show
+    (`shared`)."""
+    steps: int = STEPS
+    """Of training."""
 
     @property
     def shares(self) -> dict[str, float]:
         """For `clfa.data.factors.generate`."""
         rest = 1 - self.redundancy
-        if self.rest == "synergy":
-            return {"redundancy": self.redundancy, "synergy": rest}
-        return {"redundancy": self.redundancy, "unique_text": rest / 2, "unique_image": rest / 2}
+        return {"redundancy": self.redundancy} | {topic: part * rest for topic, part in RESTS[self.rest].items()}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured at a point: a row for each alpha, a column for each seed."""
+    """What was measured at a point: a row for each alpha (the first is 0), a column for each seed."""
 
     point: Point
+    alphas: list[float]
     accuracy: list[list[float]]
     """On test posts, with the weights that had the best NLL on validation."""
     nll: list[list[float]]
     """That NLL."""
+    last: list[list[float]]
+    """Accuracy on the same test posts with the weights of the last step; chooses nothing."""
 
     def chosen(self) -> list[float]:
-        """Accuracy by seed with the alpha that validation chooses."""
-        best = np.argmin(self.nll, axis=0)
-        return [self.accuracy[row][column] for column, row in enumerate(best)]
+        """Accuracy by seed with the one of `ALPHAS` that validation chooses."""
+        rows = [row for row, alpha in enumerate(self.alphas) if alpha in ALPHAS]
+        best = np.argmin([self.nll[row] for row in rows], axis=0)
+        return [self.accuracy[rows[row]][column] for column, row in enumerate(best)]
 
 
 @dataclass(frozen=True)
@@ -88,7 +106,7 @@ def gains(measured: Sequence[Measured], alpha: float | None) -> list[Gain]:
     """The gain at each point with one weight, or the chosen one: t intervals over seeds, p corrected over all points."""
     found = []
     for each in measured:
-        values = each.chosen() if alpha is None else each.accuracy[ALPHAS.index(alpha)]
+        values = each.chosen() if alpha is None else each.accuracy[each.alphas.index(alpha)]
         differences = np.array(values) - np.array(each.accuracy[0])
         mean, n = float(differences.mean()), len(differences)
         error = float(differences.std(ddof=1) / np.sqrt(n))
@@ -99,15 +117,34 @@ def gains(measured: Sequence[Measured], alpha: float | None) -> list[Gain]:
     return [Gain(point, alpha, score, p, is_claim(score, p)) for (point, score, _), p in zip(found, corrected)]
 
 
-def measure_points(points: Iterable[Point], path: Path) -> list[Measured]:
-    """Measure each point, and add it to a JSONL file; what the file holds already is not measured again."""
+def explained(estimates: Float[NDArray, " points"], values: Float[NDArray, " points"]) -> float:
+    """How much of the spread of values a line over the estimates predicts, each by a line through the others:
+
+        1 - sum_i (y_i - line without i)^2 / sum_i (y_i - mean without i)^2.
+
+    1: all; 0: no more than the mean of the others; below 0: less.
+    """
+    left = mean = 0.0
+    for place in range(len(values)):
+        others = np.arange(len(values)) != place
+        slope, base = np.polyfit(estimates[others], values[others], 1)
+        left += (values[place] - base - slope * estimates[place]) ** 2
+        mean += (values[place] - values[others].mean()) ** 2
+    return 1 - left / mean
+
+
+def measure_points(
+    points: Iterable[Point], path: Path, alphas: Sequence[float] = ALPHAS, seeds: int = SEEDS
+) -> list[Measured]:
+    """Measure each point, and add it to a JSONL file; what the file holds already is not measured again, nor is what does
+    not depend on the teacher."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     known = {measured.point: measured for measured in map(from_line, lines)}
     points = list(points)
     for number, point in enumerate(points, 1):
         if point not in known:
-            known[point] = measure(point)
+            known[point] = measure(point, alphas, seeds, known.get(_any_teacher(point, known)))
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(known[point])) + "\n")
             log.info("point %s of %s", number, len(points))
@@ -120,18 +157,34 @@ def from_line(line: str) -> Measured:
     return Measured(Point(**values.pop("point")), **values)
 
 
-def measure(point: Point, alphas: Iterable[float] = ALPHAS, seeds: int = SEEDS) -> Measured:
-    """Train and test all seeds with each alpha."""
-    knows = ("topic", *BITS) if point.knows == "all" else ("shared",)
+def _any_teacher(point: Point, known: Iterable[Point]) -> Point:
+    """A known point that differs in the teacher alone, or the point itself."""
+    return next((each for each in known if replace(each, quality=point.quality, knows=point.knows) == point), point)
+
+
+def measure(
+    point: Point, alphas: Sequence[float] = ALPHAS, seeds: int = SEEDS, unaligned: Measured | None = None
+) -> Measured:
+    """Train and test all seeds with each alpha; the first alpha, 0, is taken from another teacher's point if it is given."""
+    knows, axes = KNOWN[point.knows], APART if point.knows == "apart" else AXES
     drawn: dict[str, list[Posts]] = {
         split: [
-            generate(point.shares, count, 1_000 * seed + place, point.quality, knows) for seed in range(1, seeds + 1)
+            generate(point.shares, count, 1_000 * seed + place, point.quality, knows, axes)
+            for seed in range(1, seeds + 1)
         ]
         for place, (split, count) in enumerate({"train": point.labels, "validation": VALIDATION, "test": TEST}.items())
     }
     splits = {split: _stacked(posts) for split, posts in drawn.items()}
-    results = [train(splits, alpha) for alpha in alphas]
-    return Measured(point, [accuracy.tolist() for accuracy, _ in results], [nll.tolist() for _, nll in results])
+    rows: list[tuple[list[float], ...]] = (
+        [(unaligned.accuracy[0], unaligned.nll[0], unaligned.last[0])] if unaligned else []
+    )
+    for alpha in alphas[len(rows) :]:
+        rows.append(tuple(_rounded(found) for found in train(splits, alpha, point.steps)))
+    return Measured(point, list(alphas), *(list(column) for column in zip(*rows)))
+
+
+def _rounded(found: Float[Tensor, " seeds"]) -> list[float]:
+    return [round(value, 4) for value in found.tolist()]
 
 
 @dataclass(frozen=True)
@@ -154,17 +207,22 @@ def _stacked(posts: list[Posts]) -> Stacked:
     return Stacked(tensors("features"), tensors("teacher"), torch.from_numpy(np.stack([one.labels for one in posts])))
 
 
-def train(splits: dict[str, Stacked], alpha: float) -> tuple[Float[Tensor, " seeds"], Float[Tensor, " seeds"]]:
-    """Train S seeds at once -> their accuracy on test and NLL on validation, each with the weights of its best step."""
+def train(
+    splits: dict[str, Stacked], alpha: float, steps: int
+) -> tuple[Float[Tensor, " seeds"], Float[Tensor, " seeds"], Float[Tensor, " seeds"]]:
+    """Train S seeds at once -> their accuracy on test and NLL on validation, each with the weights of its best step by that
+    NLL, and their accuracy on test with the weights of the last step.
+
+    Test posts are read when these weights are chosen.
+    """
     data, seeds = splits["train"], len(splits["train"].labels)
     weights = _initial(seeds)
-    optimizer = torch.optim.AdamW(weights.values(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(weights.values(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     generator = torch.Generator().manual_seed(0)
     count = data.labels.shape[1]
-    best = torch.full((seeds,), float("inf"))
-    accuracy = torch.zeros(seeds)
-    for step in range(1, STEPS + 1):
-        places = torch.rand((seeds, count), generator=generator).argsort(1)[:, :BATCH]
+    best, kept = torch.full((seeds,), float("inf")), {name: weight.detach().clone() for name, weight in weights.items()}
+    for step in range(1, steps + 1):
+        places = torch.randperm(count, generator=generator)[:BATCH]  # each seed has its own posts there
         loss = _loss(weights, _part(data, places), alpha)
         optimizer.zero_grad()
         loss.backward()
@@ -172,11 +230,15 @@ def train(splits: dict[str, Stacked], alpha: float) -> tuple[Float[Tensor, " see
         if step % EVERY == 0:
             with torch.no_grad():
                 nll = _nll(_forward(weights, splits["validation"].features)[0], splits["validation"].labels)
-                logits = _forward(weights, splits["test"].features)[0]
-                right = (logits.argmax(-1) == splits["test"].labels).float().mean(1)
-            accuracy = torch.where(nll < best, right, accuracy)
+            better = (nll < best)[:, None, None]
+            kept = {name: torch.where(better, weight.detach(), kept[name]) for name, weight in weights.items()}
             best = torch.minimum(nll, best)
-    return accuracy, best
+    return _accuracy(kept, splits["test"]), best, _accuracy(weights, splits["test"])
+
+
+@torch.no_grad()
+def _accuracy(weights: Weights, data: Stacked) -> Float[Tensor, " seeds"]:
+    return (_forward(weights, data.features)[0].argmax(-1) == data.labels).float().mean(1)
 
 
 def _loss(weights: Weights, batch: Stacked, alpha: float) -> Tensor:
@@ -217,16 +279,12 @@ def _initial(seeds: int) -> Weights:
     return weights
 
 
-def _part(data: Stacked, places: Tensor) -> Stacked:
-    """Posts (S, B) by their places."""
-
-    def of(values: Tensor) -> Tensor:
-        return torch.gather(values, 1, places[..., None].expand(-1, -1, values.shape[-1]))
-
+def _part(data: Stacked, places: Int[Tensor, " batch"]) -> Stacked:
+    """The posts at these places."""
     return Stacked(
-        {modality: of(values) for modality, values in data.features.items()},
-        {modality: of(values) for modality, values in data.teacher.items()},
-        torch.gather(data.labels, 1, places),
+        {modality: values[:, places] for modality, values in data.features.items()},
+        {modality: values[:, places] for modality, values in data.teacher.items()},
+        data.labels[:, places],
     )
 
 
