@@ -85,6 +85,7 @@ COLLECTED: dict[str, Any] = {
     "white_space_hashtag": dict[str, str],
     "stopping": dict[str, dict[str, Any]],
     "dial": dict[str, Any],
+    "missing": dict[str, dict[str, Any]],
 }
 AUDITS = ("mmsd", "mmsd_raw", "mmsd_unfiltered", "mmsd_substrings", "mmsd2", "mvsa_single")
 PROBES = {
@@ -197,6 +198,8 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         "power": mcnemar_power(2409, 0.01, 0.10),
         **dial_values(found["dial"]),
         "nested": nested("mini"),
+        "missing_rows": missing_rows(found["missing"]),
+        "missing_gains": missing_gains(found["missing"]),
     }
     parts: Any = templates.get_template("parts.md.j2").make_module(values)
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
@@ -205,6 +208,45 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         readme = re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\g<1>{text}\n\g<2>", readme, flags=re.DOTALL)
     made = {f"docs/{name}.md": tidy(templates.get_template(f"{name}.md.j2").render(values)) for name in PAGES}
     return {"README.md": readme, **made}
+
+
+MISSING = {
+    "text": "text only",
+    "image": "image only",
+    "masked": "both, what is missing masked",
+    "token, dropout 0.67": "both, learned tokens, modality dropout 0.67",
+}
+
+
+def missing_rows(found: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Scores of each model on whole posts, on texts alone and on images alone."""
+    lefts = {"both": "whole", "text": "text alone", "image": "image alone"}
+    rows = [["fusion", "model", *(f"{title}, {METRIC_TITLES[m].title}" for title in lefts.values() for m in CLAIMED)]]
+    for fusion, systems in found.items():
+        for name, title in MISSING.items():
+            scored = systems[name]["scores"]
+            cells = [cell(from_dict(Score, scored[left][m])) for left in lefts for m in CLAIMED]
+            own = [
+                text if name not in lefts or left in (name, "both") else "" for left, text in zip(_twice(lefts), cells)
+            ]
+            rows.append([GRID[fusion], title, *own])
+    return rows
+
+
+def _twice(lefts: Iterable[str]) -> list[str]:
+    return [left for left in lefts for _ in CLAIMED]
+
+
+def missing_gains(found: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Models of both minus the model of what is left."""
+    rows = [["fusion", "model", "left", *(METRIC_TITLES[metric].title for metric in CLAIMED), "p"]]
+    for fusion, systems in found.items():
+        for name, title in MISSING.items():
+            for left, gains in systems[name]["gains"].items():
+                gaps = [from_dict(Gap, gains[metric]) for metric in CLAIMED]
+                told = ", ".join(p_text(gap.p) for gap in gaps)
+                rows.append([GRID[fusion], title, left, *(cell(gap.difference, signed=True) for gap in gaps), told])
+    return rows
 
 
 SYSTEMS_OF_FIT = {
