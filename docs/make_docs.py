@@ -254,7 +254,7 @@ SYSTEMS_OF_FIT = {
     "tfidf_logistic_regression": "TF-IDF of words and letters + logistic regression",
     "simple": "the chosen probe",
     "network": "text encoder fine-tuned",
-    "fit": "what the fit took: their blend",
+    "fit": "what the fit took: probe, network or their blend",
 }
 
 
