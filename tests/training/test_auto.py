@@ -7,6 +7,7 @@ import torch
 from clfa.config import RunConfig
 from clfa.data.splits import load_rows
 from clfa.model.pipeline import Pipeline
+from clfa.report.page import write_card
 from clfa.runs import Run
 from clfa.training.auto import WEIGHTS, Choice, choose
 from clfa.training.train import train
@@ -48,6 +49,8 @@ def test_the_choice_becomes_the_run(run_config, tmp_path):
     taken = run.metrics()["training"]["alignment"]
     assert sum(line.endswith(", taken") for line in tried) == 1
     assert next(line for line in tried if line.endswith(", taken")).startswith(taken)
+    write_card(run)
+    assert "alignment weight auto, teacher" in run.card_file.read_text()
     rows = load_rows(config.data, "test")
     own = Pipeline.load(run.path).logits(rows)
     child = run.path / "candidates" / taken.replace(" ", "_")
