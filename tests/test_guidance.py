@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from clfa.config import LossConfig, ModalityConfig, ModelConfig
 from clfa.losses import (
-    KINDS,
+    GUIDANCES,
     affinity_loss,
     alignment_loss,
     confidence,
@@ -101,7 +101,7 @@ def test_limits():
     # the same content eight times, and no other: no negatives
     assert alignment_loss(equal, equal, everyone, TAU, "decoupled") == 0
     assert alignment_loss(equal, equal, everyone, TAU, "sigmoid").item() == pytest.approx(math.log(2))
-    for kind in KINDS:
+    for kind in GUIDANCES:
         one = drawn(1, 4)
         single = alignment_loss(one, one, torch.ones(1, dtype=torch.bool), TAU, kind).item()
         assert single == pytest.approx(math.log(2) if kind == "sigmoid" else 0, abs=1e-6)
@@ -111,7 +111,7 @@ def test_limits():
     assert info_nce_among_all(equal[:1], equal[:1], torch.tensor([0]), TAU) == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GUIDANCES)
 def test_gradient_reaches_the_student_only(kind):
     ours, theirs = drawn(6, 5).requires_grad_(), drawn(6, 5, seed=1).requires_grad_()
     alignment_loss(ours, theirs, torch.ones(6, dtype=torch.bool), TAU, kind).backward()
@@ -158,14 +158,14 @@ def test_among_all_is_info_nce_in_one_direction_when_the_batch_is_everyone():
     assert ((one + other) / 2).item() == pytest.approx(info_nce(ours, theirs, TAU).item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GUIDANCES)
 def test_weights_leave_posts_out(kind):
     ours, theirs = drawn(5, 7), drawn(5, 7, seed=1)
-    each = [KINDS[kind](ours, theirs, TAU, None, torch.eye(5)[k]).item() for k in range(5)]
+    each = [GUIDANCES[kind](ours, theirs, TAU, None, torch.eye(5)[k]).item() for k in range(5)]
     weights = torch.tensor([0.5, 0, 1, 0, 0.5])
     expected = (0.5 * each[0] + each[2] + 0.5 * each[4]) / 2
-    assert KINDS[kind](ours, theirs, TAU, None, weights).item() == pytest.approx(expected, abs=1e-5)
-    assert KINDS[kind](ours, theirs, TAU).item() == pytest.approx(sum(each) / 5, abs=1e-5)
+    assert GUIDANCES[kind](ours, theirs, TAU, None, weights).item() == pytest.approx(expected, abs=1e-5)
+    assert GUIDANCES[kind](ours, theirs, TAU).item() == pytest.approx(sum(each) / 5, abs=1e-5)
 
 
 def guided(present=(True,) * 4):

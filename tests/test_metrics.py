@@ -8,7 +8,8 @@ from scipy import stats
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
-from clfa.metrics import bootstrap, confusion, interval, mcnemar, measure, over_runs, scores
+from clfa.evidence.significance import mcnemar
+from clfa.metrics import bootstrap, confusion, interval, measure, over_runs, scores
 
 
 @settings(max_examples=200, deadline=None)

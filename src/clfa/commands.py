@@ -344,8 +344,8 @@ def compare(
     """
     from clfa.evidence.compare import load_system
     from clfa.evidence.results import write_result
+    from clfa.evidence.systems import write_system
     from clfa.report.page import write_comparison
-    from clfa.runs import write_system
 
     paths = [Path(run) for run in runs]
     result = clfa.compare(paths, split, metric)
@@ -491,17 +491,22 @@ def explain(
         clfa explain runs/posts --input new.csv --id 17 --by occlusion
         clfa explain runs/demo/runs/clfa/seed-0 --input runs/demo/data --id test-congruity-000012 --output post.png
     """
-    from clfa.evidence.alignment import alignment_heatmap, can_be_aligned, find_post
+    from clfa.evidence.alignment import alignment_heatmap, find_post
     from clfa.evidence.occlusion import occlusion
     from clfa.model.pipeline import Pipeline
     from clfa.report import figures
 
     columns = {"id": id_column, "text": text_column, "image": image_column}
     pipeline, post = Pipeline.load(run), find_post(Path(input), id, columns)
-    if by == "alignment" or (by == "best" and can_be_aligned(pipeline, post)):
-        found: Any = alignment_heatmap(pipeline, post)
-        figures.save(figures.heatmap(found), Path(output))
-    else:
+    found: Any = None
+    if by != "occlusion":
+        try:
+            found = alignment_heatmap(pipeline, post)
+            figures.save(figures.heatmap(found), Path(output))
+        except UserError:  # by default, what has no heatmap is explained the other way
+            if by == "alignment":
+                raise
+    if found is None:
         found = occlusion(pipeline, post)
         figures.save(figures.occlusion(found), Path(output))
     return {"output": output, "predicted": found.predicted, "probability": found.probability}

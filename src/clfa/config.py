@@ -175,9 +175,6 @@ class ModelConfig:
 
     def reads_mean(self, name: str) -> bool:
         """Whether nothing but the mean of the modality's token states is read."""
-        for member, own in self.members.items():
-            if name.startswith(f"{member}_") and name.removeprefix(f"{member}_") in own.modalities:
-                return own.reads_mean(name.removeprefix(f"{member}_"))
         return self.probe is not None or self.modalities[name].averaged
 
     def side(self, name: str) -> str:

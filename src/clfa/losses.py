@@ -49,7 +49,7 @@ def decoupled_info_nce(
 
     In nats, without a lower bound of 0; log (B - 1) where nothing is learnt. A post without negatives counts as 0.
 
-    Source: Yeh et al. 2022, Decoupled Contrastive Learning, eq. 5.
+    Source: Yeh et al. 2022, Decoupled Contrastive Learning.
     """
     logits = _similarity(embeds, teacher_embeds, temperature)
     left_out = _itself(logits) if same is None else same | _itself(same)
@@ -74,7 +74,7 @@ def sigmoid_loss(
     With tau = 0.1 scale and bias are those that SigLIP begins with; here both are fixed. Pairs of posts that are the `same`
     are left out. In nats.
 
-    Source: SigLIP (Zhai et al. 2023), eq. 1.
+    Source: SigLIP (Zhai et al. 2023).
     """
     logits = _similarity(embeds, teacher_embeds, temperature) - 1 / temperature
     own = _itself(logits)
@@ -95,7 +95,7 @@ def mimicry(
 
     The temperature is not read. Between 0 and 4.
 
-    Source: feature mimicry of CLIP-KD (Yang et al. 2024), which takes the mean over dimensions: D times less.
+    Source: feature mimicry of CLIP-KD (Yang et al. 2024).
     """
     cosine = F.cosine_similarity(embeds.float(), teacher_embeds.float(), dim=-1)
     return _mean(2 - 2 * cosine, weights)
@@ -115,7 +115,7 @@ def affinity_loss(
 
     In nats; 0 for a single pair. Only directions between the modalities are pulled, each may turn as a whole.
 
-    Source: affinity mimicking of TinyCLIP (Wu et al. 2023), eq. 2 to 4, there without the constant entropy.
+    Source: affinity mimicking of TinyCLIP (Wu et al. 2023).
     """
     ours = _similarity(text, image, temperature)
     theirs = _similarity(teacher_text, teacher_image, temperature).detach()
@@ -178,7 +178,7 @@ def _mean(terms: Tensor, weights: Tensor | None) -> Tensor:
     return terms.mean() if weights is None else (terms * weights).sum() / weights.sum().clamp(min=1e-12)
 
 
-KINDS: dict[str, Callable[..., Tensor]] = {
+GUIDANCES: dict[str, Callable[..., Tensor]] = {
     "info_nce": info_nce,
     "decoupled": decoupled_info_nce,
     "sigmoid": sigmoid_loss,
@@ -192,11 +192,11 @@ def alignment_loss(
     teacher_embeds: Float[Tensor, "batch dim"],
     mask: Bool[Tensor, " batch"],
     temperature: float,
-    kind: str = "info_nce",
+    guidance: str = "info_nce",
     weights: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """A kind of guidance (`KINDS`) over the posts that have the modality (`mask`); 0 where none has it. No gradient reaches
-    the teacher.
+    """A kind of guidance (`GUIDANCES`) over the posts that have the modality (`mask`); 0 where none has it. No gradient
+    reaches the teacher.
 
     Posts with equal teacher embeddings (a text or an image that is posted twice) are no negatives of each other; the paper
     and its released code do not say so.
@@ -205,7 +205,9 @@ def alignment_loss(
         return embeds.float().sum() * 0
     teacher_embeds = teacher_embeds.detach().float()[mask]
     same = torch.cdist(teacher_embeds, teacher_embeds, p=float("inf")) == 0
-    return KINDS[kind](embeds[mask], teacher_embeds, temperature, same, None if weights is None else weights[mask])
+    return GUIDANCES[guidance](
+        embeds[mask], teacher_embeds, temperature, same, None if weights is None else weights[mask]
+    )
 
 
 def pair_loss(

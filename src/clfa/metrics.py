@@ -295,17 +295,6 @@ def interval(draws: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def mcnemar(labels: NDArray, first: NDArray, second: NDArray) -> tuple[int, int, float]:
-    """Exact McNemar test on the same rows: rows only the first has right, rows only the second has right, two-sided p."""
-    from scipy.stats import binomtest
-
-    only_first = int(((first == labels) & (second != labels)).sum())
-    only_second = int(((first != labels) & (second == labels)).sum())
-    if only_first + only_second == 0:
-        return 0, 0, 1.0
-    return only_first, only_second, float(binomtest(only_first, only_first + only_second).pvalue)
-
-
 def _never_a_point(value: float, low: float, high: float, posts: int) -> tuple[float, float]:
     """Where all posts are right, or none, no draw differs: the exact binomial (Clopper-Pearson) end then, 0.025^(1/N)."""
     if low == high == value == 1:
@@ -319,6 +308,11 @@ def _divide(numerator: Array | np.float64, denominator: Array | np.float64) -> A
     """0 where the denominator is 0."""
     zeros = np.zeros(np.shape(numerator))
     return np.divide(numerator, denominator, out=zeros, where=np.asarray(denominator) > 0)
+
+
+def mean_nll(labels: NDArray[np.int64], log_probabilities: Array) -> float:
+    """(N,) labels, (N, C) log probabilities -> NLL in nats."""
+    return -float(log_probabilities[np.arange(len(labels)), labels].mean())
 
 
 def is_claim(difference: Score, p_holm: float) -> bool:

@@ -10,7 +10,7 @@ from clfa.cli import main
 from clfa.errors import UserError
 from clfa.evidence.compare import compare, corrected
 from clfa.evidence.results import Comparison, Fit, read_result, write_result
-from clfa.metrics import mcnemar
+from clfa.evidence.significance import mcnemar
 from clfa.report.page import write_comparison
 from clfa.runs import Predictions, Run
 

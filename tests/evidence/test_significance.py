@@ -13,11 +13,12 @@ from clfa.evidence.significance import (
     almost_stochastic_order,
     bca_interval,
     bootstrap_p,
+    mcnemar,
     paired_bootstrap,
     system_difference,
     verdict,
 )
-from clfa.metrics import Runs, Score, holm, is_claim, mcnemar, nll_difference, scores
+from clfa.metrics import Runs, Score, holm, is_claim, nll_difference, scores
 
 
 def answers(generator, truth, accuracy, runs=1, classes=3):

@@ -21,12 +21,12 @@ from clfa.data.tables import guess_columns
 from clfa.errors import UserError
 from clfa.evidence.results import Fit, read_result
 from clfa.model.classifier import Classifier
-from clfa.model.encoders import load_encoder
 from clfa.model.pipeline import Pipeline
 from clfa.model.probe import Probe
 from clfa.report.formats import terminal
 from clfa.runs import Run
 from clfa.serving.files import predict_file
+from clfa.studies import networks
 from clfa.studies.candidates import Candidate, Trial, choose, decide
 from clfa.studies.contest import Contest, contest
 from clfa.studies.fit import _keep
@@ -278,14 +278,31 @@ def test_images_alone(table, options, tmp_path):
     assert counts["predicted"] == 120
 
 
-def test_layers_are_trained_as_the_time_allows(encoders):
-    encoder = load_encoder(str(encoders / "bert"), "text")  # two layers
+def test_layers_are_trained_as_the_time_allows():
     whole = MARGIN * 3 * EPOCHS * 1_000 * 0.1
-    assert _affordable(encoder, 0.1, 1_000, whole + 1) == (None, whole)
-    trained, expected = _affordable(encoder, 0.1, 1_000, whole - 1)
-    assert trained == 1
-    assert expected == pytest.approx(1_000 * 0.1 * (0.5 + MARGIN * 3 * EPOCHS * 0.5))
-    assert _affordable(encoder, 0.1, 1_000, 1)[1] > 1
+    half = 1_000 * 0.1 * (0.5 + MARGIN * 3 * EPOCHS * 0.5)
+    assert _affordable([None, 1], 2, 0.1, 1_000, whole + 1) == (None, pytest.approx(whole))
+    assert _affordable([None, 1], 2, 0.1, 1_000, whole - 1) == (1, pytest.approx(half))
+    assert _affordable([None, 1], 2, 0.1, 1_000, 1) == (1, pytest.approx(half)), "the cheapest, which does not fit"
+    assert _affordable([None], 0, 0.1, 1_000, 1) == (None, pytest.approx(whole)), "a network without layers"
+
+
+def test_a_stopped_fit_goes_on_with_other_time_and_another_simple_model(dataset, options, tmp_path):
+    """What was trained to its end is taken; what was begun with other layers or beside other modalities is no obstacle."""
+    data = DataConfig(str(dataset))
+    frozen = {kind: ModalityConfig(kind, options[f"{kind}_encoder"], frozen=True) for kind in ("text", "image")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "_affordable", lambda *_: (1, 0.0))
+        last = fine_tune(data, frozen, ("text",), tmp_path, math.inf)
+        beside = fine_tune(data, frozen, ("text", "image"), tmp_path, math.inf)
+        patch.setattr(networks, "_affordable", lambda *_: (None, 0.0))
+        assert fine_tune(data, frozen, ("text",), tmp_path, math.inf).name == last.name
+        (tmp_path / "text-1" / "metrics.json").unlink()  # as if it had been stopped
+        every = fine_tune(data, frozen, ("text",), tmp_path, math.inf)
+    assert (last.run.path.name, beside.run.path.name, every.run.path.name) == ("text-1", "text-image-1", "text-all")
+    assert fine_tune(data, frozen, ("text",), tmp_path, 0.0).name == every.name, (
+        "it was trained before: no time is needed"
+    )
 
 
 def test_a_budget_of_nothing_gives_the_first_model(table, options, tmp_path):

@@ -47,15 +47,6 @@ def illustrate(pipeline: Pipeline, rows: Rows, predictions: Predictions) -> Illu
     return Illustrations(examples)
 
 
-def can_be_aligned(pipeline: Pipeline, post: Mapping[str, Any]) -> bool:
-    """Whether there is a heatmap of the post: run and post have text and image, and the run reads words and patches."""
-    try:
-        alignment_heatmap(pipeline, post)
-    except UserError:
-        return False
-    return True
-
-
 def alignment_heatmap(pipeline: Pipeline, post: Mapping[str, Any]) -> Heatmap:
     """Cosine similarities F'_t . F'_i between the words and the patches of a user's post or a row of a dataset directory.
 

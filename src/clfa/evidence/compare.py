@@ -12,12 +12,14 @@ from clfa.evidence.results import Comparison, Difference, Dominance, Fit, Gap, M
 from clfa.evidence.significance import (
     almost_stochastic_order,
     bootstrap_p,
+    mcnemar,
     paired_bootstrap,
     system_difference,
     verdict,
 )
-from clfa.metrics import LEVEL, OF_PROBABILITIES, SHOWN, Score, by_run, holm, is_claim, mcnemar, metric_names, over_runs
-from clfa.runs import Run, System, pool_runs, read_system
+from clfa.evidence.systems import System, pool_runs, read_system
+from clfa.metrics import LEVEL, OF_PROBABILITIES, SHOWN, Score, by_run, holm, is_claim, metric_names, over_runs
+from clfa.runs import Run
 
 TAU = 0.2
 """ASO's usual demand (Ulmer et al. 2022)."""

@@ -16,7 +16,7 @@ from clfa.errors import UserError
 from clfa.evidence.alignment import illustrate
 from clfa.evidence.judge import Judge, corrupted_scores
 from clfa.evidence.results import Change, Emap, Probe, Side, write_result
-from clfa.metrics import mcnemar
+from clfa.evidence.significance import mcnemar
 from clfa.model.modalities import kind_of
 from clfa.model.pipeline import ABSENT, Pipeline
 from clfa.runs import Run

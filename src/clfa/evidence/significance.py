@@ -189,6 +189,17 @@ def bca_interval(value: float, draws: Array, left_out: Array, counts: NDArray) -
     return float(low), float(high)
 
 
+def mcnemar(labels: NDArray, first: NDArray, second: NDArray) -> tuple[int, int, float]:
+    """Exact McNemar test on the same rows: rows only the first has right, rows only the second has right, two-sided p."""
+    from scipy.stats import binomtest
+
+    only_first = int(((first == labels) & (second != labels)).sum())
+    only_second = int(((first != labels) & (second == labels)).sum())
+    if only_first + only_second == 0:
+        return 0, 0, 1.0
+    return only_first, only_second, float(binomtest(only_first, only_first + only_second).pvalue)
+
+
 def bootstrap_p(draws: Array) -> float:
     """Two-sided p of “no difference” from bootstrap draws: twice the smaller share on one side of 0, at least 1 / draws."""
     return float(min(1.0, max(2 * min((draws <= 0).mean(), (draws >= 0).mean()), 1 / len(draws))))

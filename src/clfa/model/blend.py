@@ -20,7 +20,7 @@ class Blend(Classifier):
     (Genest and Zidek 1986).
 
     Its modalities are those of the members under the names `<member>_<modality>`. Frozen encoders that several members have
-    in common are kept, and run, once.
+    in common are kept in memory, and run, once.
 
     Args:
         members: name -> classifier; all with the same classes and cleaning of texts.
@@ -118,8 +118,14 @@ def load_classifier(folder: str | Path) -> Classifier:
 
 
 def _modalities(m: str, member: Classifier) -> dict[str, Any]:
-    """Modality -> its configuration as part of the blend: the column, and the modality that it shares, by their names."""
+    """Modality -> its configuration as part of the blend: the column, the modality that it shares, and whether it is read as
+    a mean, which for a member follow from its name and its kind."""
     return {
-        name: replace(own, column=member.config.column(name), shares=f"{m}_{own.shares}" if own.shares else None)
+        name: replace(
+            own,
+            column=member.config.column(name),
+            shares=f"{m}_{own.shares}" if own.shares else None,
+            averaged=member.config.reads_mean(name),
+        )
         for name, own in member.config.modalities.items()
     }

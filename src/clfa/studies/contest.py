@@ -7,7 +7,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from clfa.evidence.results import Tried
-from clfa.metrics import METRICS, is_claim, nll_difference
+from clfa.metrics import METRICS, is_claim, mean_nll, nll_difference
 from clfa.studies.candidates import Trial, with_shift
 from clfa.studies.networks import Trained
 
@@ -42,7 +42,7 @@ def contest(
     if not networks:
         return Contest([], SIMPLE)
     simple = chosen.decided.log_probabilities[-len(labels) :]
-    best = min(networks, key=lambda key: _nll(networks[key].log_probabilities, labels))
+    best = min(networks, key=lambda key: mean_nll(labels, networks[key].log_probabilities))
     rest = {key: (each.name, each.modalities, each.log_probabilities, each.seconds) for key, each in networks.items()}
     title = "the mean of the simple one" + (f" and {networks[best].name}" if len(networks) > 1 else " and this")
     both = tuple(dict.fromkeys((*chosen.candidate.modalities, *networks[best].modalities)))
@@ -63,10 +63,6 @@ def contest(
         if word == "better" and metrics[metric].value >= holder.metrics[metric].value:
             holder, taken = decided, key
     return Contest([replace(row, chosen=key == taken) for key, row in table.items()], taken, best)
-
-
-def _nll(log_probabilities: Float[NDArray, "posts classes"], labels: NDArray[np.int64]) -> float:
-    return -float(log_probabilities[np.arange(len(labels)), labels].mean())
 
 
 def _mean(

@@ -4,7 +4,7 @@ alignment as validation asks for."""
 import logging
 import math
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,8 +53,9 @@ def fine_tune(
     """Fine-tune the text encoder, with the mean image feature beside it where `fused` names the image, if that ends before
     the `deadline` (on the clock of `time.monotonic`); a run that was stopped goes on.
 
-    All layers are trained where that fits, else as many of the last ones as do, on cached states of those below. The loss is
-    the classification loss; three epochs, and the one with the best NLL on validation, after a temperature, is taken.
+    All layers are trained where that fits, else as many of the last ones as do, on cached states of those below; each choice
+    has a folder of its own below `folder`, and one that was trained to its end before is taken whatever the time. The loss
+    is the classification loss; three epochs, and the one with the best NLL on validation, after a temperature, is taken.
 
     Returns:
         `None` where not even the last layer can be trained in time, where it took longer than expected, or the posts have no
@@ -64,19 +65,25 @@ def fine_tune(
         return None
     encoder = load_encoder(modalities["text"].encoder, "text")
     rows = load_rows(data, "train")
-    per_post = _forward_seconds(encoder, rows)
+    layers = len(find_layers(encoder.backbone) or [])
+    choices = [None, *range(layers // 2, 0, -1)]
+    places = {trained: folder / f"{'-'.join(fused)}-{trained or 'all'}" for trained in choices}
+    finished = [trained for trained, place in places.items() if Run(place).is_finished]
     seconds = deadline - time.monotonic()
-    trained, expected = _affordable(encoder, per_post, len(rows), seconds)
-    if expected > seconds:
+    trained, expected = (
+        (finished[0], 0.0)
+        if finished
+        else _affordable(choices, layers, _forward_seconds(encoder, rows), len(rows), seconds)
+    )
+    if not finished and expected > seconds:
         log.info(
             "fine-tuning the text encoder would take about %.0f minutes, and %.0f are left: --minutes %.0f would hold it",
             *(expected / 60, max(0, seconds) / 60, math.ceil(expected / 60 + 10)),
         )
         return None
-    every = find_layers(encoder.backbone)
-    what = f"last {trained} of {len(every)} layers" if trained and every is not None else "all layers"
+    what = f"last {trained} of {layers} layers" if trained else "all layers"
     name = f"{' and '.join(fused)}, text encoder fine-tuned ({what})"
-    log.info("%s: about %.0f minutes", name, expected / 60)
+    log.info("%s: %s", name, "trained before" if finished else f"about {expected / 60:.0f} minutes")
     started = time.monotonic()
     text = replace(modalities["text"], frozen=False, trained_layers=trained)
     others = {other: replace(modalities[other], averaged=True) for other in fused if other != "text"}
@@ -89,7 +96,7 @@ def fine_tune(
             projection_hidden=0,
             fusion=FusionConfig("concat" if others else "pool"),
         ),
-        str(folder),
+        str(places[trained]),
         loss=LossConfig(alignment_weight=0),
         train=TrainConfig(
             epochs=EPOCHS,
@@ -174,17 +181,14 @@ def _forward_seconds(encoder: Encoder, rows: Rows) -> float:
     return (time.monotonic() - started) / len(texts)
 
 
-def _affordable(encoder: Encoder, per_post: float, posts: int, seconds: float) -> tuple[int | None, float]:
-    """How many of the last layers to train, `None` for all of them, and the seconds that it takes: a backward pass costs
-    two forward passes, layers below the trained ones run once."""
-    every = find_layers(encoder.backbone)
-    whole = MARGIN * 3 * EPOCHS * posts * per_post
-    if whole <= seconds or every is None:
-        return None, whole
-    expected = whole
-    for trained in range(len(every) // 2, 0, -1):
-        share = trained / len(every)
+def _affordable(
+    choices: Sequence[int | None], layers: int, per_post: float, posts: int, seconds: float
+) -> tuple[int | None, float]:
+    """How many of the last layers to train, the first of the choices that fits (`None`: all of them), else the last one; and
+    the seconds that it takes: a backward pass costs two forward passes, layers below the trained ones run once."""
+    for trained in choices:
+        share = 1.0 if trained is None else trained / layers
         expected = posts * per_post * ((1 - share) + MARGIN * 3 * EPOCHS * share)
         if expected <= seconds:
-            return trained, expected
-    return 1, expected
+            break
+    return trained, expected

@@ -16,10 +16,11 @@ from clfa.errors import UserError
 from clfa.evidence.floors import floor_scores
 from clfa.evidence.results import Posts, ReproducedRow, Reproduction, Scores, read_result, write_result
 from clfa.evidence.significance import PUBLISHED_METRICS, published_verdict, run_interval
+from clfa.evidence.systems import pool_runs
 from clfa.metrics import METRICS, over_runs
 from clfa.model.encoders import can_load
 from clfa.report.page import write_reproduction
-from clfa.runs import Run, pool_runs
+from clfa.runs import Run
 from clfa.studies.sweep import is_first_process, run_all
 from clfa.studies.tiny import tiny_changes, write_tiny_models, write_tiny_posts
 

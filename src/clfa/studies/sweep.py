@@ -20,10 +20,11 @@ from clfa.errors import UserError
 from clfa.evidence.compare import differences, system_scores
 from clfa.evidence.floors import floor_predictions
 from clfa.evidence.results import Difference, Sweep, SystemScores, write_result
+from clfa.evidence.systems import System, pool_runs
 from clfa.fusion import check_fusion
 from clfa.metrics import over_runs
 from clfa.report.page import write_card, write_sweep
-from clfa.runs import Run, System, pool_runs
+from clfa.runs import Run
 
 METRIC = "macro_f1"
 """Of the verdicts."""

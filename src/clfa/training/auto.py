@@ -13,7 +13,7 @@ from clfa.config import RunConfig
 from clfa.data.atomic import write_text
 from clfa.data.splits import load_rows, source_splits
 from clfa.errors import TimeUp
-from clfa.metrics import METRICS, holm, is_claim, nll_difference
+from clfa.metrics import METRICS, holm, is_claim, mean_nll, nll_difference
 from clfa.model.classifier import Classifier
 from clfa.model.pipeline import Pipeline
 from clfa.runs import Run
@@ -69,15 +69,12 @@ def train_with_chosen_alignment(config: RunConfig, run: Run, train: Callable[...
         pipeline.cache(Path(config.data.path), source_splits(config.data, ["validation"]))
         found[choice] = pipeline.logits(validation, "validating").double().log_softmax(1).numpy()
 
-    def loss(choice: Choice) -> float:
-        return -float(found[choice][np.arange(len(validation)), validation.labels].mean())
-
     add(Choice(0.0, ()))
     for weight in WEIGHTS:
         add(Choice(weight, aligned))
     weighted = [choice for choice in found if choice.weight]
     if weighted and len(aligned) > 1:
-        best = min(weighted, key=loss)
+        best = min(weighted, key=lambda choice: mean_nll(validation.labels, found[choice]))
         for name in aligned:
             add(Choice(best.weight, (name,)))
     chosen, told = choose(found, validation.labels)
@@ -91,7 +88,7 @@ def train_with_chosen_alignment(config: RunConfig, run: Run, train: Callable[...
 
 def choose(found: dict[Choice, NDArray], labels: NDArray[np.int64]) -> tuple[Choice, list[str]]:
     """What was tried with its (N, C) log probabilities of validation posts -> the choice, and a line for each."""
-    nlls = {choice: -float(of[np.arange(len(labels)), labels].mean()) for choice, of in found.items()}
+    nlls = {choice: mean_nll(labels, of) for choice, of in found.items()}
     best = min(found, key=lambda choice: nlls[choice])
     others = [choice for choice in found if choice != best]
     gaps = [nll_difference(labels, found[best], found[other]) for other in others]
