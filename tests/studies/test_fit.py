@@ -225,6 +225,14 @@ def test_the_simplest_is_taken_only_if_neither_metric_nor_nll_tells_it_from_the_
         assert judged[1].verdict.startswith(word)
         assert chosen is judged[taken]
 
+    # many settings of the best kind are no reason to believe less in the difference between kinds
+    settings = [trial(same, labels, ProbeConfig("svm", 3.0 + number)) for number in range(1, 30)]
+    judged, chosen = choose([best, *settings, trial(vague, labels, simple)], labels, 2, "macro_f1")
+    assert chosen is judged[0]
+    assert {each.verdict.split(":")[0] for each in judged[1:-1]} == {"another setting"}
+    alone = choose([best, trial(vague, labels, simple)], labels, 2, "macro_f1")[0]
+    assert judged[-1].verdict == alone[1].verdict
+
 
 @pytest.mark.slow
 def test_a_teacher_brings_a_fusion_with_chosen_alignment(dataset, encoders, options, tmp_path):

@@ -120,28 +120,39 @@ def try_candidates(
 
 
 def choose(trials: list[Trial], labels: NDArray[np.int64], classes: int, metric: str) -> tuple[list[Trial], Trial]:
-    """Trials, the best first -> the same with verdicts, and the simplest that is not claimed to be worse than the best, of
-    several as simple ones the best.
+    """Trials, the best first -> the same with verdicts, and the simplest that is not claimed to be worse than the best.
 
-    Worse is what the one rule for claims says of the metric or of the NLL, which tells sooner; corrected over all of them.
+    Of each complexity the best setting is compared with the best of all. Worse is what the one rule for claims says of the
+    metric or of the NLL, which tells sooner; corrected over these comparisons. Other settings are shown, and claim nothing.
     """
-    best, *others = trials
-    gaps = [
-        gap_of(labels, best.decided.predicted[None], each.decided.predicted[None], classes, metric, True, RESAMPLES)
-        for each in others
-    ]
-    losses = [nll_difference(labels, best.decided.log_probabilities, each.decided.log_probabilities) for each in others]
-    p_holm = holm([gap.p for gap in gaps] + [p for _, p in losses])
-    judged = [replace(best, verdict="the best")]
-    equals = judged[:]
-    for place, (each, gap, (loss, _)) in enumerate(zip(others, gaps, losses)):
-        by_metric = is_claim(gap.difference, p_holm[place])
-        by_loss = is_claim(loss, p_holm[len(others) + place]) and loss.value > 0
-        told = loss.text(METRICS["nll"].unit, signed=True) if by_loss and not by_metric else ""
-        size = f"NLL {told}" if told else gap.difference.text(METRICS[metric].unit, signed=True)
-        judged.append(replace(each, verdict=f"{'worse' if by_metric or by_loss else 'cannot tell'}: {size}"))
-        equals += [] if by_metric or by_loss else [judged[-1]]
-    return judged, min(equals, key=lambda each: each.candidate.complexity)
+    best, of_kind = trials[0], dict[tuple[int, int], Trial]()
+    for each in trials:
+        of_kind.setdefault(each.candidate.complexity, each)
+    rivals = [each for each in of_kind.values() if each is not best]
+    own = best.decided
+    gaps = {
+        each.candidate.name: gap_of(
+            labels, own.predicted[None], each.decided.predicted[None], classes, metric, True, RESAMPLES
+        )
+        for each in trials[1:]
+    }
+    sizes = {name: gap.difference.text(METRICS[metric].unit, signed=True) for name, gap in gaps.items()}
+    losses = [nll_difference(labels, own.log_probabilities, each.decided.log_probabilities) for each in rivals]
+    p_holm = holm([gaps[each.candidate.name].p for each in rivals] + [p for _, p in losses])
+    verdicts = {name: f"another setting: {size}" for name, size in sizes.items()} | {best.candidate.name: "the best"}
+    equals = [best.candidate.name]
+    for place, (name, (loss, _)) in enumerate(zip([each.candidate.name for each in rivals], losses)):
+        if is_claim(gaps[name].difference, p_holm[place]):
+            verdicts[name] = f"worse: {sizes[name]}"
+        elif loss.value > 0 and is_claim(loss, p_holm[len(rivals) + place]):
+            verdicts[name] = f"worse: NLL {loss.text(METRICS['nll'].unit, signed=True)}"
+        else:
+            verdicts[name] = f"cannot tell: {sizes[name]}"
+            equals.append(name)
+    judged = [replace(each, verdict=verdicts[each.candidate.name]) for each in trials]
+    return judged, min(
+        (each for each in judged if each.candidate.name in equals), key=lambda each: each.candidate.complexity
+    )
 
 
 def decide(log_probabilities: Float[NDArray, "posts classes"], labels: NDArray[np.int64], metric: str) -> Decided:
