@@ -168,6 +168,24 @@ def test_stored_predictions_compare_as_the_runs_do(make, tmp_path, capsys):
         compare([stored[0], tmp_path / "posts.parquet"])
 
 
+def _fit(asked, metric):
+    return Fit(
+        asked=asked,
+        metric=metric,
+        posts=1,
+        test_posts=1,
+        tried=[],
+        on_validation=[],
+        metrics={},
+        openings=1,
+        floors={},
+        minutes=1.0,
+        seconds=1.0,
+        left_out=[],
+        advice=[],
+    )
+
+
 def test_fits_that_were_asked_for_the_same_are_one_system(make, tmp_path):
     fits, plain = make("fits", 0.7, folds=2), make("plain", 0.6, folds=2)
     for fold in range(2):
@@ -175,9 +193,9 @@ def test_fits_that_were_asked_for_the_same_are_one_system(make, tmp_path):
         config = run.config_file.read_text()
         run.config_file.write_text(config + f"loss: {{temperature: 0.{fold + 1}}}\n")  # each chose for itself
         asked = {"metric": "macro_f1", "folds": "2", "fold": str(fold)}
-        write_result(run.leaderboard_file, Fit(asked, "macro_f1", 1, 1, [], [], {}, {}, 1.0, []))
+        write_result(run.leaderboard_file, _fit(asked, "macro_f1"))
     assert compare([plain, fits]).posts == 600
     asked["metric"] = "accuracy"
-    write_result(run.leaderboard_file, Fit(asked, "accuracy", 1, 1, [], [], {}, {}, 1.0, []))
+    write_result(run.leaderboard_file, _fit(asked, "accuracy"))
     with pytest.raises(UserError, match=r"runs of several systems .* differ in metric"):
         compare([plain, fits])

@@ -18,7 +18,7 @@ from clfa.cli import main
 from clfa.config import DataConfig, ModalityConfig, ProbeConfig
 from clfa.data.rows import load_split
 from clfa.data.tables import guess_columns
-from clfa.errors import UserError
+from clfa.errors import TimeUp, UserError
 from clfa.evidence.results import Fit, read_result
 from clfa.model.classifier import Classifier
 from clfa.model.pipeline import Pipeline
@@ -138,8 +138,9 @@ def test_a_fine_tuned_encoder_takes_over_when_it_is_told_better(table, options, 
     clfa.fit(table, tmp_path / "run", minutes=0, **options)
     data = DataConfig(str(tmp_path / "run" / "data"))
     modalities = {"text": ModalityConfig("text", options["text_encoder"], frozen=True)}
-    assert fine_tune(data, modalities, ("text",), tmp_path / "candidate", time.monotonic()) is None
-    tuned = fine_tune(data, modalities, ("text",), tmp_path / "candidate", math.inf)
+    with pytest.raises(TimeUp, match=r"would take about 1 minutes, and 0 were left; --minutes \d+ would hold it"):
+        fine_tune(data, modalities, ("text",), tmp_path / "candidate", time.monotonic(), 0.1)
+    tuned = fine_tune(data, modalities, ("text",), tmp_path / "candidate", math.inf, 0.1)
     assert "fine-tuned (all layers)" in tuned.name
     validation = load_split(data.path, "validation")
     labels = validation.labels
@@ -301,14 +302,14 @@ def test_a_stopped_fit_goes_on_with_other_time_and_another_simple_model(dataset,
     frozen = {kind: ModalityConfig(kind, options[f"{kind}_encoder"], frozen=True) for kind in ("text", "image")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "_affordable", lambda *_: (1, 0.0))
-        last = fine_tune(data, frozen, ("text",), tmp_path, math.inf)
-        beside = fine_tune(data, frozen, ("text", "image"), tmp_path, math.inf)
+        last = fine_tune(data, frozen, ("text",), tmp_path, math.inf, 0.1)
+        beside = fine_tune(data, frozen, ("text", "image"), tmp_path, math.inf, 0.1)
         patch.setattr(networks, "_affordable", lambda *_: (None, 0.0))
-        assert fine_tune(data, frozen, ("text",), tmp_path, math.inf).name == last.name
+        assert fine_tune(data, frozen, ("text",), tmp_path, math.inf, 0.1).name == last.name
         (tmp_path / "text-1" / "metrics.json").unlink()  # as if it had been stopped
-        every = fine_tune(data, frozen, ("text",), tmp_path, math.inf)
+        every = fine_tune(data, frozen, ("text",), tmp_path, math.inf, 0.1)
     assert (last.run.path.name, beside.run.path.name, every.run.path.name) == ("text-1", "text-image-1", "text-all")
-    assert fine_tune(data, frozen, ("text",), tmp_path, 0.0).name == every.name, (
+    assert fine_tune(data, frozen, ("text",), tmp_path, 0.0, 0.1).name == every.name, (
         "it was trained before: no time is needed"
     )
 
@@ -316,6 +317,21 @@ def test_a_stopped_fit_goes_on_with_other_time_and_another_simple_model(dataset,
 def test_a_budget_of_nothing_gives_the_first_model(table, options, tmp_path):
     result = clfa.fit(table, tmp_path / "run", minutes=0, **options)
     assert [each.chosen for each in result.tried] == [True]
+    assert len(result.left_out) == 2
+    assert "--minutes" in result.left_out[1]
+    assert "left out for lack of time (0 minutes):\n  logistic regression on image" in terminal(result)
+
+
+def test_more_minutes_go_on_with_what_was_left_out(table, options, tmp_path):
+    short = clfa.fit(table, tmp_path / "run", minutes=0, **options)
+    assert clfa.fit(table, tmp_path / "run", minutes=0, **options) == short
+    long = clfa.fit(table, tmp_path / "run", **options)
+    assert len(long.tried) > len(short.tried)
+    assert long.on_validation
+    assert long.left_out == []
+    assert (short.openings, long.openings) == (1, 2)
+    assert "opened 2 times" in terminal(long)
+    assert clfa.fit(table, tmp_path / "run", minutes=1_000, **options) == long, "nothing was left out"
 
 
 @pytest.mark.slow

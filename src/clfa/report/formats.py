@@ -161,9 +161,17 @@ def _fit(result: Fit) -> str:
     scored = ", ".join(
         f"{METRICS[name].title} {cell(result.metrics[name], name)}" for name in dict.fromkeys([result.metric, *PAIR])
     )
-    lines.append(f"test, {result.test_posts:,} posts, opened once: {scored}")
+    opened = "once" if result.openings == 1 else f"{result.openings} times"
+    lines.append(f"test, {result.test_posts:,} posts, opened {opened}: {scored}")
     lines += _floors(result)
-    return "\n".join([*lines, *_below_floors(result), "", "next:", *(f"  {advice}" for advice in result.advice)])
+    lines += _below_floors(result)
+    if result.left_out:
+        lines += [
+            "",
+            f"left out for lack of time ({result.minutes:g} minutes):",
+            *(f"  {each}" for each in result.left_out),
+        ]
+    return "\n".join([*lines, "", "next:", *(f"  {advice}" for advice in result.advice)])
 
 
 @terminal.register

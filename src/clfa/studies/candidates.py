@@ -90,8 +90,9 @@ def try_candidates(
     groups: list[str],
     metric: str,
     deadline: float,
-) -> list[Trial]:
-    """First both kinds, then other settings around the best so far, as long as the time is enough; the best first.
+) -> tuple[list[Trial], list[str]]:
+    """First both kinds, then other settings around the best so far, as long as the time is enough -> the trials, the best
+    first, and a sentence on what was left out, if anything was.
 
     Args:
         features: modality -> (N, H), rows of NaN where a post lacks it.
@@ -109,14 +110,15 @@ def try_candidates(
                 continue
             slowest = max((each.fitted.seconds for each in tried.values()), default=0.0)
             if tried and time.monotonic() + slowest > deadline:
-                log.info("the time is up: %s was not tried", candidate.name)
-                return _ordered(tried.values(), metric)
+                left_out = f"{candidate.name}, and other settings: the time of simple models was up"
+                log.info("left out: %s", left_out)
+                return _ordered(tried.values(), metric), [left_out]
             own = {name: features[name] for name in candidate.modalities}
             fitted = fit_probe(candidate.probe, own, labels, classes, groups, distances=distances)
             trial = Trial(candidate, fitted, decide(fitted.out_of_fold, labels, metric))
             log.info("%s: %s %.1f", candidate.name, METRICS[metric].title, 100 * trial.decided.metrics[metric].value)
             tried[candidate.name] = trial
-    return _ordered(tried.values(), metric)
+    return _ordered(tried.values(), metric), []
 
 
 def choose(trials: list[Trial], labels: NDArray[np.int64], classes: int, metric: str) -> tuple[list[Trial], Trial]:

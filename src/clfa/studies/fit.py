@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from clfa.data.records import load_manifest, write_dataset
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, source_splits
 from clfa.data.tables import OPTIONS, guess_columns, guess_columns_of, read_table
-from clfa.errors import UserError
+from clfa.errors import TimeUp, UserError
 from clfa.evidence.evaluate import evaluate
 from clfa.evidence.redundancy import advice, information
 from clfa.evidence.results import Fit, read_result, write_result
@@ -36,7 +36,7 @@ from clfa.report.page import write_evaluation
 from clfa.runs import Run
 from clfa.studies.candidates import Trial, choose, offsets_of, try_candidates
 from clfa.studies.contest import BLEND, SIMPLE, Contest, contest
-from clfa.studies.networks import Trained, fine_tune, fuse
+from clfa.studies.networks import Trained, fine_tune, fuse, seconds_of_a_text
 from clfa.training.probe import groups_of, keep_probe, read_features
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ PRESETS = {
     "clip": {"text": "openai/clip-vit-base-patch32", "image": "openai/clip-vit-base-patch32"},
 }
 """Encoders by hub name."""
+
+VIEWS = 3
+"""Of a test post at the end, about: as it is, without a formatting cue that it has, and without all of them."""
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +70,8 @@ def fit(
 ) -> Fit:
     """Find, fit, calibrate and test the best model within a budget; write a run directory with `leaderboard.json`.
 
-    Features of the encoders are cached beside the data: a fit that was stopped goes on from them when it is started again,
-    and one that is finished is not done again.
+    Features of the encoders are cached beside the data: a fit that was stopped goes on from them when it is started again.
+    One that is finished is not done again, unless there are more minutes now for what was left out.
 
     Args:
         source: a dataset directory; a CSV, TSV, JSONL or Parquet file, or a pandas DataFrame, that is imported into
@@ -97,9 +100,9 @@ def fit(
     data = DataConfig(_dataset(source, run, columns or {}), train_splits=["train", "validation"])
     data = replace(data, folds=folds, fold=fold)
     asked = _asked(metric, encoders | ({"teacher": teacher} if teacher else {}), data)
-    if run.is_finished and run.leaderboard_file.is_file():
+    if (before := _finished(run, asked)) and not (before.left_out and minutes > before.minutes):
         log.info("%s: already finished", run)
-        return _finished(run, asked)
+        return before
     rows, class_names = load_rows(data, "train"), load_manifest(data.path)["labels"]
     fresh = {name for name, one in encoders.items() if rows.has(name) and not has_weights(one)}
     modalities = {
@@ -111,13 +114,18 @@ def fit(
         raise UserError(f"{data.path} has posts with neither texts nor images")
     log.info("%s posts, %s classes; features of %s", f"{len(rows):,}", len(class_names), ", ".join(modalities))
     features = read_features(_pipeline(data, modalities, ProbeConfig()), rows)
-    # half of the time for simple models, and a tenth at the end for the evaluation
-    half, deadline = (started + share * 60 * minutes for share in (0.5, 0.9))
-    trials = try_candidates(features, rows.labels, len(class_names), groups_of(rows), metric, half)
+    pace = seconds_of_a_text(load_encoder(modalities["text"].encoder, "text"), rows) if "text" in modalities else 0.0
+    budget = 60 * minutes
+    half, deadline = started + budget / 2, started + budget - max(budget / 10, VIEWS * pace * _test_posts(data))
+    trials, left_out = try_candidates(features, rows.labels, len(class_names), groups_of(rows), metric, half)
     trials, chosen = choose(trials, rows.labels, len(class_names), metric)
-    networks = _networks(data, modalities, fresh, chosen, teacher, run.path / "candidates", deadline)
+    networks, untrained = _networks(data, modalities, fresh, chosen, teacher, run.path / "candidates", deadline, pace)
     result = contest(chosen, networks, load_rows(data, "validation").labels, rows.labels, metric)
-    run.metrics_file.unlink(missing_ok=True)  # of a fit that was stopped behind this point
+    for file in (
+        run.metrics_file,
+        run.leaderboard_file,
+    ):  # of a fit with less time, or one that was stopped behind here
+        file.unlink(missing_ok=True)
     offsets = offsets_of(rows.labels, len(class_names), chosen.decided.shift).tolist()
     _keep(run, data, modalities, chosen, networks, result, offsets)
     evaluation = evaluate(run.path, "test")
@@ -129,8 +137,11 @@ def fit(
         tried=[each.result(each is chosen) for each in trials],
         on_validation=result.table,
         metrics=evaluation.metrics,
+        openings=run.openings(data.path),
         floors=evaluation.floors,
+        minutes=minutes,
         seconds=round(time.monotonic() - started, 1),
+        left_out=[*left_out, *untrained],
         advice=_advice(rows, trials, chosen, metric),
     )
     write_result(run.leaderboard_file, fitted)
@@ -196,7 +207,10 @@ def _asked(metric: str, models: Mapping[str, str], data: DataConfig) -> dict[str
     }
 
 
-def _finished(run: Run, asked: Mapping[str, str]) -> Fit:
+def _finished(run: Run, asked: Mapping[str, str]) -> Fit | None:
+    """What a finished fit in the same place found, if there is one."""
+    if not (run.is_finished and run.leaderboard_file.is_file()):
+        return None
     result = read_result(Fit, run.leaderboard_file)
     other = [name for name, value in asked.items() if result.asked.get(name) != value]
     if other:
@@ -212,6 +226,12 @@ def _pipeline(data: DataConfig, modalities: dict[str, ModalityConfig], probe: Pr
     return pipeline
 
 
+def _test_posts(data: DataConfig) -> int:
+    """Their number by the manifest; the split is not opened."""
+    counts = {name: split["rows"] for name, split in load_manifest(data.path)["splits"].items()}
+    return sum(counts.values()) // data.folds if data.folds else counts.get("test", 0)
+
+
 def _networks(
     data: DataConfig,
     modalities: dict[str, ModalityConfig],
@@ -220,22 +240,25 @@ def _networks(
     teacher: str | None,
     folder: Path,
     deadline: float,
-) -> dict[str, Trained]:
-    """What can be trained in time, the simpler first; on train alone, as validation chooses the epoch. A text encoder with
-    `fresh` weights has nothing that could be fine-tuned."""
+    seconds_a_text: float,
+) -> tuple[dict[str, Trained], list[str]]:
+    """What can be trained in time, the simpler first, and sentences on what was left out; on train alone, as validation
+    chooses the epoch. A text encoder with `fresh` weights has nothing that could be fine-tuned."""
     data = replace(data, train_splits=["train"])
-    networks = {}
-    if "text" not in fresh and (
-        tuned := fine_tune(data, modalities, chosen.candidate.modalities, folder / "fine_tuned", deadline)
-    ):
-        networks["fine_tuned"] = tuned
-    if (
-        teacher
-        and len(modalities) > 1
-        and (fused := fuse(data, modalities, fresh, teacher, folder / "fused", deadline))
-    ):
-        networks["fused"] = fused
-    return networks
+    jobs: dict[str, Callable[[], Trained]] = {}
+    if "text" in modalities and "text" not in fresh:
+        own = chosen.candidate.modalities
+        jobs["fine_tuned"] = lambda: fine_tune(data, modalities, own, folder / "fine_tuned", deadline, seconds_a_text)
+    if teacher and len(modalities) > 1:
+        jobs["fused"] = lambda: fuse(data, modalities, fresh, teacher, folder / "fused", deadline)
+    networks, left_out = {}, []
+    for name, job in jobs.items():
+        try:
+            networks[name] = job()
+        except TimeUp as up:
+            log.info("left out: %s", up)
+            left_out.append(str(up))
+    return networks, left_out
 
 
 def _drawn(kind: str, name: str, run: Run) -> str:

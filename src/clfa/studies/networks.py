@@ -48,23 +48,25 @@ class Trained:
 
 
 def fine_tune(
-    data: DataConfig, modalities: Mapping[str, ModalityConfig], fused: tuple[str, ...], folder: Path, deadline: float
-) -> Trained | None:
+    data: DataConfig,
+    modalities: Mapping[str, ModalityConfig],
+    fused: tuple[str, ...],
+    folder: Path,
+    deadline: float,
+    seconds_a_text: float,
+) -> Trained:
     """Fine-tune the text encoder, with the mean image feature beside it where `fused` names the image, if that ends before
     the `deadline` (on the clock of `time.monotonic`); a run that was stopped goes on.
 
     All layers are trained where that fits, else as many of the last ones as do, on cached states of those below; each choice
     has a folder of its own below `folder`, and one that was trained to its end before is taken whatever the time. The loss
-    is the classification loss; three epochs, and the one with the best NLL on validation, after a temperature, is taken.
+    is the classification loss; three epochs, and the one with the best NLL on validation, after a temperature, is taken. How
+    long that takes is told from the `seconds_a_text` (see `seconds_of_a_text`) of the encoder.
 
-    Returns:
-        `None` where not even the last layer can be trained in time, where it took longer than expected, or the posts have no
-        texts.
+    Raises:
+        TimeUp: not even the last layer can be trained in time, or it took longer than expected.
     """
-    if "text" not in modalities:
-        return None
     encoder = load_encoder(modalities["text"].encoder, "text")
-    rows = load_rows(data, "train")
     layers = len(find_layers(encoder.backbone) or [])
     choices = [None, *range(layers // 2, 0, -1)]
     places = {trained: folder / f"{'-'.join(fused)}-{trained or 'all'}" for trained in choices}
@@ -73,14 +75,13 @@ def fine_tune(
     trained, expected = (
         (finished[0], 0.0)
         if finished
-        else _affordable(choices, layers, _forward_seconds(encoder, rows), len(rows), seconds)
+        else _affordable(choices, layers, seconds_a_text, len(load_rows(data, "train")), seconds)
     )
     if not finished and expected > seconds:
-        log.info(
-            "fine-tuning the text encoder would take about %.0f minutes, and %.0f are left: --minutes %.0f would hold it",
-            *(expected / 60, max(0, seconds) / 60, math.ceil(expected / 60 + 10)),
+        raise TimeUp(
+            f"the text encoder fine-tuned: it would take about {expected / 60:.0f} minutes, and {max(0, seconds) / 60:.0f} "
+            f"were left; --minutes {math.ceil(expected / 60 + 10)} would hold it"
         )
-        return None
     what = f"last {trained} of {layers} layers" if trained else "all layers"
     name = f"{' and '.join(fused)}, text encoder fine-tuned ({what})"
     log.info("%s: %s", name, "trained before" if finished else f"about {expected / 60:.0f} minutes")
@@ -111,9 +112,18 @@ def fine_tune(
     try:
         run = Run(train(config, resume=True, deadline=deadline))
     except TimeUp:
-        log.info("%s took longer than expected: it is left out, and a fit with more --minutes goes on with it", name)
-        return None
+        raise TimeUp(f"{name}: it took longer than expected; a fit with more --minutes goes on with it") from None
     return _trained(name, run, data, ("text", *others), started)
+
+
+def seconds_of_a_text(encoder: Encoder, rows: Rows) -> float:
+    """That a forward pass takes, in batches of similar length, after one batch to warm up."""
+    texts = sorted(rows.texts[:: max(1, len(rows) // TIMED)][:TIMED], key=len)
+    encoder.encode(texts[:BATCH])
+    started = time.monotonic()
+    for start in range(0, len(texts), BATCH):
+        encoder.encode(texts[start : start + BATCH])
+    return (time.monotonic() - started) / len(texts)
 
 
 def fuse(
@@ -123,13 +133,13 @@ def fuse(
     teacher: str,
     folder: Path,
     deadline: float,
-) -> Trained | None:
+) -> Trained:
     """Train CLFA: two layers of cross-attention on the token states of text and image, the `teacher` pulling as much as
     validation asks for (`alignment_weight: auto`), until the `deadline`. Encoders stay frozen, but for those with `fresh`
     weights, which are trained.
 
-    Returns:
-        `None` where nothing could be trained in time.
+    Raises:
+        TimeUp: it could not be trained in time.
     """
     dim = load_teacher(teacher).embed("text", ["a"]).shape[1]
     name = f"{' and '.join(modalities)} fused, alignment chosen"
@@ -155,8 +165,7 @@ def fuse(
     try:
         run = Run(train(config, resume=True, deadline=deadline))
     except TimeUp:
-        log.info("%s took longer than there was: it is left out, and a fit with more --minutes goes on with it", name)
-        return None
+        raise TimeUp(f"{name}: it took longer than there was; a fit with more --minutes goes on with it") from None
     return _trained(f"{name}: {run.metrics()['training']['alignment']}", run, data, tuple(own), started)
 
 
@@ -169,16 +178,6 @@ def _trained(name: str, run: Run, data: DataConfig, modalities: tuple[str, ...],
     temperature = fit_temperature(logits.softmax(1).numpy(), validation.labels)
     scaled = (logits / temperature).log_softmax(1).numpy()
     return Trained(name, run, modalities, temperature, scaled, time.monotonic() - started)
-
-
-def _forward_seconds(encoder: Encoder, rows: Rows) -> float:
-    """Of one text, in batches of similar length, after one batch to warm up."""
-    texts = sorted(rows.texts[:: max(1, len(rows) // TIMED)][:TIMED], key=len)
-    encoder.encode(texts[:BATCH])
-    started = time.monotonic()
-    for start in range(0, len(texts), BATCH):
-        encoder.encode(texts[start : start + BATCH])
-    return (time.monotonic() - started) / len(texts)
 
 
 def _affordable(

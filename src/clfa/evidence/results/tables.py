@@ -203,9 +203,15 @@ class Fit:
     on_validation: list[Tried]
     """The chosen one of these and the fine-tuned encoder, on the validation posts; empty where none was tuned."""
     metrics: Scores
-    """On test, which was opened once, of the model that was taken."""
+    """On test, of the model that was taken."""
+    openings: int
+    """How often test was opened: once, and once more for each time that the fit went on with more minutes."""
     floors: dict[str, Scores]
     """On test."""
+    minutes: float
+    """The budget."""
     seconds: float
+    left_out: list[str]
+    """What the budget did not hold, in sentences."""
     advice: list[str]
     """What to try next."""
