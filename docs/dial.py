@@ -1,6 +1,6 @@
 """Measure the dial of docs/when-alignment-helps.md.
 
-    python docs/dial.py OUT                                               about 15 minutes on one CPU core
+    python docs/dial.py OUT                                               about 40 minutes on one CPU core
     python docs/dial.py OUT DATASET TEXT_ENCODER IMAGE_ENCODER            and what probes say of real posts
 
 Points are added to OUT/dial.jsonl as they are measured; a script that was stopped goes on. At its end it writes
@@ -9,7 +9,7 @@ docs/results/dial.json, from which `python docs/make_docs.py` makes the page.
 
 import logging
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from clfa.evidence.redundancy import information
 from clfa.metrics import Score
 from clfa.model.classifier import build_classifier
 from clfa.model.pipeline import Pipeline
-from clfa.studies.dial import ALPHAS, KNOWN, STEPS, Point, measure_points
+from clfa.studies.dial import ALPHAS, KINDS, KNOWN, STEPS, Point, measure_points
 from clfa.training.probe import fit_probe, groups_of, read_features
 
 LABELS, QUALITIES = (200, 50, 800), (0.3,)
@@ -38,6 +38,7 @@ PLACES = ((0.0, "unique"), (0.5, "unique"), (0.0, "synergy"), (0.5, "synergy"), 
 FURTHER = ((0.75, "unique"), (0.75, "synergy"), (0.5, "mixed"), (0.0, "unique_text"))
 """More places, for what the estimate predicts."""
 PROBES = {"logistic_regression": ProbeConfig("logistic_regression", 1.0), "svm": ProbeConfig("svm", 3.0)}
+SMALL_BATCH = 8
 TIMES = (STEPS // 8, 2 * STEPS)
 POSTS = 1_500
 """That the information is estimated from."""
@@ -61,6 +62,19 @@ def more() -> list[Point]:
     timed = [Point(0.0, rest, LABELS[0], 1.0, "all", steps) for steps in TIMES for rest in ("unique", "synergy")]
     mixtures = [Point(*place, LABELS[0], 1.0, knows) for knows in ("all", "shared") for place in FURTHER]
     return [apart, *timed, *mixtures]
+
+
+def kinds() -> list[Point]:
+    """Each kind of guidance where the teacher knows what decides, where it is noisy, and where it knows something else; and
+    with batches that hold few negatives."""
+    places = [
+        Point(0.0, "synergy", LABELS[0], 1.0, "all"),
+        Point(0.0, "unique", LABELS[0], 1.0, "all"),
+        Point(0.0, "unique", LABELS[0], QUALITIES[0], "all"),
+        Point(0.0, "unique", LABELS[0], 1.0, "shared"),
+    ]
+    points = [*places, *(replace(place, batch=SMALL_BATCH) for place in places[:2])]
+    return [replace(point, guidance=kind) for kind in KINDS for point in points]
 
 
 def told(features: dict[str, NDArray], labels: NDArray[np.int64], groups: list[str] | None = None) -> dict[str, Any]:
@@ -123,10 +137,12 @@ def main() -> None:
     path = Path(sys.argv[1]) / "dial.jsonl"
     measured = [each for weights, points in surface().items() for each in measure_points(points, path, weights)]
     further = measure_points(more(), path, (0.0, WEIGHT))
+    of_kinds = measure_points(kinds(), path, CURVE)
     before = read_json(STORED) or {}
     result = {
         "points": [asdict(each) for each in measured],
         "more": [asdict(each) for each in further],
+        "kinds": [asdict(each) for each in of_kinds],
         "places": of_places(),
         "real": before.get("real", {}),
     }

@@ -34,7 +34,7 @@ def test_only_a_weight_reads_the_teacher():
 def test_what_does_not_depend_on_the_teacher_is_measured_once(tmp_path, monkeypatch):
     trained, train = [], dial.train
     monkeypatch.setattr(
-        dial, "train", lambda splits, alpha, steps: trained.append(alpha) or train(splits, alpha, steps)
+        dial, "train", lambda splits, alpha, *rest: trained.append(alpha) or train(splits, alpha, *rest)
     )
     both = measure_points([POINT, replace(POINT, knows="shared")], tmp_path / "dial.jsonl", (0.0, 1.0), seeds=2)
     assert trained == [0.0, 1.0, 1.0]
@@ -72,7 +72,7 @@ def test_the_miniature_is_the_method():
             for name in names
         }
         at_once += total_loss(classification_loss(logits, batch.labels[seed]), aligned, 0.7)["loss"].item()
-    assert dial._loss(weights, batch, 0.7).item() == pytest.approx(at_once, rel=1e-4)
+    assert dial._loss(weights, batch, torch.arange(8), 0.7).item() == pytest.approx(at_once, rel=1e-4)
 
 
 def test_test_posts_choose_nothing():

@@ -20,7 +20,7 @@ from scipy import stats
 from torch import Tensor
 
 from clfa.data.factors import APART, AXES, BITS, SPACE, WIDTH, Posts, generate
-from clfa.losses import info_nce
+from clfa.losses import GUIDANCES, affinity_loss, confidence, info_nce, info_nce_among_all
 from clfa.metrics import Score, holm, is_claim
 
 ALPHAS = (0.0, 1.0, 3.0)
@@ -39,6 +39,9 @@ RESTS = {
 """Name of what is not redundant -> the shares of topics in it."""
 KNOWN = {"all": ("topic", *BITS), "apart": ("topic", *BITS), "shared": ("shared",)}
 """Kind of teacher -> what it knows besides the content."""
+KINDS = (*GUIDANCES, "affinity", "all_negatives", "confidence_gate", "decay", "first")
+"""Kinds of guidance: the losses of `clfa.losses`; InfoNCE with the teacher's embeddings of all training posts, weighted by
+the teacher's confidence, with a weight that decays to 0, or alone in the first third of the steps."""
 Weights = dict[str, Tensor]
 
 log = logging.getLogger(__name__)
@@ -62,6 +65,10 @@ class Point:
     (`shared`)."""
     steps: int = STEPS
     """Of training."""
+    guidance: str = "info_nce"
+    """How the teacher pulls: one of `KINDS`."""
+    batch: int = BATCH
+    """Posts of a step, the negatives of each other."""
 
     @property
     def shares(self) -> dict[str, float]:
@@ -159,7 +166,11 @@ def from_line(line: str) -> Measured:
 
 def _any_teacher(point: Point, known: Iterable[Point]) -> Point:
     """A known point that differs in the teacher alone, or the point itself."""
-    return next((each for each in known if replace(each, quality=point.quality, knows=point.knows) == point), point)
+
+    def alike(each: Point) -> bool:
+        return replace(each, quality=point.quality, knows=point.knows, guidance=point.guidance) == point
+
+    return next(filter(alike, known), point)
 
 
 def measure(
@@ -179,7 +190,7 @@ def measure(
         [(unaligned.accuracy[0], unaligned.nll[0], unaligned.last[0])] if unaligned else []
     )
     for alpha in alphas[len(rows) :]:
-        rows.append(tuple(_rounded(found) for found in train(splits, alpha, point.steps)))
+        rows.append(tuple(_rounded(found) for found in train(splits, alpha, point.steps, point.guidance, point.batch)))
     return Measured(point, list(alphas), *(list(column) for column in zip(*rows)))
 
 
@@ -208,7 +219,7 @@ def _stacked(posts: list[Posts]) -> Stacked:
 
 
 def train(
-    splits: dict[str, Stacked], alpha: float, steps: int
+    splits: dict[str, Stacked], alpha: float, steps: int, guidance: str = "info_nce", size: int = BATCH
 ) -> tuple[Float[Tensor, " seeds"], Float[Tensor, " seeds"], Float[Tensor, " seeds"]]:
     """Train S seeds at once -> their accuracy on test and NLL on validation, each with the weights of its best step by that
     NLL, and their accuracy on test with the weights of the last step.
@@ -222,8 +233,8 @@ def train(
     count = data.labels.shape[1]
     best, kept = torch.full((seeds,), float("inf")), {name: weight.detach().clone() for name, weight in weights.items()}
     for step in range(1, steps + 1):
-        places = torch.randperm(count, generator=generator)[:BATCH]  # each seed has its own posts there
-        loss = _loss(weights, _part(data, places), alpha)
+        places = torch.randperm(count, generator=generator)[:size]  # each seed has its own posts there
+        loss = _loss(weights, data, places, alpha, guidance, (step - 1) / steps)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -241,15 +252,41 @@ def _accuracy(weights: Weights, data: Stacked) -> Float[Tensor, " seeds"]:
     return (_forward(weights, data.features)[0].argmax(-1) == data.labels).float().mean(1)
 
 
-def _loss(weights: Weights, batch: Stacked, alpha: float) -> Tensor:
-    """Sum over seeds, so that the gradient of each is its own."""
-    logits, embeds = _forward(weights, batch.features)
-    loss = _nll(logits, batch.labels).sum()
-    if alpha:
-        align = torch.vmap(info_nce, in_dims=(0, 0, None))
-        for modality, own in embeds.items():
-            loss = loss + alpha * align(own, batch.teacher[modality], TEMPERATURE).sum()
-    return loss
+def _loss(
+    weights: Weights,
+    data: Stacked,
+    places: Int[Tensor, " batch"],
+    alpha: float,
+    kind: str = "info_nce",
+    done: float = 0,
+) -> Tensor:
+    """Of the posts at these places; summed over seeds, so that the gradient of each is its own."""
+    logits, embeds = _forward(weights, {modality: values[:, places] for modality, values in data.features.items()})
+    loss = _nll(logits, data.labels[:, places]).sum()
+    if kind == "first":
+        alpha, loss = (alpha, loss * 0) if alpha and done < 1 / 3 else (0.0, loss)
+    elif kind == "decay":
+        alpha *= 1 - done
+    return loss + alpha * _pull(kind, embeds, data.teacher, places).sum() if alpha else loss
+
+
+def _pull(
+    kind: str, embeds: dict[str, Tensor], teacher: dict[str, Tensor], places: Int[Tensor, " batch"]
+) -> Float[Tensor, " seeds"]:
+    """The alignment loss of each seed, both modalities summed."""
+    theirs = {modality: values[:, places] for modality, values in teacher.items()}
+    if kind == "affinity":
+        affinity = torch.vmap(affinity_loss, in_dims=(0, 0, 0, 0, None))
+        return affinity(embeds["text"], embeds["image"], theirs["text"], theirs["image"], TEMPERATURE)
+    if kind == "all_negatives":
+        among = torch.vmap(info_nce_among_all, in_dims=(0, 0, None, None))
+        return torch.stack([among(own, teacher[one], places, TEMPERATURE) for one, own in embeds.items()]).sum(0)
+    if kind == "confidence_gate":
+        weights = torch.vmap(confidence, in_dims=(0, 0, None))(theirs["text"], theirs["image"], TEMPERATURE)
+        gated = torch.vmap(info_nce, in_dims=(0, 0, None, None, 0))
+        return torch.stack([gated(own, theirs[one], TEMPERATURE, None, weights) for one, own in embeds.items()]).sum(0)
+    align = torch.vmap(GUIDANCES.get(kind, info_nce), in_dims=(0, 0, None))
+    return torch.stack([align(own, theirs[one], TEMPERATURE) for one, own in embeds.items()]).sum(0)
 
 
 def _forward(weights: Weights, features: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -277,15 +314,6 @@ def _initial(seeds: int) -> Weights:
         weights[name] = drawn.requires_grad_()
         weights[f"{name}_bias"] = torch.zeros((seeds, 1, outside), requires_grad=True)
     return weights
-
-
-def _part(data: Stacked, places: Int[Tensor, " batch"]) -> Stacked:
-    """The posts at these places."""
-    return Stacked(
-        {modality: values[:, places] for modality, values in data.features.items()},
-        {modality: values[:, places] for modality, values in data.teacher.items()},
-        data.labels[:, places],
-    )
 
 
 def _nll(logits: Tensor, labels: Tensor) -> Tensor:
