@@ -191,15 +191,12 @@ class LossConfig:
     whose NLL on validation cannot be told from the best one's."""
     temperature: float = 0.1
     """The paper's tau; divides the cosine similarities."""
-    guidance: Literal["info_nce", "decoupled", "sigmoid", "mimicry", "affinity"] = "info_nce"
+    guidance: Literal["info_nce", "decoupled"] = "info_nce"
     """How the teacher pulls, see `clfa.losses`: `info_nce` is the paper's."""
     negatives: Literal["batch", "all"] = "batch"
     """`all` sets each post against the teacher's embeddings of the whole training set (`info_nce` only)."""
-    confidence_gate: bool = False
-    """Weigh each post by how much the teacher believes that its text and image belong together."""
-    alignment_schedule: Literal["constant", "decay", "first"] = "constant"
-    """`decay` lets the alignment weight fall to 0 over the run; `first` aligns alone for a third of the steps, then
-    classifies alone."""
+    alignment_schedule: Literal["constant", "first"] = "constant"
+    """`first` aligns alone for a third of the steps, then classifies alone."""
     alignment_target: str = "teacher"
     """`teacher`, or a text modality (`knowledge`) whose embedding the image is pulled to: captions instead of CLIP."""
     class_weights: Literal["none", "balanced"] = "none"

@@ -13,7 +13,6 @@ def info_nce(
     teacher_embeds: Float[Tensor, "batch dim"],
     temperature: float,
     same: Bool[Tensor, "batch batch"] | None = None,
-    weights: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE between two sets of embeddings, such as ours and the teacher's.
 
@@ -22,7 +21,7 @@ def info_nce(
 
     F' are the pooled and projected `embeds` (need not be normalised), C the teacher's of the same posts in the same order,
     tau the temperature. Pairs of posts that are the `same` are left out of the sums over j: they are no negatives of each
-    other. With `weights` the means over k are weighted. In nats; log B where nothing is learnt, 0 for a single pair.
+    other. In nats; log B where nothing is learnt, 0 for a single pair.
 
     Source: CLFA (Zhang, Chang, Wu 2024), L_ic and L_ci (L_tc and L_ct for texts). The paper adds the two directions, its
     released code halves the sum, as here and as in CLIP. Equal to CLIP's loss for logit scale 1 / temperature.
@@ -33,7 +32,7 @@ def info_nce(
     target = torch.arange(len(logits), device=logits.device)
     rows = F.cross_entropy(logits, target, reduction="none")
     columns = F.cross_entropy(logits.T, target, reduction="none")
-    return _mean((rows + columns) / 2, weights)
+    return ((rows + columns) / 2).mean()
 
 
 def decoupled_info_nce(
@@ -41,7 +40,6 @@ def decoupled_info_nce(
     teacher_embeds: Float[Tensor, "batch dim"],
     temperature: float,
     same: Bool[Tensor, "batch batch"] | None = None,
-    weights: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """`info_nce` with its own pair left out of the sums over j, so that a pair that is right already is still pulled:
 
@@ -57,74 +55,7 @@ def decoupled_info_nce(
     alone = left_out.all(1)
     rows = negatives.masked_fill(alone[:, None], 0).logsumexp(1) - logits.diagonal()
     columns = negatives.masked_fill(alone[None], 0).logsumexp(0) - logits.diagonal()
-    return _mean(((rows + columns) / 2).masked_fill(alone, 0), weights)
-
-
-def sigmoid_loss(
-    embeds: Float[Tensor, "batch dim"],
-    teacher_embeds: Float[Tensor, "batch dim"],
-    temperature: float,
-    same: Bool[Tensor, "batch batch"] | None = None,
-    weights: Float[Tensor, " batch"] | None = None,
-) -> Float[Tensor, ""]:
-    """Each pair for itself, matching or not, without a softmax over the batch:
-
-        L = -1/B sum_k sum_j log sigmoid( z_kj (s_kj + b) ),   z_kk = 1, else -1,   b = -1 / tau.
-
-    With tau = 0.1 scale and bias are those that SigLIP begins with; here both are fixed. Pairs of posts that are the `same`
-    are left out. In nats.
-
-    Source: SigLIP (Zhai et al. 2023).
-    """
-    logits = _similarity(embeds, teacher_embeds, temperature) - 1 / temperature
-    own = _itself(logits)
-    terms = F.softplus(torch.where(own, -logits, logits))
-    if same is not None:
-        terms = terms.masked_fill(same & ~own, 0)
-    return _mean(terms.sum(1), weights)
-
-
-def mimicry(
-    embeds: Float[Tensor, "batch dim"],
-    teacher_embeds: Float[Tensor, "batch dim"],
-    temperature: float = 1.0,
-    same: Bool[Tensor, "batch batch"] | None = None,
-    weights: Float[Tensor, " batch"] | None = None,
-) -> Float[Tensor, ""]:
-    """Squared distance of the normalised embeddings, no negatives:  L = 1/B sum_k | F'_k/|F'_k| - C_k/|C_k| |^2 = 2 - 2 cos.
-
-    The temperature is not read. Between 0 and 4.
-
-    Source: feature mimicry of CLIP-KD (Yang et al. 2024).
-    """
-    cosine = F.cosine_similarity(embeds.float(), teacher_embeds.float(), dim=-1)
-    return _mean(2 - 2 * cosine, weights)
-
-
-def affinity_loss(
-    text: Float[Tensor, "batch dim"],
-    image: Float[Tensor, "batch dim"],
-    teacher_text: Float[Tensor, "batch dim"],
-    teacher_image: Float[Tensor, "batch dim"],
-    temperature: float,
-) -> Float[Tensor, ""]:
-    """Our texts are to be as near to our images as the teacher's are to the teacher's: cross entropy between the two
-    softmax distributions over the batch, both directions, less the entropy of the teacher's (so that 0 is the least).
-
-        A = softmax_j cos(T_k, V_j) / tau of the teacher, S of ours:  L = 1/2 ( KL(A_t2i | S_t2i) + KL(A_i2t | S_i2t) )
-
-    In nats; 0 for a single pair. Only directions between the modalities are pulled, each may turn as a whole.
-
-    Source: affinity mimicking of TinyCLIP (Wu et al. 2023).
-    """
-    ours = _similarity(text, image, temperature)
-    theirs = _similarity(teacher_text, teacher_image, temperature).detach()
-    directions = ((ours, theirs), (ours.T, theirs.T))
-    terms = [
-        F.kl_div(one.log_softmax(1), other.log_softmax(1), reduction="batchmean", log_target=True)
-        for one, other in directions
-    ]
-    return (terms[0] + terms[1]) / 2
+    return ((rows + columns) / 2).masked_fill(alone, 0).mean()
 
 
 def info_nce_among_all(
@@ -132,7 +63,6 @@ def info_nce_among_all(
     all_embeds: Float[Tensor, "all dim"],
     places: Int[Tensor, " batch"],
     temperature: float,
-    weights: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """InfoNCE with the teacher's embeddings of the whole training set as candidates, in the one direction that has them:
 
@@ -145,24 +75,11 @@ def info_nce_among_all(
         all_embeds: C, each content once (so that no post is its own negative).
         places: p(k), the rows of C of these posts.
         temperature: tau.
-        weights: of the posts in the mean.
 
     Source: a memory bank (Wu et al. 2018, Instance Discrimination) that never grows old.
     """
     logits = _similarity(embeds, all_embeds.detach(), temperature)
-    return _mean(F.cross_entropy(logits, places, reduction="none"), weights)
-
-
-def confidence(
-    teacher_text: Float[Tensor, "batch dim"],
-    teacher_image: Float[Tensor, "batch dim"],
-    temperature: float,
-) -> Float[Tensor, " batch"]:
-    """How much the teacher itself believes that text and image of a post belong together: the probability that it gives to
-    the post's own pair among those of the batch, mean of both directions. 1 / B where it knows nothing, 1 for a single pair.
-    """
-    logits = _similarity(teacher_text, teacher_image, temperature).detach()
-    return (logits.softmax(1).diagonal() + logits.softmax(0).diagonal()) / 2
+    return F.cross_entropy(logits, places)
 
 
 def _similarity(one: Tensor, other: Tensor, temperature: float) -> Tensor:
@@ -174,17 +91,8 @@ def _itself(pairs: Tensor) -> Tensor:
     return torch.eye(len(pairs), dtype=torch.bool, device=pairs.device)
 
 
-def _mean(terms: Tensor, weights: Tensor | None) -> Tensor:
-    return terms.mean() if weights is None else (terms * weights).sum() / weights.sum().clamp(min=1e-12)
-
-
-GUIDANCES: dict[str, Callable[..., Tensor]] = {
-    "info_nce": info_nce,
-    "decoupled": decoupled_info_nce,
-    "sigmoid": sigmoid_loss,
-    "mimicry": mimicry,
-}
-"""Kinds of guidance by a teacher, each `(embeds, teacher_embeds, temperature, same, weights)`."""
+GUIDANCES: dict[str, Callable[..., Tensor]] = {"info_nce": info_nce, "decoupled": decoupled_info_nce}
+"""Kinds of guidance by a teacher, each `(embeds, teacher_embeds, temperature, same)`."""
 
 
 def alignment_loss(
@@ -193,7 +101,6 @@ def alignment_loss(
     mask: Bool[Tensor, " batch"],
     temperature: float,
     guidance: str = "info_nce",
-    weights: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """A kind of guidance (`GUIDANCES`) over the posts that have the modality (`mask`); 0 where none has it. No gradient
     reaches the teacher.
@@ -205,9 +112,7 @@ def alignment_loss(
         return embeds.float().sum() * 0
     teacher_embeds = teacher_embeds.detach().float()[mask]
     same = torch.cdist(teacher_embeds, teacher_embeds, p=float("inf")) == 0
-    return GUIDANCES[guidance](
-        embeds[mask], teacher_embeds, temperature, same, None if weights is None else weights[mask]
-    )
+    return GUIDANCES[guidance](embeds[mask], teacher_embeds, temperature, same)
 
 
 def pair_loss(

@@ -124,13 +124,13 @@ def test_many_seeds_at_once_are_each_for_itself():
         {name: torch.randn((2, 8, dial.SPACE), generator=generator) for name in ("text", "image")},
         torch.randint(0, 2, (2, 8), generator=generator),
     )
-    dial._loss(weights, batch, 1.0).backward()
+    dial._loss(weights, batch, torch.arange(8), 1.0).backward()
     before = weights["text_in"].grad[0].clone()
     for weight in weights.values():
         weight.grad = None
     other = {name: values.clone() for name, values in batch.features.items()}
     other["text"][1] = 0
-    dial._loss(weights, replace(batch, features=other), 1.0).backward()
+    dial._loss(weights, replace(batch, features=other), torch.arange(8), 1.0).backward()
     assert torch.equal(weights["text_in"].grad[0], before)
     assert weights["text_in"].grad[1].abs().sum() == 0  # its inputs are 0
 

@@ -1,5 +1,7 @@
 """`loss.alignment_weight: auto`: alignment is taken where validation tells that it helps, and nowhere else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,7 @@ def test_the_simplest_that_cannot_be_told_from_the_best():
     assert chosen == BOTH
     assert "no alignment: validation NLL" in told[0]
     assert "worse" in told[0]
+    assert choose({NONE: plain, BOTH: better, replace(BOTH, first=True): better}, LABELS)[0] == BOTH
     nearly = better + 0.0
     nearly[:3] = plain[:3]
     assert choose({NONE: plain, BOTH: better, TEXT: nearly}, LABELS)[0] == TEXT, "one modality is simpler than two"
@@ -45,7 +48,8 @@ def test_the_choice_becomes_the_run(run_config, tmp_path):
     config: RunConfig = run_config(loss__alignment_weight="auto", train__epochs=1)
     run = Run(train(config))
     tried = run.metrics()["training"]["tried"]
-    assert len(tried) == 1 + len(WEIGHTS) + 2
+    assert len(tried) == 1 + len(WEIGHTS) + 2 + 1
+    assert sum(" of text and image first: " in line for line in tried) == 1
     taken = run.metrics()["training"]["alignment"]
     assert sum(line.endswith(", taken") for line in tried) == 1
     assert next(line for line in tried if line.endswith(", taken")).startswith(taken)
@@ -78,3 +82,12 @@ def test_only_what_is_aligned_needs_a_teacher(run_config, weight):
         assert not (Run(config.output).path / "candidates").exists(), "refused before anything is trained"
     else:
         assert Run(train(config)).is_finished
+
+
+def test_an_epoch_that_only_aligns_is_not_the_best_one(run_config):
+    """With `first` the classifier is as it was drawn until a third of the steps is done, and patience begins after that."""
+    run = Run(train(run_config(loss__alignment_schedule="first", train__epochs=6, train__patience=1)))
+    log = run.log()
+    assert [line["classification_loss"] == 0 for line in log[:3]] == [True, True, False]
+    assert len(log) >= 3
+    assert run.metrics()["training"]["best_epoch"] >= 3

@@ -20,7 +20,7 @@ from scipy import stats
 from torch import Tensor
 
 from clfa.data.factors import APART, AXES, BITS, SPACE, WIDTH, Posts, generate
-from clfa.losses import GUIDANCES, affinity_loss, confidence, info_nce, info_nce_among_all
+from clfa.losses import GUIDANCES, info_nce, info_nce_among_all
 from clfa.metrics import Score, holm, is_claim
 
 ALPHAS = (0.0, 1.0, 3.0)
@@ -39,9 +39,9 @@ RESTS = {
 """Name of what is not redundant -> the shares of topics in it."""
 KNOWN = {"all": ("topic", *BITS), "apart": ("topic", *BITS), "shared": ("shared",)}
 """Kind of teacher -> what it knows besides the content."""
-KINDS = (*GUIDANCES, "affinity", "all_negatives", "confidence_gate", "decay", "first")
-"""Kinds of guidance: the losses of `clfa.losses`; InfoNCE with the teacher's embeddings of all training posts, weighted by
-the teacher's confidence, with a weight that decays to 0, or alone in the first third of the steps."""
+KINDS = (*GUIDANCES, "all_negatives", "first")
+"""Kinds of guidance: the losses of `clfa.losses`, InfoNCE with the teacher's embeddings of all training posts, and alone in
+the first third of the steps."""
 Weights = dict[str, Tensor]
 
 log = logging.getLogger(__name__)
@@ -265,8 +265,6 @@ def _loss(
     loss = _nll(logits, data.labels[:, places]).sum()
     if kind == "first":
         alpha, loss = (alpha, loss * 0) if alpha and done < 1 / 3 else (0.0, loss)
-    elif kind == "decay":
-        alpha *= 1 - done
     return loss + alpha * _pull(kind, embeds, data.teacher, places).sum() if alpha else loss
 
 
@@ -275,16 +273,9 @@ def _pull(
 ) -> Float[Tensor, " seeds"]:
     """The alignment loss of each seed, both modalities summed."""
     theirs = {modality: values[:, places] for modality, values in teacher.items()}
-    if kind == "affinity":
-        affinity = torch.vmap(affinity_loss, in_dims=(0, 0, 0, 0, None))
-        return affinity(embeds["text"], embeds["image"], theirs["text"], theirs["image"], TEMPERATURE)
     if kind == "all_negatives":
         among = torch.vmap(info_nce_among_all, in_dims=(0, 0, None, None))
         return torch.stack([among(own, teacher[one], places, TEMPERATURE) for one, own in embeds.items()]).sum(0)
-    if kind == "confidence_gate":
-        weights = torch.vmap(confidence, in_dims=(0, 0, None))(theirs["text"], theirs["image"], TEMPERATURE)
-        gated = torch.vmap(info_nce, in_dims=(0, 0, None, None, 0))
-        return torch.stack([gated(own, theirs[one], TEMPERATURE, None, weights) for one, own in embeds.items()]).sum(0)
     align = torch.vmap(GUIDANCES.get(kind, info_nce), in_dims=(0, 0, None))
     return torch.stack([align(own, theirs[one], TEMPERATURE) for one, own in embeds.items()]).sum(0)
 

@@ -31,19 +31,24 @@ class Choice:
 
     weight: float
     modalities: tuple[str, ...]
+    first: bool = False
+    """Alignment before classification, see `clfa.config.LossConfig.alignment_schedule`."""
 
     @property
     def name(self) -> str:
         """As people read it, and the folder of its run."""
-        return "no alignment" if not self.weight else f"alignment {self.weight:g} of {' and '.join(self.modalities)}"
+        if not self.weight:
+            return "no alignment"
+        return f"alignment {self.weight:g} of {' and '.join(self.modalities)}{' first' if self.first else ''}"
 
 
 def train_with_chosen_alignment(config: RunConfig, run: Run, train: Callable[..., Path], deadline: float) -> None:
-    """Train with no alignment, with each weight, and with the best weight for each modality alone; the simplest whose NLL on
-    validation is not claimed to be worse than the best one's becomes the run.
+    """Train with no alignment, with each weight, and with the best weight for each modality alone and before classification;
+    the simplest whose NLL on validation is not claimed to be worse than the best one's becomes the run.
 
-    No alignment is the simplest, then a modality alone, then all of them; p is corrected for all that were tried (Holm). So
-    alignment is taken only where validation tells that it helps, and costs nothing but time where it does not.
+    No alignment is the simplest, then a modality alone, then all of them, then all of them first; p is corrected for all
+    that were tried (Holm). So alignment is taken only where validation tells that it helps, and costs nothing but time where
+    it does not.
 
     Args:
         config: of the run, with the weight `auto`.
@@ -70,13 +75,16 @@ def train_with_chosen_alignment(config: RunConfig, run: Run, train: Callable[...
         found[choice] = pipeline.logits(validation, "validating").double().log_softmax(1).numpy()
 
     add(Choice(0.0, ()))
+    always_first = config.loss.alignment_schedule == "first"
     for weight in WEIGHTS:
-        add(Choice(weight, aligned))
+        add(Choice(weight, aligned, always_first))
     weighted = [choice for choice in found if choice.weight]
-    if weighted and len(aligned) > 1:
+    if weighted:
         best = min(weighted, key=lambda choice: mean_nll(validation.labels, found[choice]))
-        for name in aligned:
-            add(Choice(best.weight, (name,)))
+        for name in aligned if len(aligned) > 1 else ():
+            add(Choice(best.weight, (name,), always_first))
+        if not always_first:
+            add(Choice(best.weight, aligned, first=True))
     chosen, told = choose(found, validation.labels)
     for line in told:
         log.info("%s: %s", run, line)
@@ -105,8 +113,8 @@ def choose(found: dict[Choice, NDArray], labels: NDArray[np.int64]) -> tuple[Cho
     return chosen, told
 
 
-def _complexity(choice: Choice) -> tuple[bool, int, float]:
-    return (choice.weight > 0, len(choice.modalities), choice.weight)
+def _complexity(choice: Choice) -> tuple[int, bool, float]:
+    return (len(choice.modalities), choice.first, choice.weight)
 
 
 def _child(config: RunConfig, choice: Choice, output: Path) -> RunConfig:
@@ -119,5 +127,7 @@ def _child(config: RunConfig, choice: Choice, output: Path) -> RunConfig:
         output=str(output),
         data=config.data if choice.weight else replace(config.data, unlabelled=None),
         model=replace(config.model, modalities=modalities),
-        loss=replace(config.loss, alignment_weight=choice.weight),
+        loss=replace(
+            config.loss, alignment_weight=choice.weight, alignment_schedule="first" if choice.first else "constant"
+        ),
     )

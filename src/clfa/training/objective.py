@@ -9,15 +9,13 @@ from torch import Tensor
 
 from clfa.config import LossConfig, ModelConfig
 from clfa.losses import (
-    affinity_loss,
     alignment_loss,
     classification_loss,
-    confidence,
     info_nce_among_all,
     pair_loss,
     total_loss,
 )
-from clfa.model.batch import Batch, Inputs
+from clfa.model.batch import Batch
 from clfa.model.classifier import Output
 
 
@@ -27,6 +25,10 @@ class AllEmbeds(NamedTuple):
     embeds: Float[Tensor, "all dim"]
     entries: Int[Tensor, " all"]
     """Their numbers in the teacher's cache, rising."""
+
+
+FIRST = 1 / 3
+"""Share of the steps that `alignment_schedule: first` aligns in."""
 
 
 def objective(
@@ -53,18 +55,18 @@ def objective(
     assert batch.labels is not None, "training needs labels"
     assert config.alignment_weight != "auto"
     classification = classification_loss(output.logits, batch.labels, class_weights, config.label_smoothing)
-    weight = (
-        config.alignment_weight
-        * {"constant": 1.0, "decay": 1.0 - done, "first": float(done < FIRST)}[config.alignment_schedule]
-    )
-    alignments = _alignments(output, batch, config, model, everyone or {}) if weight > 0 else {}
-    if config.alignment_schedule == "first" and weight > 0:
+    weight = config.alignment_weight
+    if aligns_alone(config, done):
         classification = classification * 0
+    elif config.alignment_schedule == "first":
+        weight = 0.0
+    alignments = _alignments(output, batch, config, model, everyone or {}) if weight > 0 else {}
     return total_loss(classification, alignments, weight, output.penalty)
 
 
-FIRST = 1 / 3
-"""Share of the steps that `alignment_schedule: first` aligns in."""
+def aligns_alone(config: LossConfig, done: float) -> bool:
+    """Whether nothing but alignment is trained when this share of the steps is done."""
+    return config.alignment_schedule == "first" and config.alignment_weight != 0 and done <= FIRST
 
 
 def _alignments(
@@ -72,60 +74,18 @@ def _alignments(
 ) -> dict[str, Tensor]:
     if config.alignment_target != "teacher":
         return _to_another_modality(output, batch, config, model)
-    if config.guidance == "affinity":
-        pair = _pair(batch, model)
-        if pair is None:
-            return {}
-        text, image, both = pair
-        ours, theirs = output.embeds, batch.modalities
-        loss = affinity_loss(
-            ours[text][both],
-            ours[image][both],
-            _teacher(theirs[text])[both],
-            _teacher(theirs[image])[both],
-            config.temperature,
-        )
-        return {"affinity": loss}
-    weights = _confidence(batch, _pair(batch, model), config.temperature) if config.confidence_gate else None
     terms = {}
     for name, inputs in batch.modalities.items():
         present, entries = inputs.present, inputs.teacher_entries
         if entries is not None and name in everyone and present.any():
             places = torch.searchsorted(everyone[name].entries, entries[present])
-            own = None if weights is None else weights[present]
             embeds = output.embeds[name][present]
-            terms[name] = info_nce_among_all(embeds, everyone[name].embeds, places, config.temperature, own)
+            terms[name] = info_nce_among_all(embeds, everyone[name].embeds, places, config.temperature)
         elif inputs.teacher_embeds is not None:
-            embeds, kind = output.embeds[name], config.guidance
-            terms[name] = alignment_loss(embeds, inputs.teacher_embeds, present, config.temperature, kind, weights)
+            terms[name] = alignment_loss(
+                output.embeds[name], inputs.teacher_embeds, present, config.temperature, config.guidance
+            )
     return terms
-
-
-def _pair(batch: Batch, model: ModelConfig) -> tuple[str, str, Tensor] | None:
-    """The first guided modality about the text and the first about the image, and which posts (B,) have both; `None` where
-    none has."""
-    guided = [name for name, inputs in batch.modalities.items() if inputs.teacher_embeds is not None]
-    sides = {model.side(name): name for name in reversed(guided)}
-    if not {"text", "image"} <= sides.keys():
-        return None
-    both = batch.modalities[sides["text"]].present & batch.modalities[sides["image"]].present
-    return (sides["text"], sides["image"], both) if both.any() else None
-
-
-def _confidence(batch: Batch, pair: tuple[str, str, Tensor] | None, temperature: float) -> Tensor | None:
-    """(B,) weights by `clfa.losses.confidence`; 1 for posts that lack a side."""
-    if pair is None:
-        return None
-    text, image, both = pair
-    weights = torch.ones(len(both), device=both.device)
-    of_text, of_image = (_teacher(batch.modalities[name])[both] for name in (text, image))
-    weights[both] = confidence(of_text, of_image, temperature)
-    return weights
-
-
-def _teacher(inputs: Inputs) -> Tensor:
-    assert inputs.teacher_embeds is not None
-    return inputs.teacher_embeds
 
 
 def _to_another_modality(output: Output, batch: Batch, config: LossConfig, model: ModelConfig) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.average import averaged, update_average
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
 from clfa.training.modality_dropout import expected_terms, forward
-from clfa.training.objective import objective
+from clfa.training.objective import aligns_alone, objective
 from clfa.training.optimizer import learning_rate
 from clfa.training.probe import train_probe
 from clfa.training.setup import Setup, set_up
@@ -57,9 +57,11 @@ class State:
         while self.epoch < config.epochs and (self.best is None or self.epoch - self.best_epoch < config.patience):
             yield self.epoch
 
-    def end_epoch(self, value: float, higher_is_better: bool) -> bool:
-        """Count an epoch; whether it is the best so far."""
+    def end_epoch(self, value: float | None, higher_is_better: bool) -> bool:
+        """Count an epoch; whether it is the best so far. One without a value cannot be."""
         self.epoch += 1
+        if value is None:
+            return False
         if self.best is not None and (value <= self.best if higher_is_better else value >= self.best):
             return False
         self.best, self.best_epoch = value, self.epoch
@@ -113,7 +115,8 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
             with averaged(setup.model, setup.average):
                 probabilities = setup.pipeline.probabilities(setup.validation, "validating")
                 scores = all_scores(setup.validation.labels, probabilities)
-                if state.end_epoch(scores[settings.monitor], better):
+                untrained = aligns_alone(config.loss, (epoch + 1) / settings.epochs)
+                if state.end_epoch(None if untrained else scores[settings.monitor], better):
                     save_best(run.checkpoints, setup.model)
             line = {
                 "epoch": state.epoch,
