@@ -1,6 +1,7 @@
 """What docs/when-alignment-helps.md says and shows, from docs/results/dial.json; part of make_docs.py."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from clfa.evidence.results import from_dict
-from clfa.metrics import Score
+from clfa.metrics import Score, holm, is_claim
 from clfa.report import figures, surfaces
 from clfa.studies import dial
 
@@ -112,10 +113,65 @@ def dial_values(found: dict[str, Any]) -> dict[str, Any]:
         "told": lambda place, kind, what: from_dict(Score, told[place][kind][what]).text("", signed=what == "overlap"),
         "bit": f"{np.log(2):.3f}",
         "predicted": predicted(found),
+        "kinds": kinds(found),
         "mixtures": len(found["places"]),
         "real": {name: {"posts": each["posts"]} | _texts(each["told"]) for name, each in found["real"].items()},
     }
     return {"dial": values}
+
+
+KIND_NAMES = {
+    "info_nce": "InfoNCE, the paper's",
+    "decoupled": "decoupled InfoNCE (Yeh et al. 2022)",
+    "all_negatives": "InfoNCE, negatives from all training posts",
+    "first": "InfoNCE first, then classification",
+    "sigmoid": "sigmoid (SigLIP)",
+    "mimicry": "mimicry of features (CLIP-KD)",
+    "affinity": "affinity across modalities (TinyCLIP)",
+    "confidence_gate": "InfoNCE, weighted by the teacher's confidence",
+    "decay": "InfoNCE, its weight decaying to 0",
+}
+"""Kinds of guidance as people read them; those that `clfa.studies.dial.KINDS` lacks are deleted."""
+
+
+def kinds(found: dict[str, Any]) -> dict[str, Any]:
+    """A row for each kind of guidance: its gain at each point, its weight chosen on validation; bold: told from InfoNCE."""
+    by_kind: dict[str, dict[dial.Point, dial.Measured]] = {}
+    for each in measured(found, "kinds"):
+        by_kind.setdefault(each.point.guidance, {})[replace(each.point, guidance="info_nce")] = each
+    usual = by_kind["info_nce"]
+    alphas = next(iter(usual.values())).alphas
+    against = {
+        (kind, point): dial.paired(each.chosen(alphas), usual[point].chosen(alphas))
+        for kind, own in by_kind.items()
+        for point, each in own.items()
+        if kind != "info_nce"
+    }
+    corrected = dict(zip(against, holm([p for _, p in against.values()])))
+    rows = [["", *(f"{p.rest}, {_teacher_of(p)}, batch {p.batch}" for p in usual)]]
+    for kind, name in KIND_NAMES.items():
+        cells = []
+        for point in usual:
+            gain = dial.paired(by_kind[kind][point].chosen(alphas), usual[point].accuracy[0])[0].text(signed=True)
+            told = kind != "info_nce" and is_claim(against[kind, point][0], corrected[kind, point])
+            cells.append(f"**{gain}**" if told else gain)
+        rows.append([name if kind in dial.KINDS else f"{name}; deleted", *cells])
+    return {
+        "rows": rows,
+        "compared": len(against),
+        "alphas": alphas,
+        "against": lambda kind, rest, batch: next(
+            gap.text(signed=True)
+            for (own, p), (gap, _) in against.items()
+            if (own, p.rest, p.batch, p.quality, p.knows) == (kind, rest, batch, 1.0, "all")
+        ),
+        "batches": sorted({p.batch for p in usual}),
+    }
+
+
+def _teacher_of(point: dial.Point) -> str:
+    quality = "" if point.quality == 1 else f" with quality {point.quality:g}"
+    return f"teacher {TEACHERS[point.knows]}{quality}"
 
 
 def mixtures(found: dict[str, Any], knows: str) -> list[tuple[dict[str, Any], dial.Measured, dial.Gain]]:

@@ -90,9 +90,9 @@ class Measured:
     last: list[list[float]]
     """Accuracy on the same test posts with the weights of the last step; chooses nothing."""
 
-    def chosen(self) -> list[float]:
-        """Accuracy by seed with the one of `ALPHAS` that validation chooses."""
-        rows = [row for row, alpha in enumerate(self.alphas) if alpha in ALPHAS]
+    def chosen(self, among: Sequence[float] = ALPHAS) -> list[float]:
+        """Accuracy by seed with the one of these weights that validation chooses."""
+        rows = [row for row, alpha in enumerate(self.alphas) if alpha in among]
         best = np.argmin([self.nll[row] for row in rows], axis=0)
         return [self.accuracy[rows[row]][column] for column, row in enumerate(best)]
 
@@ -114,14 +114,19 @@ def gains(measured: Sequence[Measured], alpha: float | None) -> list[Gain]:
     found = []
     for each in measured:
         values = each.chosen() if alpha is None else each.accuracy[each.alphas.index(alpha)]
-        differences = np.array(values) - np.array(each.accuracy[0])
-        mean, n = float(differences.mean()), len(differences)
-        error = float(differences.std(ddof=1) / np.sqrt(n))
-        half = float(stats.t.ppf(0.975, n - 1)) * error
-        p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else 1.0
-        found.append((each.point, Score(mean, mean - half, mean + half, n=n), p))
+        found.append((each.point, *paired(values, each.accuracy[0])))
     corrected = holm([p for _, _, p in found])
     return [Gain(point, alpha, score, p, is_claim(score, p)) for (point, score, _), p in zip(found, corrected)]
+
+
+def paired(values: Sequence[float], others: Sequence[float]) -> tuple[Score, float]:
+    """The mean difference over seeds with its t interval, and its p; not corrected."""
+    differences = np.array(values) - np.array(others)
+    mean, n = float(differences.mean()), len(differences)
+    error = float(differences.std(ddof=1) / np.sqrt(n))
+    half = float(stats.t.ppf(0.975, n - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else 1.0
+    return Score(mean, mean - half, mean + half, n=n), p
 
 
 def explained(estimates: Float[NDArray, " points"], values: Float[NDArray, " points"]) -> float:
