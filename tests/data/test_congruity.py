@@ -122,7 +122,7 @@ def test_demo_end_to_end(tmp_path):
     result = demo(tmp_path / "demo", seeds=1)
     assert read_result(Demo, tmp_path / "demo" / "results.json") == result
     found = {row.system: row.metrics["accuracy"] for row in result.systems}
-    assert set(found) == {"majority", "text_only", "image_only", "no_alignment", "clfa"}
+    assert set(found) == {"majority", "teacher_svm", "text_only", "image_only", "no_alignment", "clfa"}
     for name in ("majority", "text_only", "image_only"):
         assert abs(found[name].value - 0.5) <= 0.07
     assert found["clfa"].low > found["no_alignment"].high

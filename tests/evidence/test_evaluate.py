@@ -8,7 +8,7 @@ import pytest
 from conftest import make_dataset, picture, text
 
 from clfa import commands
-from clfa.config import read_yaml
+from clfa.config import DataConfig, read_yaml
 from clfa.data.records import Record, write_dataset
 from clfa.data.rows import load_split
 from clfa.errors import UserError
@@ -69,7 +69,7 @@ def test_evidence(run, posts):
     assert errors["nll"].value == pytest.approx(-np.log(found.probabilities[np.arange(50), found.labels]).mean())
     assert errors["ece"].value == pytest.approx(result.ece)
     assert (run / "predictions" / "validation.parquet").is_file()  # the temperature is fitted there
-    assert set(result.floors) == {"majority", "format_only", "tfidf_logistic_regression"}
+    assert set(result.floors) == {"majority", "format_only", "tfidf_logistic_regression", "teacher_svm"}
     page = (run / "report-test.html").read_text()
     for title in ("Formatting cues", "Groups of posts", "posts not in the training set", "adaptive ECE"):
         assert title in page
@@ -226,3 +226,20 @@ def test_floors_of_many_posts_are_fitted_on_a_sample(tmp_path, monkeypatch):
     assert set(seen[0]) < set(train.texts)
     assert all((first[name] == again[name]).all() for name in first)
     assert (first["tfidf_logistic_regression"] == rows.labels).mean() > 0.9
+
+
+def test_the_floor_of_the_teacher_sees_whether_text_and_image_agree(dataset, encoders, monkeypatch, caplog):
+    """Labels are the exclusive or of a bit of the text and one of the image, which a kernel on both tells."""
+    rows = {split: load_split(dataset, split) for split in ("train", "test")}
+    generator = np.random.default_rng(0)
+    bits = {split: generator.integers(0, 2, (len(of), 2)) for split, of in rows.items()}
+    embeds = {split: np.where(own, 1.0, -1.0).repeat(4, 1) for split, own in bits.items()}
+    for split, of in rows.items():
+        of.__dict__["labels"] = bits[split].sum(1) % 2
+    monkeypatch.setattr(floors, "_of_teacher", lambda cache, sides: [embeds["train"], embeds["test"]])
+    data = DataConfig(str(dataset))
+    found = floors.teacher_floor_predictions(data, str(encoders / "clip"), rows["train"], rows["test"])
+    assert (found["teacher_svm"] == rows["test"].labels).all()
+    assert floors.teacher_floor_predictions(data, None, rows["train"], rows["test"]) == {}
+    assert floors.teacher_floor_predictions(data, "/no/such/teacher", rows["train"], rows["test"]) == {}
+    assert "no floor on the teacher: no such model folder" in caplog.text

@@ -223,7 +223,7 @@ def test_evaluation_writes_table_metrics_and_report(run):
     assert found["rows"] == 8
     accuracy = found["metrics"]["accuracy"]
     assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
-    assert set(found["floors"]) == {"majority", "format_only", "tfidf_logistic_regression"}
+    assert set(found["floors"]) == {"majority", "format_only", "tfidf_logistic_regression", "teacher_svm"}
     assert found["floors"]["majority"]["accuracy"]["value"] == 0.5
     page = (run / "report-test.html").read_text()
     assert "http://" not in page

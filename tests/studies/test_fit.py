@@ -179,7 +179,7 @@ def test_a_fine_tuned_encoder_takes_over_when_it_is_told_better(table, options, 
     simple = trial(np.log(np.full((len(labels), 2), 0.5)), labels, probe_of_run)
     simple = replace(simple, fitted=replace(simple.fitted, probe=Classifier.from_pretrained(tmp_path / "run").probe))
     settings = (data, modalities, simple, {"fine_tuned": replace(tuned, temperature=2.0)})
-    _keep(own, *settings, Contest([], "fine_tuned", "fine_tuned"), [0.0, 50.0])
+    _keep(own, *settings, Contest([], "fine_tuned", "fine_tuned"), [0.0, 50.0], None)
     rows = load_split(data.path, "test")
     before, after = Pipeline.load(tuned.run.path).logits(rows), Pipeline.load(own.path).logits(rows)
     assert torch.allclose(before / 2, after, atol=1e-5)
@@ -189,7 +189,7 @@ def test_a_fine_tuned_encoder_takes_over_when_it_is_told_better(table, options, 
     assert set(own.predictions("test").predicted.tolist()) == {1}
 
     both = Run(tmp_path / "both")
-    _keep(both, *settings, Contest([], "blend", "fine_tuned"), [0.0, 0.0])
+    _keep(both, *settings, Contest([], "blend", "fine_tuned"), [0.0, 0.0], None)
     of_probe = Pipeline.load(tmp_path / "run").logits(rows).log_softmax(1)
     mean = (of_probe + after.log_softmax(1)) / 2
     assert torch.allclose(Pipeline.load(both.path).logits(rows), mean, atol=1e-5)
@@ -242,7 +242,7 @@ def test_a_teacher_brings_a_fusion_with_chosen_alignment(dataset, encoders, opti
     assert fused.name.startswith("text and image fused, alignment chosen: ")
     assert result.asked["teacher"] == str(encoders / "clip")
     candidates = tmp_path / "run" / "candidates" / "fused" / "candidates"
-    assert len(list(candidates.iterdir())) == 6
+    assert len(list(candidates.iterdir())) == 7
     assert (tmp_path / "run" / "model.json").is_file()
 
 

@@ -15,7 +15,7 @@ from clfa.errors import UserError
 from clfa.evidence.alignment import illustrate
 from clfa.evidence.calibration import calibration, expected_error, reliability
 from clfa.evidence.cues import FLIPS, neutralise
-from clfa.evidence.floors import floor_scores
+from clfa.evidence.floors import floor_scores, teacher_floor_predictions
 from clfa.evidence.results import Calibration, Evaluation, Flip, Slice, as_dict
 from clfa.evidence.slices import groups, seen_in_train
 from clfa.metrics import Score, confusion, fit_temperature, measure, rescale
@@ -95,7 +95,9 @@ def _with_evidence(
     """Floors, posts not in the training set, calibration, groups of posts."""
     config = run.config()
     log.info("%s: fitting floors", run)
-    floors = floor_scores(load_rows(data, "train", config.seed), rows, len(predictions.class_names))
+    train = load_rows(data, "train", config.seed)
+    of_teacher = teacher_floor_predictions(data, config.teacher, train, rows)
+    floors = floor_scores(train, rows, len(predictions.class_names), of_teacher)
     log.info("%s: posts in the training set, calibration, groups", run)
     by_group = {name: _slice(predictions, mask) for name, mask in groups(rows).items()}
     result = replace(result, floors=floors, floors_fitted_on=data.path, groups=by_group)

@@ -17,6 +17,7 @@ NAMES = {
     "image_only": "image only",
     "late_fusion": "late fusion of the two",
     "teacher_probe": "linear probe on the teacher",
+    "teacher_svm": "support vector machine on the teacher",
     "no_alignment": "no alignment",
     "clfa": "CLFA",
 }

@@ -79,7 +79,7 @@ def demo(out: Path, seeds: int = 3, posts: int = 400) -> Demo:
     asked = {"text_encoder": text, "image_encoder": image, "metric": "accuracy", "teacher": str(out / "teacher")}
     fitted = fit(out / "data", out / "fit", FIT_MINUTES, **asked)  # type: ignore[arg-type]
     result = Demo(
-        systems=[by_name[name] for name in ("majority", *SYSTEMS)],
+        systems=[by_name[name] for name in ("majority", "teacher_svm", *SYSTEMS)],
         # the points of the curve are no part of the question
         differences=corrected([row for row in table.differences if row.system in SYSTEMS], METRIC),
         curve=_curve(posts, by_name),

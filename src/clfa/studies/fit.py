@@ -127,7 +127,7 @@ def fit(
     ):  # of a fit with less time, or one that was stopped behind here
         file.unlink(missing_ok=True)
     offsets = offsets_of(rows.labels, len(class_names), chosen.decided.shift).tolist()
-    _keep(run, data, modalities, chosen, networks, result, offsets)
+    _keep(run, data, modalities, chosen, networks, result, offsets, teacher)
     evaluation = evaluate(run.path, "test")
     fitted = Fit(
         asked=asked,
@@ -281,12 +281,14 @@ def _keep(
     networks: Mapping[str, Trained],
     result: Contest,
     offsets: list[float],
+    teacher: str | None,
 ) -> None:
     """What was taken becomes the run: the probe as it was fitted on train and validation, a network with its temperature, or
     a blend of both."""
     own = {name: modalities[name] for name in chosen.candidate.modalities}
     probe = chosen.candidate.probe
-    config = RunConfig(data, ModelConfig(own, probe=probe), str(run.path), loss=LossConfig(alignment_weight=0))
+    loss = LossConfig(alignment_weight=0)
+    config = RunConfig(data, ModelConfig(own, probe=probe), str(run.path), loss=loss, teacher=teacher)
     pipeline = _pipeline(data, own, probe)
     if result.taken == SIMPLE:
         run.begin(config, resume=True)
@@ -302,7 +304,7 @@ def _keep(
         model = Blend({SIMPLE: pipeline.model, "network": model}).eval()
         config = replace(config, model=model.config)
     else:
-        config = replace(network.run.config(), output=str(run.path))
+        config = replace(network.run.config(), output=str(run.path), teacher=teacher)
     model.offsets = offsets
     run.begin(config, resume=True)
     model.save_pretrained(run.path)

@@ -18,7 +18,7 @@ from clfa.data.atomic import write_text
 from clfa.data.splits import load_rows
 from clfa.errors import UserError
 from clfa.evidence.compare import differences, system_scores
-from clfa.evidence.floors import floor_predictions
+from clfa.evidence.floors import floor_predictions, teacher_floor_predictions
 from clfa.evidence.results import Difference, Sweep, SystemScores, write_result
 from clfa.evidence.systems import System, pool_runs
 from clfa.fusion import check_fusion
@@ -223,7 +223,9 @@ def _floors(config: SweepConfig, system: System) -> list[SystemScores]:
     for fold in range(max(1, config.folds)):
         data = replace(config.run.data, folds=config.folds, fold=fold)
         train, rows = load_rows(data, "train"), load_rows(data, config.split)
-        for name, predicted in floor_predictions(train, rows, classes).items():
+        of_fold = floor_predictions(train, rows, classes)
+        of_fold |= teacher_floor_predictions(data, config.run.teacher, train, rows)
+        for name, predicted in of_fold.items():
             predictions.setdefault(name, []).append(predicted)
     return [
         SystemScores(name, [0], over_runs(system.labels, np.concatenate(folds)[None], classes))
