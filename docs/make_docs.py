@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from alignment_page import SIZES, TEACHERS, chosen_rows, draw_quality, quality_rows
 from dial_page import dial_values, draw_dial
 from jinja2 import FileSystemLoader
 from scipy import stats
@@ -69,6 +70,7 @@ SOURCES: dict[str, tuple[Any, str]] = {
     "fine_tune": (Sweep, "mvsa_single/fine_tune/sweep.json"),
     "tune": (Sweep, "mvsa_single/tune/sweep.json"),
     "grid": (Sweep, "mvsa_single/grid/sweep.json"),
+    "guidance": (Sweep, "mvsa_single/guidance/sweep.json"),
     "demo": (Demo, "demo/results.json"),
     "reproduce_mmsd": (Reproduction, "reproduce/mmsd/reproduce.json"),
     "reproduce_mmsd2": (Reproduction, "reproduce/mmsd2/reproduce.json"),
@@ -85,6 +87,10 @@ COLLECTED: dict[str, Any] = {
     "white_space_hashtag": dict[str, str],
     "stopping": dict[str, dict[str, Any]],
     "dial": dict[str, Any],
+    "guidance_deleted": Sweep,
+    "alignment_pairs": dict[str, Comparison],
+    "quality_pairs": dict[str, Comparison],
+    "strong_teachers": dict[str, dict[str, Any]],
     "missing": dict[str, dict[str, Any]],
 }
 AUDITS = ("mmsd", "mmsd_raw", "mmsd_unfiltered", "mmsd_substrings", "mmsd2", "mvsa_single")
@@ -135,6 +141,14 @@ def collect(runs: Path) -> None:
         "grid_pairs": {
             name: (Comparison, runs / "mvsa_single" / "grid_compared" / name / "comparison.json") for name in GRID
         },
+        # clfa compare runs/mvsa_single/S/no_alignment-N runs/mvsa_single/S/A-N --out runs/mvsa_single/S_compared/A-N
+        **{
+            name: {pair: (Comparison, runs / "mvsa_single" / folder / pair / "comparison.json") for pair in pairs}
+            for name, folder, pairs in (
+                ("alignment_pairs", "alignment_chosen_compared", SIZES),
+                ("quality_pairs", "teacher_quality_compared", [f"{t}-{n}" for n in ("300", "all") for t in TEACHERS]),
+            )
+        },
     }
     for name, sources in read.items():
         there = {title: read_result(kind, path) for title, (kind, path) in sources.items() if path.is_file()}
@@ -142,6 +156,9 @@ def collect(runs: Path) -> None:
             there = {title: excerpt(audit) for title, audit in there.items()}
         if there:
             write_result(STORED / f"{name}.json", there)
+    reports = {name: read_json(runs / "teachers" / name / "report.json") for name in TEACHERS}
+    if all(reports.values()):
+        write_result(STORED / "strong_teachers.json", {name: each["retrieval"] for name, each in reports.items()})
 
 
 def excerpt(audit: Audit) -> Audit:
@@ -198,6 +215,8 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         "power": mcnemar_power(2409, 0.01, 0.10),
         **dial_values(found["dial"]),
         "nested": nested("mini"),
+        "chosen_rows": chosen_rows(found["alignment_pairs"]),
+        "quality_rows": quality_rows(found["quality_pairs"], found["strong_teachers"]),
         "missing_rows": missing_rows(found["missing"]),
         "missing_gains": missing_gains(found["missing"]),
     }
@@ -445,6 +464,7 @@ def cue(audit: Audit, name: str) -> Cue:
 def draw(found: dict[str, Any]) -> None:
     """All figures of the pages."""
     draw_dial(found["dial"])
+    draw_quality(found["quality_pairs"], found["strong_teachers"])
     gaps = {GRID[name]: gap for name, gap in grid_gaps(found["grid_pairs"]).items()}
     label = "aligned − not aligned, points of macro F1; grey: under the detectable effect"
     scores, reach = {name: gap.difference for name, gap in gaps.items()}, [gap.detectable for gap in gaps.values()]

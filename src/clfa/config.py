@@ -82,6 +82,9 @@ class ModalityConfig:
     """Keep the encoder as it is and read its states from a cache computed once per post."""
     trained_layers: int | None = None
     """Train only this many of the encoder's last layers; what they read is computed once per post. All by default."""
+    lora: int | None = None
+    """Train low-rank adapters of this rank in the encoder's layers (the last `trained_layers` of them) instead of its
+    weights, see `clfa.model.adapters`; they are merged into the weights at the end. Needs the extra `tune`."""
     align: bool = True
     """Add this modality's term to the alignment loss."""
     fused: bool = True

@@ -130,8 +130,16 @@ class Run:
     # ---- what it holds
 
     def config(self) -> RunConfig:
-        """Its configuration; what an older version did not know yet has its default."""
-        return build_config(RunConfig, read_yaml(self.config_file))
+        """Its configuration; what an older version did not know yet has its default.
+
+        Raises:
+            UserError: it cannot be read, or has settings that this version does not know (names the file).
+        """
+        values = read_yaml(self.config_file)
+        try:
+            return build_config(RunConfig, values)
+        except UserError as error:
+            raise UserError(f"{self.config_file}: {error}; was it written by another version of clfa?") from None
 
     def manifest(self) -> dict[str, Any] | None:
         """`dataset.json` of the data set as it was in training."""

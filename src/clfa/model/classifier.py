@@ -19,6 +19,7 @@ from clfa.config import ModelConfig, build_config
 from clfa.data.atomic import read_json, write_json
 from clfa.errors import UserError
 from clfa.fusion import Fusion, Tokens, build_fusion, pool
+from clfa.model.adapters import add_adapters, merge_adapters
 from clfa.model.batch import Batch, Inputs
 from clfa.model.encoders import Encoder, load_encoder
 from clfa.model.modalities import KINDS
@@ -71,6 +72,8 @@ class Classifier(nn.Module):
         for name, modality in config.modalities.items():
             if modality.frozen and not modality.shares:
                 self.encoders[name].requires_grad_(False)
+            if modality.lora:
+                add_adapters(encoders[name].backbone, modality.lora, modality.trained_layers)
         self.add_head({name: encoder.width for name, encoder in encoders.items()})
 
     def add_head(self, widths: dict[str, int]) -> None:
@@ -155,6 +158,15 @@ class Classifier(nn.Module):
             if self.config.modalities[name].frozen:
                 encoder.eval()
         return self
+
+    def merge_adapters(self) -> None:
+        """Merge what `lora` trained into the weights of the encoders: from then on they are encoders like any other."""
+        modalities = dict(self.config.modalities)
+        for name, modality in self.config.modalities.items():
+            if modality.lora:
+                merge_adapters(self.encoders[name].backbone)
+                modalities[name] = replace(modality, lora=None)
+        self.config = replace(self.config, modalities=modalities)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.json`, `model.safetensors` and per encoder a folder with its config and its tokenizer or image
@@ -305,6 +317,11 @@ def _fitting(config: ModelConfig, encoders: Mapping[str, Encoder]) -> ModelConfi
             raise UserError(
                 f"model.modalities.{name} has trained_layers, and is frozen, of word vectors, or shares another's encoder: "
                 "leave one of them out"
+            )
+        if modality.lora is not None and (modality.lora < 1 or modality.frozen or modality.words or modality.shares):
+            raise UserError(
+                f"model.modalities.{name} has lora, and a rank below 1, or is frozen, of word vectors, or shares another's "
+                "encoder: change the one or the other"
             )
         modalities[name] = replace(modality, max_length=min(modality.max_length, limit or modality.max_length))
     return replace(config, modalities=modalities)

@@ -23,7 +23,7 @@ def layers(backbone: nn.Module) -> nn.ModuleList:
     """
     found = find_layers(backbone)
     if found is None:
-        raise UserError("trained_layers: this encoder has no list of layers; set frozen, or train all of it")
+        raise UserError("trained_layers, lora: this encoder has no list of layers; set frozen, or train all of it")
     return found
 
 

@@ -129,7 +129,8 @@ def scatter(
         numbers = [number for points in series.values() for number, _ in points]
         ends = [min(numbers), max(numbers)]
         place.plot(ends, ends if diagonal else [0, 0], color=GREY, linestyle=":", label="equal" if diagonal else None)
-        for (name, points), colour, marker, shift in zip(series.items(), (BLUE, ORANGE), "os", (-0.006, 0.006)):
+        apart = 0.005 * (ends[1] - ends[0])
+        for (name, points), colour, marker, shift in zip(series.items(), (BLUE, ORANGE), "os", (-apart, apart)):
             middle = [factor * score.value for _, score in points]
             below = [factor * (score.value - (score.low or 0)) for _, score in points]
             above = [factor * ((score.high or 0) - score.value) for _, score in points]

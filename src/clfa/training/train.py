@@ -138,6 +138,7 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
     if board:
         board.close()
     load_best(run.checkpoints, setup.model)
+    setup.model.merge_adapters()
     setup.model.save_pretrained(run.path)
     run.finish(
         {
