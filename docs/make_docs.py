@@ -214,7 +214,7 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         "cue": cue,
         "power": mcnemar_power(2409, 0.01, 0.10),
         **dial_values(found["dial"]),
-        "nested": nested("mini"),
+        "nested": {encoders: nested(encoders) for encoders in ("mini", "mpnet")},
         "chosen_rows": chosen_rows(found["alignment_pairs"]),
         "quality_rows": quality_rows(found["quality_pairs"], found["strong_teachers"]),
         "missing_rows": missing_rows(found["missing"]),
@@ -280,7 +280,7 @@ SYSTEMS_OF_FIT = {
 def nested(encoders: str) -> dict[str, Any]:
     """The fits with these encoders, from their stored predictions; empty where there are none."""
     folder = STORED / "predictions"
-    if not folder.is_dir():
+    if not (folder / f"{encoders}_simple_{CLAIMED[0]}.parquet").is_file():
         return {}
     scored, told, posts = [], [["system", *(METRIC_TITLES[name].title for name in CLAIMED), "verdict"]], 0
     for how in CLAIMED:

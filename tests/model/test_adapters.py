@@ -13,6 +13,7 @@ from clfa.model.adapters import add_adapters, merge_adapters
 from clfa.model.encoders import load_encoder
 from clfa.model.pipeline import Pipeline
 from clfa.runs import Run
+from clfa.training.checkpoint import newest_whole
 from clfa.training.train import train
 
 TEXTS = ["word1 word2 word3", "word4"]
@@ -50,7 +51,7 @@ def test_a_run_is_saved_as_a_plain_encoder(run_config, encoders):
     base = {name: value for name, value in base.items() if not name.startswith("pooler.")}
     changed = {name for name, value in base.items() if not torch.equal(found[f"encoders.text.backbone.{name}"], value)}
     assert changed == {name for name in base if ".layer." in name and name.endswith("weight") and "Norm" not in name}
-    with safe_open(run.checkpoints / "best.safetensors", "pt") as best:
+    with safe_open(newest_whole(run.checkpoints) / "best.safetensors", "pt") as best:
         of_text = [name for name in best.keys() if name.startswith("encoders.text.") and ".lora_" not in name]  # noqa: SIM118
     assert not [name for name in of_text if name.endswith("weight")], "checkpoints hold adapters alone"
     rows = load_rows(config.data, "validation")

@@ -12,6 +12,7 @@ from clfa.evidence.evaluate import evaluate
 from clfa.metrics import all_scores
 from clfa.runs import Run
 from clfa.training.average import averaged, start_average, update_average
+from clfa.training.checkpoint import newest_whole
 from clfa.training.setup import set_up
 from clfa.training.train import State, train
 
@@ -71,18 +72,19 @@ def test_the_averaged_weights_are_validated_and_saved(run_config, tmp_path):
     found = Run(run).predictions("validation")
     scores = all_scores(found.labels, found.probabilities)
     assert scores["nll"] == pytest.approx(trained["best_validation_nll"], abs=1e-9)
+    newest, plain_newest = (newest_whole(Run(each).checkpoints) for each in (run, plain))
     last, best, average, saved, unaveraged = (
         load_file(file)
         for file in (
-            run / "checkpoints/last/model.safetensors",
-            run / "checkpoints/best.safetensors",
-            run / "checkpoints/last/average.safetensors",
+            newest / "model.safetensors",
+            newest / "best.safetensors",
+            newest / "average.safetensors",
             run / "model.safetensors",
-            plain / "checkpoints/last/model.safetensors",
+            plain_newest / "model.safetensors",
         )
     )
     assert all(torch.equal(last[name], unaveraged[name]) for name in last)  # averaging does not change the training
     assert all(torch.equal(best[name], saved[name]) for name in best)
     assert all(torch.equal(best[name], average[name]) for name in average)
     assert any(not torch.equal(average[name], last[name]) for name in average)
-    assert not (plain / "checkpoints/last/average.safetensors").exists()
+    assert not (plain_newest / "average.safetensors").exists()

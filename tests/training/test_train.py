@@ -15,6 +15,7 @@ from clfa.errors import UserError
 from clfa.evidence.evaluate import evaluate
 from clfa.runs import Run
 from clfa.serving.predictor import Predictor
+from clfa.training.checkpoint import newest_whole
 from clfa.training.optimizer import learning_rate, parameter_groups
 from clfa.training.sampler import LengthBuckets
 from clfa.training.setup import set_up
@@ -133,7 +134,7 @@ def test_resume_equals_uninterrupted(run_config, tmp_path, monkeypatch, changes)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     for file in ("model.safetensors", "average.safetensors")[: 1 + ("train__average" in changes)]:
-        ours, theirs = (load_file(run / "checkpoints" / "last" / file) for run in (whole, resumed))
+        ours, theirs = (load_file(newest_whole(run / "checkpoints") / file) for run in (whole, resumed))
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     drop = ("examples_per_second",)
     strip = [[{k: v for k, v in line.items() if k not in drop} for line in read_log(run)] for run in (whole, resumed)]

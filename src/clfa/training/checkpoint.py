@@ -1,16 +1,44 @@
-"""Training state on disk: safetensors and JSON only, written whole or not at all."""
+"""Training state on disk: safetensors and JSON only, written whole or not at all, verified before it is believed.
 
+A checkpoint is a folder `checkpoints/step-<optimizer steps>`:
+
+    model.safetensors      the trained weights and all buffers; frozen encoders are left out, they do not change
+    best.safetensors       the same as they were in the best epoch so far (a link to the file of the checkpoint before)
+    average.safetensors    the moving averages of the weights, if there are any
+    optimizer.safetensors  the moments
+    random.safetensors     the random generators
+    progress.json          where the loop stands
+    manifest.json          size and sha256 of each file, and the version of this layout
+
+It is written under another name, synced, read again, and then renamed: best and last change in one step. The checkpoint
+before it is kept, and taken where the newest is no longer what was written.
+"""
+
+import errno
+import hashlib
 import json
+import logging
 import os
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from clfa.data.atomic import replacing
+from clfa.data.atomic import read_json
+from clfa.errors import UserError
+
+LAYOUT = 1
+KEPT = 2
+"""Checkpoints that stay."""
+BEST, MANIFEST, PARTIAL = "best.safetensors", "manifest.json", "partial"
+
+log = logging.getLogger(__name__)
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -20,14 +48,24 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_best(folder: Path, model: nn.Module) -> None:
-    """Replace `folder/best.safetensors` by the current weights."""
-    with replacing(folder / "best.safetensors") as partial:
-        save_file(trained_state(model), partial)
+    """Write the current weights to where the next `save_checkpoint` takes them from, as those of the best epoch."""
+    tensors = trained_state(model)
+    with _room_for(folder, tensors):
+        _clear(folder / PARTIAL)
+        (folder / PARTIAL).mkdir(parents=True)
+        save_file(tensors, folder / PARTIAL / BEST)
 
 
 def load_best(folder: Path, model: nn.Module) -> None:
-    """Restore what `save_best` wrote; frozen encoders are as they were."""
-    model.load_state_dict(load_file(folder / "best.safetensors"), strict=False)
+    """The weights of the best epoch, from the newest checkpoint; frozen encoders are as they were.
+
+    Raises:
+        UserError: no checkpoint is whole.
+    """
+    newest = newest_whole(folder)
+    if newest is None or not (newest / BEST).is_file():
+        raise UserError(f"{folder} holds no weights of a best epoch: delete it to train again")
+    _load(model, newest / BEST)
 
 
 def save_checkpoint(
@@ -35,57 +73,182 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: dict[str, Any],
-    average: dict[str, Tensor],
+    average: Mapping[str, Tensor],
 ) -> None:
-    """Replace `folder/last` by the current state: weights, their averages (if there are any), optimizer moments, random
-    generators, `progress`."""
-    partial = folder / "last.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(trained_state(model), partial / "model.safetensors")
-    if average:
-        save_file({name: value.contiguous() for name, value in average.items()}, partial / "average.safetensors")
+    """Add a checkpoint of the current state (`progress["step"]` names it), and remove all but the newest `KEPT`.
+
+    Raises:
+        UserError: the disk is full; the checkpoint before is as it was.
+    """
+    partial, target = folder / PARTIAL, folder / f"step-{progress['step']:08d}"
     moments = {
         f"{number}.{name}": value.detach().contiguous()
         for number, entry in optimizer.state_dict()["state"].items()
         for name, value in entry.items()
     }
-    save_file(moments, partial / "optimizer.safetensors")
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
-    save_file(random, partial / "random.safetensors")
-    (partial / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
-    for path in partial.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    old = folder / "last.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if (folder / "last").exists():
-        os.replace(folder / "last", old)
-    os.replace(partial, folder / "last")
-    shutil.rmtree(old, ignore_errors=True)
+    files = {"model": trained_state(model), "optimizer": moments, "random": random}
+    if average:
+        files["average"] = {name: value.contiguous() for name, value in average.items()}
+    with _room_for(folder, *files.values()):
+        partial.mkdir(parents=True, exist_ok=True)  # with the best weights, if this is the best epoch
+        if not (partial / BEST).is_file() and (before := _checkpoints(folder)):
+            _link(before[0] / BEST, partial / BEST)
+        for name, tensors in files.items():
+            save_file(tensors, partial / f"{name}.safetensors")
+        (partial / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
+        described = {path.name: _described(path) for path in sorted(partial.iterdir())}
+        (partial / MANIFEST).write_text(json.dumps({"layout": LAYOUT, "files": described}, indent=1), encoding="utf-8")
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
+        if problem := problem_of(partial):
+            raise OSError(f"{partial} was not written as it should be: {problem}")
+        _clear(target)  # one that was refused when this run went on from an earlier one
+        os.replace(partial, target)
+        _sync(folder)
+    for old in _checkpoints(folder)[KEPT:]:
+        _clear(old)
 
 
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
 ) -> dict[str, Any] | None:
-    """Restore what `save_checkpoint` wrote and return its `progress`; `None` if there is no checkpoint yet."""
-    last = next((path for path in (folder / "last", folder / "last.old") if path.is_dir()), None)
-    if last is None:
+    """Restore the newest whole checkpoint, and return its `progress`; `None` if there is none yet.
+
+    Raises:
+        UserError: there are some, but none is whole, or it is not of this model.
+    """
+    _clear(folder / PARTIAL)
+    newest = newest_whole(folder)
+    if newest is None:
         return None
-    model.load_state_dict(load_file(last / "model.safetensors"), strict=False)
+    _load(model, newest / "model.safetensors")
     if average:
-        saved = load_file(last / "average.safetensors")
+        saved = load_file(newest / "average.safetensors")
+        _same_names(saved, average, newest / "average.safetensors")
         for name, value in average.items():
             value.copy_(saved[name])
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in load_file(last / "optimizer.safetensors").items():
+    for key, value in load_file(newest / "optimizer.safetensors").items():
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    random = load_file(last / "random.safetensors")
+    random = load_file(newest / "random.safetensors")
     torch.set_rng_state(random["cpu"])
     if "cuda" in random and torch.cuda.is_available():
         torch.cuda.set_rng_state(random["cuda"])
-    return json.loads((last / "progress.json").read_text(encoding="utf-8"))
+    return json.loads((newest / "progress.json").read_text(encoding="utf-8"))
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint that is what was written, a warning for each that is not; `None` if there are none at all.
+
+    Raises:
+        UserError: none of them is.
+    """
+    problems = {}
+    for path in _checkpoints(folder):
+        problem = problem_of(path)
+        if not problem:
+            return path
+        problems[path] = problem
+        log.warning("%s is damaged (%s): the checkpoint before it is taken", path, problem)
+    if problems:
+        raise UserError(
+            f"no checkpoint in {folder} is whole: {'; '.join(f'{path.name}: {text}' for path, text in problems.items())}. "
+            "Restore one, or delete the folder to train from the start"
+        )
+    return None
+
+
+def problem_of(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint: the first file that is not what its manifest says; empty if nothing is."""
+    try:
+        manifest = read_json(checkpoint / MANIFEST) or {}
+        layout, files = manifest.get("layout"), manifest.get("files")
+    except (OSError, ValueError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    if layout != LAYOUT or not isinstance(files, dict):
+        return f"{MANIFEST} is missing, or of another version"
+    found = {path.name for path in checkpoint.iterdir()} - {MANIFEST}
+    if found != set(files):
+        return f"files that differ from {MANIFEST}: {', '.join(sorted(found ^ set(files)))}"
+    for name, expected in files.items():
+        try:
+            actual = _described(checkpoint / name)
+        except OSError as error:
+            return str(error)
+        if actual != expected:
+            return f"{name}: {actual}, written was {expected}"
+    return ""
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The newest first."""
+    return sorted((path for path in folder.glob("step-*") if path.is_dir() and not path.is_symlink()), reverse=True)
+
+
+def _described(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    """Trained weights, all of them and no others."""
+    saved = load_file(path)
+    _same_names(saved, trained_state(model), path)
+    try:
+        model.load_state_dict(saved, strict=False)  # frozen ones are not in it
+    except RuntimeError as error:
+        raise UserError(f"{path} is not of this model: {str(error).splitlines()[-1].strip()}") from None
+
+
+def _same_names(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    differ = sorted(saved.keys() ^ expected.keys())
+    if differ:
+        raise UserError(f"{path} is not of this model: {', '.join(differ[:3])}{' …' if len(differ) > 3 else ''} differ")
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name; a copy where the file system has no links."""
+    if source.is_file():
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _clear(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _room_for(folder: Path, *tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Whatever goes wrong in this block leaves nothing half written; a full disk is said with its numbers."""
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(folder / PARTIAL, ignore_errors=True)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        if not (isinstance(error, OSError | SafetensorError) and full):
+            raise
+        needed = sum(value.nbytes for each in tensors for value in each.values())
+        free = shutil.disk_usage(folder).free
+        raise UserError(
+            f"{folder}: the disk is full: this needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free. What was saved "
+            "before is whole: make room, and go on with --resume"
+        ) from None
