@@ -230,7 +230,19 @@ def fit(
         clfa fit posts.csv --out runs/posts --column label=sentiment --column image=photo
     """
     log.info("loading PyTorch and the encoders")
-    result = clfa.fit(source, out, minutes, text_encoder, image_encoder, preset, metric, _further(column), folds, fold)
+    result = clfa.fit(
+        source,
+        out,
+        minutes,
+        text_encoder=text_encoder,
+        image_encoder=image_encoder,
+        teacher=teacher,
+        preset=preset,
+        metric=metric,
+        columns=_further(column),
+        folds=folds,
+        fold=fold,
+    )
     log.info("wrote %s: leaderboard.json, report-test.html, README.md (the model card)", out)
     return result
 

@@ -237,7 +237,10 @@ def test_the_simplest_is_taken_only_if_neither_metric_nor_nll_tells_it_from_the_
 
 @pytest.mark.slow
 def test_a_teacher_brings_a_fusion_with_chosen_alignment(dataset, encoders, options, tmp_path):
-    result = clfa.fit(dataset, tmp_path / "run", teacher=str(encoders / "clip"), **options)
+    asked = {"text-encoder": options["text_encoder"], "image-encoder": options["image_encoder"]}
+    asked |= {"out": str(tmp_path / "run"), "teacher": str(encoders / "clip")}
+    assert main(["fit", str(dataset), *[f"--{name}={value}" for name, value in asked.items()]]) == 0
+    result = read_result(Fit, tmp_path / "run" / "leaderboard.json")
     fused = next(each for each in result.on_validation if "fused" in each.name)
     assert fused.name.startswith("text and image fused, alignment chosen: ")
     assert result.asked["teacher"] == str(encoders / "clip")
