@@ -475,8 +475,7 @@ def draw(found: dict[str, Any]) -> None:
         for name, _, size in [row.system.rpartition("-")]
     ]
     figures.save(figures.learning_curve(points, "test macro F1, %"), STORED / "curve.png", 110)
-    demo = figures.learning_curve(found["demo"].curve, "test accuracy, %", chance=0.5)
-    figures.save(demo, STORED / "demo.png", 110)
+    figures.save(figures.demo_systems(found["demo"].systems), STORED / "demo.png", 110)
     draw_white_space(found["white_space"], STORED / "white_space.png")
     draw_cues(found["audits"]["mmsd2"].cues[:12], STORED / "cues_mmsd2.png")
 
