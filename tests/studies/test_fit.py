@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 import clfa
 from clfa.cli import main
 from clfa.config import DataConfig, ModalityConfig, ProbeConfig
+from clfa.data.guessing import guess_columns
 from clfa.data.rows import load_split
-from clfa.data.tables import guess_columns
 from clfa.errors import TimeUp, UserError
 from clfa.evidence.results import Fit, read_result
 from clfa.model.classifier import Classifier

@@ -24,8 +24,9 @@ from clfa.config import (
 from clfa.data import congruity
 from clfa.data.atomic import read_json
 from clfa.data.images import open_image
-from clfa.data.records import Record, write_dataset
+from clfa.data.records import Record
 from clfa.data.rows import load_split
+from clfa.data.writing import write_dataset
 from clfa.errors import UserError
 from clfa.evidence.alignment import alignment_heatmap
 from clfa.evidence.results import Demo, Example, Illustrations, write_result
@@ -41,7 +42,7 @@ HELD_OUT = 200
 VALIDATION, TEST = 120, 600
 DIM, PIXELS = 128, 48
 LABELS = ["not_sarcastic", "sarcastic"]
-FIT_MINUTES = 1.5
+FIT_MINUTES = 1.6
 ABOUT = ("topic", "state", "tone")
 """What is known of a generated post, kept as columns."""
 
