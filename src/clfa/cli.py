@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ArgumentError as error:
         return _refuse(f"{error}\nSee `clfa {' '.join([*words, '--help'])}`")
     except UserError as error:
-        return _refuse(str(error))
+        return _refuse(f"{error} [{error.code}]" if error.code else str(error))
     except BrokenPipeError:  # whoever read the output has heard enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -33,7 +33,9 @@ def guess_columns_of(names: Sequence[str], source: str, named: Mapping[str, str]
     listed = ", ".join(names)
     for ours, column in named.items():
         if column not in names:
-            raise UserError(f"{source} has no column {column!r} for --column {ours}=…; it has {listed}")
+            raise UserError(
+                f"{source} has no column {column!r} for --column {ours}=…; it has {listed}", "column-missing"
+            )
     by_lower = {name.lower(): name for name in reversed(names)}
     found = dict(named)
     for ours, guesses in GUESSES.items():
@@ -42,5 +44,7 @@ def guess_columns_of(names: Sequence[str], source: str, named: Mapping[str, str]
             found[ours] = taken
     asked = "label" if "label" not in found else "text" if not {"text", "image"} & found.keys() else ""
     if asked:
-        raise UserError(f"{source}: which column is the {asked}? Say --column {asked}=COLUMN; there are {listed}")
+        raise UserError(
+            f"{source}: which column is the {asked}? Say --column {asked}=COLUMN; there are {listed}", "column-missing"
+        )
     return found

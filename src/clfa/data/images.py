@@ -1,6 +1,7 @@
 """The one door for images: untrusted bytes become an RGB image, or an error that says what is wrong."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_IMAGE_BYTES = 20_000_000
 MAX_IMAGE_PIXELS = 25_000_000
 MAX_IMAGE_SIDE = 16_384
+warnings.filterwarnings("ignore", "Corrupt EXIF data", module="PIL")  # the image itself is whole
 
 
 def read_image(image: Path | bytes) -> bytes:
@@ -50,7 +52,7 @@ def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:
     try:
         path = (root / str(value)).resolve()
         path.is_file()
-    except (OSError, ValueError) as error:  # too long, or with a zero byte
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a zero byte, links in a circle
         raise UserError(f"{where}: the image {str(value)[:60]!r} is no path: {error}", "image-path") from None
     if not path.is_relative_to(root.resolve()):
         raise UserError(
@@ -80,7 +82,6 @@ def open_image(data: bytes, name: str = "image") -> Image.Image:
                 "image-large",
             )
         opened.load()
-        image: Image.Image = ImageOps.exif_transpose(opened)
     except UserError:
         raise
     except Image.DecompressionBombError:
@@ -93,7 +94,11 @@ def open_image(data: bytes, name: str = "image") -> Image.Image:
             "complete files",
             "image-format" if unknown else "image-damaged",
         ) from None
-    return to_rgb(image)
+    try:
+        upright: Image.Image = ImageOps.exif_transpose(opened)
+    except Exception:  # EXIF that cannot be read turns nothing
+        upright = opened
+    return to_rgb(upright)
 
 
 def is_animated(data: bytes) -> bool:

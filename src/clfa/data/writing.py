@@ -112,7 +112,8 @@ class _Bad:
         """The post that is kept all the same, if one is."""
         self.rows, self.count, self.in_a_row = self.rows + 1, self.count + 1, self.in_a_row + 1
         if len(self.listed) < 20:
-            self.listed.append(f"{split} {row.id}: {row.error}".replace("all : ", ""))
+            post = f"{split} {row.id}: " if row.id else ""
+            self.listed.append(f"{post}{row.error} [{row.error.code}]")
         kept = row.record if self.policy == "mask" else None
         self.refused += self.policy == "mask" and kept is None
         if self.policy != "fail" and self.in_a_row >= IN_A_ROW:
