@@ -10,6 +10,7 @@ from conftest import DIM, make_dataset, picture, text
 from clfa.config import FusionConfig, LossConfig, ModalityConfig, ModelConfig
 from clfa.data.records import Record
 from clfa.data.rows import Rows
+from clfa.data.seal import seal
 from clfa.errors import UserError
 from clfa.fusion import FUSIONS
 from clfa.losses import info_nce
@@ -205,6 +206,9 @@ def test_broken_folders_are_told(encoders, tmp_path):
     described = json.loads((tmp_path / "model.json").read_text())
     described["model"]["dim"] = 48
     (tmp_path / "model.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match=r"not what was written \(model\.json"):
+        Classifier.from_pretrained(tmp_path)
+    seal(tmp_path, [tmp_path / "model.json", tmp_path / "model.safetensors"])
     with pytest.raises(UserError, match="does not fit"):
         Classifier.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="shares 'speech'"):

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from clfa.data.seal import problem_of
 from clfa.errors import UserError
 from clfa.training import checkpoint
 from clfa.training.checkpoint import (
@@ -17,7 +18,6 @@ from clfa.training.checkpoint import (
     load_best,
     load_checkpoint,
     newest_whole,
-    problem_of,
     save_best,
     save_checkpoint,
 )
@@ -78,12 +78,14 @@ PHASES = [
     ("save_file", 0),
     ("save_file", 1),
     ("save_file", 3),
-    ("_described", 0),
+    ("seal", 0),
     ("_sync", 0),
     ("_sync", 5),
     ("problem_of", 0),
-    ("os.replace", 0),
+    ("os.replace", 0),  # of the manifest
+    ("os.replace", 1),  # of the whole
     ("after os.replace", 0),
+    ("after os.replace", 1),
     ("_clear", 0),
     ("shutil.rmtree", 0),
     ("_link", 0),
@@ -174,7 +176,7 @@ def test_random_corruptions_are_all_refused_or_healed(tmp_path, unbroken, caplog
         newest = sorted(folder.iterdir())[-1]
         what = damage(newest, generator)
         caplog.clear()
-        if problem_of(newest):
+        if problem_of(newest, alone=True):
             assert newest_whole(folder).name == "step-00000003", what
             assert "is damaged" in caplog.text
         else:  # white space of the manifest, and the like

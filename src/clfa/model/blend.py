@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clfa.config import ModelConfig
 from clfa.data.atomic import read_json
+from clfa.data.seal import MANIFEST, refuse_changed, seal
 from clfa.fusion import Tokens
 from clfa.model.batch import Batch, Inputs
 from clfa.model.classifier import Classifier, Output
@@ -83,6 +84,7 @@ class Blend(Classifier):
         for m, member in self.members.items():
             member.save_pretrained(folder / m)
         self.describe(folder)
+        seal(folder, [folder / "model.json", *(folder / m / MANIFEST for m in self.members)])
 
     def _encoded(self, member: Classifier, name: str, inputs: Inputs, encoded: dict) -> Inputs:
         """The inputs of a frozen encoder become its states, computed once for all members that read them."""
@@ -110,10 +112,14 @@ def load_classifier(folder: str | Path) -> Classifier:
     Raises:
         UserError: as `Classifier.from_pretrained`.
     """
-    described = read_json(Path(folder) / "model.json") or {}
+    try:
+        described = read_json(Path(folder) / "model.json") or {}
+    except ValueError:  # which is told when the seal is looked at
+        described = {}
     members = described.get("model", {}).get("members")
     if not members:
         return Classifier.from_pretrained(folder)
+    refuse_changed(Path(folder))
     return Blend({m: Classifier.from_pretrained(Path(folder) / m) for m in members}, described["offsets"]).eval()
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from clfa.config import ModelConfig, build_config
 from clfa.data.atomic import read_json, write_json
+from clfa.data.seal import refuse_changed, seal
 from clfa.errors import UserError
 from clfa.fusion import Fusion, Tokens, build_fusion, pool
 from clfa.model.adapters import add_adapters, merge_adapters
@@ -170,7 +171,7 @@ class Classifier(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.json`, `model.safetensors` and per encoder a folder with its config and its tokenizer or image
-        processor: all that prediction needs."""
+        processor: all that prediction needs; and `manifest.json`, by which they are known again."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, encoder in self.encoders.items():
@@ -179,6 +180,8 @@ class Classifier(nn.Module):
             {key: value.detach().contiguous() for key, value in self.state_dict().items()}, folder / "model.safetensors"
         )
         self.describe(folder)
+        own = [path for name in self.encoders for path in (folder / name).rglob("*") if path.is_file()]
+        seal(folder, [folder / "model.json", folder / "model.safetensors", *own])
 
     def describe(self, folder: Path) -> None:
         """Write `model.json`: configuration, classes, decision rule."""
@@ -195,12 +198,13 @@ class Classifier(nn.Module):
         """Load what `save_pretrained` wrote, in evaluation mode, bit for bit.
 
         Raises:
-            UserError: the folder is not a trained run, or its files do not fit each other.
+            UserError: the folder is not a trained run, or its files are not those that were written.
         """
         folder = Path(folder)
-        described = read_json(folder / "model.json")
-        if described is None:
+        if not (folder / "model.json").is_file():
             raise UserError(f"{folder} holds no trained model (no model.json): train one with `clfa train`")
+        refuse_changed(folder)
+        described = read_json(folder / "model.json")
         config = build_config(ModelConfig, described["model"])
         encoders = {
             name: load_encoder(str(folder / name), modality.kind, False, modality.pooled, modality.trained_layers)

@@ -23,6 +23,7 @@ from clfa.config import TeacherConfig, build_config
 from clfa.data.atomic import read_json, write_json
 from clfa.data.cache import Cache
 from clfa.data.rows import fill_split
+from clfa.data.seal import refuse_changed, seal
 from clfa.errors import UserError
 from clfa.fusion import pool
 from clfa.model.encoders import Encoder, fingerprint, load_encoder, resolve
@@ -66,15 +67,21 @@ class DualEncoder(nn.Module):
         return self.projections[kind](self.features(kind, values))
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write `config.json`, `model.safetensors` and a folder per encoder."""
+        """Write `config.json`, `model.safetensors`, a folder per encoder, and `manifest.json`, by which they are known."""
         for name, encoder in self.encoders.items():
             encoder.save(folder / name)
         save_file({key: value.contiguous() for key, value in self.state_dict().items()}, folder / "model.safetensors")
         write_json(folder / "config.json", {"model_type": MODEL_TYPE, **asdict(self.config)})
+        seal(folder, [path for path in folder.rglob("*") if path.is_file()])
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "DualEncoder":
-        """Load what `save_pretrained` wrote, in evaluation mode."""
+        """Load what `save_pretrained` wrote, in evaluation mode.
+
+        Raises:
+            UserError: a file is not what was written.
+        """
+        refuse_changed(folder)
         described = read_json(folder / "config.json")
         described.pop("model_type")
         text, image = (load_encoder(str(folder / kind), kind, pretrained=False) for kind in ("text", "image"))

@@ -8,6 +8,7 @@ model, takes over if it is told to be better on validation. The test split is op
 import io
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
@@ -284,6 +285,8 @@ def _keep(
 ) -> None:
     """What was taken becomes the run: the probe as it was fitted on train and validation, a network with its temperature, or
     a blend of both."""
+    for stale in (SIMPLE, "network"):  # of a blend that a longer fit replaces
+        shutil.rmtree(run.path / stale, ignore_errors=True)
     own = {name: modalities[name] for name in chosen.candidate.modalities}
     probe = chosen.candidate.probe
     loss = LossConfig(alignment_weight=0)

@@ -15,7 +15,6 @@ before it is kept, and taken where the newest is no longer what was written.
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -30,13 +29,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from clfa.data.atomic import read_json
+from clfa.data.seal import problem_of, seal
 from clfa.errors import UserError
 
-LAYOUT = 1
 KEPT = 2
 """Checkpoints that stay."""
-BEST, MANIFEST, PARTIAL = "best.safetensors", "manifest.json", "partial"
+BEST, PARTIAL = "best.safetensors", "partial"
 
 log = logging.getLogger(__name__)
 
@@ -99,11 +97,10 @@ def save_checkpoint(
         for name, tensors in files.items():
             save_file(tensors, partial / f"{name}.safetensors")
         (partial / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
-        described = {path.name: _described(path) for path in sorted(partial.iterdir())}
-        (partial / MANIFEST).write_text(json.dumps({"layout": LAYOUT, "files": described}, indent=1), encoding="utf-8")
+        seal(partial, list(partial.iterdir()))
         for path in (*partial.iterdir(), partial):
             _sync(path)
-        if problem := problem_of(partial):
+        if problem := problem_of(partial, alone=True):
             raise OSError(f"{partial} was not written as it should be: {problem}")
         _clear(target)  # one that was refused when this run went on from an earlier one
         os.replace(partial, target)
@@ -150,7 +147,7 @@ def newest_whole(folder: Path) -> Path | None:
     """
     problems = {}
     for path in _checkpoints(folder):
-        problem = problem_of(path)
+        problem = problem_of(path, alone=True)
         if not problem:
             return path
         problems[path] = problem
@@ -163,36 +160,9 @@ def newest_whole(folder: Path) -> Path | None:
     return None
 
 
-def problem_of(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint: the first file that is not what its manifest says; empty if nothing is."""
-    try:
-        manifest = read_json(checkpoint / MANIFEST) or {}
-        layout, files = manifest.get("layout"), manifest.get("files")
-    except (OSError, ValueError, AttributeError):
-        return f"{MANIFEST} cannot be read"
-    if layout != LAYOUT or not isinstance(files, dict):
-        return f"{MANIFEST} is missing, or of another version"
-    found = {path.name for path in checkpoint.iterdir()} - {MANIFEST}
-    if found != set(files):
-        return f"files that differ from {MANIFEST}: {', '.join(sorted(found ^ set(files)))}"
-    for name, expected in files.items():
-        try:
-            actual = _described(checkpoint / name)
-        except OSError as error:
-            return str(error)
-        if actual != expected:
-            return f"{name}: {actual}, written was {expected}"
-    return ""
-
-
 def _checkpoints(folder: Path) -> list[Path]:
     """The newest first."""
     return sorted((path for path in folder.glob("step-*") if path.is_dir() and not path.is_symlink()), reverse=True)
-
-
-def _described(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _load(model: nn.Module, path: Path) -> None:
