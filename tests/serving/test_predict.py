@@ -105,8 +105,8 @@ def test_bad_images_fail_before_anything_is_predicted(run, posts, tmp_path):
     with pytest.raises(UserError) as error:
         predict_file(run, posts, tmp_path / "out.csv", COLUMNS)
     assert "2 of 12 posts" in str(error.value)
-    assert "row 4" in str(error.value)
-    assert "row 8" in str(error.value)
+    assert "posts.csv:5: " in str(error.value)
+    assert "posts.csv:9: " in str(error.value)
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -115,7 +115,7 @@ def test_bad_images_fail_before_anything_is_predicted(run, posts, tmp_path):
 def test_every_row_comes_out_in_order(run, posts, tmp_path, on_bad, predicted, ending):
     output = tmp_path / f"out{ending}"
     counts = predict_file(run, posts, output, COLUMNS, on_bad=on_bad)
-    assert counts == {"rows": 12, "predicted": predicted, "without_image": 1, "bad_images": 2}
+    assert counts == {"rows": 12, "predicted": predicted, "without_image": 1, "bad_images": 2, "bad_rows": 0}
     if ending == ".csv":
         rows = read_csv(output)
     elif ending == ".jsonl":
@@ -320,7 +320,7 @@ def test_images_in_a_column_of_another_name_are_images_too(run_config, dataset, 
     with pytest.raises(UserError, match="1 of 2 posts"):
         predict_file(run, tmp_path / "in" / "posts.csv", tmp_path / "out.csv", columns)
     counts = predict_file(run, tmp_path / "in" / "posts.csv", tmp_path / "out.csv", columns, on_bad="mask")
-    assert counts == {"rows": 2, "predicted": 2, "without_image": 0, "bad_images": 1}
+    assert counts == {"rows": 2, "predicted": 2, "without_image": 0, "bad_images": 1, "bad_rows": 0}
     (tmp_path / "in" / "out.csv").write_text(f"text,shot\nword1,{tmp_path}/secret.png\n")
     with pytest.raises(UserError, match="lies outside"):
         predict_file(run, tmp_path / "in" / "out.csv", tmp_path / "out2.csv", columns)

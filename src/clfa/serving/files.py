@@ -1,32 +1,34 @@
-"""A file of posts -> a file of predictions, in a stream: memory does not grow with the number of rows."""
+"""A file of posts -> a file of predictions, in a stream: memory does not grow with the number of rows.
 
-import csv
-import json
+Some thousand rows at a time are written to a file of their own in `OUTPUT.parts`; at the end these become the output. So a
+prediction that was stopped, however it was, goes on behind the last of them, and ends with the same bytes.
+"""
+
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from clfa.data.atomic import replacing
 from clfa.data.columns import KNOWLEDGE_COLUMNS, as_text, knowledge_columns
 from clfa.data.formats import Table
 from clfa.data.images import safe_image
 from clfa.data.progress import progress, track
+from clfa.data.seal import MANIFEST
 from clfa.data.tables import OPTIONS, open_posts
 from clfa.errors import UserError
 from clfa.model.modalities import kind_of
-from clfa.serving.predictor import Prediction, Predictor
+from clfa.serving.output import WRITERS, Parts, Row, Types
+from clfa.serving.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
 CHUNK = 256  # rows in memory
+PART = 16  # chunks in a file of their own
 LISTED = 20  # bad images that are named
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -40,32 +42,33 @@ class _Source:
     predictor: Predictor
     on_bad: str
 
-    def post(self, row: Row, number: int) -> tuple[Row | None, str]:
+    def post(self, row: Row | UserError, line: int) -> tuple[Row | None, str]:
         """A post ready for the model, and its problem. `None`: it is not predicted."""
-        where = f"{self.path.name}, row {number}"
-        post = {name: row.get(name) for name in self.predictor.pipeline.config.columns() if name in row}
-        post |= knowledge_columns(row, where, as_text(row.get(self.columns["text"])))
-        post |= {ours: row.get(column) for ours, column in self.columns.items()}
+        if isinstance(row, UserError):
+            return None, f"bad row: {row}"
+        where = self.table.where(line)
+        prepare = self.predictor.pipeline.prepare
+        try:
+            post = {name: row.get(name) for name in self.predictor.pipeline.config.columns() if name in row}
+            post |= knowledge_columns(row, where, as_text(row.get(self.columns["text"]), where))
+            post |= {ours: row.get(column) for ours, column in self.columns.items()}
+            without = prepare(post | dict.fromkeys(self.file_columns))
+        except UserError as error:
+            return None, f"bad row: {error}"
+        if not self.file_columns:
+            return without, ""
         try:
             post |= {name: safe_image(post.get(name), self.image_dir, where) for name in self.file_columns}
             missing = [name for name in self.file_columns if not post[name]]
-            return self.predictor.pipeline.prepare(post), f"no {missing[0]}" if missing else ""
+            return prepare(post), f"no {missing[0]}" if missing else ""
         except UserError as error:
-            if not self.file_columns:
-                raise
-            without = post | dict.fromkeys(self.file_columns)
-            masked = self.predictor.pipeline.prepare(without)  # raises if it is not the image that is bad
-            return None if self.on_bad == "skip" else masked, f"bad image: {error}"
+            return None if self.on_bad == "skip" else without, f"bad image: {error}"
 
     @cached_property
     def file_columns(self) -> list[str]:
         """The columns that a modality reads from files, such as images."""
         config = self.predictor.pipeline.config
         return list(dict.fromkeys(config.column(name) for name, m in config.modalities.items() if kind_of(m).in_files))
-
-
-Types = dict[str, dict[type, Any]]
-"""Column -> a value of each type that occurs in it, to write it in one type."""
 
 
 def predict_file(
@@ -80,17 +83,18 @@ def predict_file(
 
     The output holds the input's columns (but for images stored inside the table) and `predicted`, `probability_<class>` …,
     `problem`. An empty image cell means that the post has no image: it is predicted from its text, and `problem` says
-    "no image".
+    "no image". A prediction that was stopped goes on when the same command is given again.
 
     Args:
         output: its ending (.csv, .tsv, .jsonl, .parquet) gives the format.
         columns: our name -> column name, for `text`, `image`, `knowledge`.
         image_dir: folder that image paths are relative to; by default the folder of the file.
-        on_bad: images that are named but missing or unreadable: `fail` counts them all, lists the first 20 and predicts
-            nothing; `mask` predicts from the text alone, `skip` leaves the prediction empty, and `problem` says so.
+        on_bad: images that are named but missing or unreadable, and lines that are no rows: `fail` counts them all, lists
+            the first 20 and predicts nothing; `mask` predicts from the text alone, `skip` leaves the prediction empty, as
+            both do for lines that are no rows, and `problem` says so.
 
     Returns:
-        `{"rows", "predicted", "without_image", "bad_images"}`.
+        `{"rows", "predicted", "without_image", "bad_images", "bad_rows"}`.
 
     Raises:
         UserError: see `on_bad`; unknown endings; the output exists.
@@ -102,28 +106,65 @@ def predict_file(
     predictor = Predictor(run)
     table = _open(predictor, source, columns)
     posts = _Source(table, source, columns, image_dir or source.parent, predictor, on_bad)
-    total, held = _look(posts)
+    parts = Parts(output, _asked(run, posts))
+    total, held = _look(posts, checked=parts.are_there)
     probabilities: Types = {f"probability_{name}": {float: 0.0} for name in predictor.class_names}
     added: Types = {"predicted": {str: ""}, **probabilities, "problem": {str: ""}}
     taken = [name for name in added if name in held]
     if taken:
         raise UserError(f"{source} has columns that the output adds ({', '.join(taken)}): rename them in the input")
     kept = {name: samples for name, samples in held.items() if not {bytes, dict} & samples.keys()}
-    counts = {"rows": total, "predicted": 0, "without_image": 0, "bad_images": 0}
-    with replacing(output) as partial, WRITERS[output.suffix](partial, kept | added) as write:
-        for chunk in _predicted(posts, total):
-            written = []
-            for row, answer, problem in chunk:
-                counts["predicted"] += answer is not None
-                counts["without_image"] += problem == "no image"
-                counts["bad_images"] += problem.startswith("bad image")
-                cells = {name: row.get(name) for name in kept} | dict.fromkeys(added) | {"problem": problem}
-                if answer is not None:
-                    cells["predicted"] = answer.predicted
-                    cells |= {f"probability_{name}": value for name, value in answer.probabilities.items()}
-                written.append(cells)
-            write(written)
-    return counts
+    parts.begin()
+    chunks = _chunks(table)
+    with progress("predicting", total) as bar:
+        for number in range(parts.done):
+            bar.add(parts.counts(number)["rows"])
+        for _ in islice(chunks, PART * parts.done):  # read, and not predicted again
+            pass
+        for number in count(parts.done):
+            several = list(islice(chunks, PART))
+            if not several:
+                return parts.end(number, kept | added)
+            parts.add(number, _answered(posts, several, kept, added, bar), kept | added)
+    raise AssertionError("the numbers do not end")
+
+
+def _asked(run: str | Path, posts: _Source) -> dict[str, Any]:
+    """What the rows that are predicted depend on: another run, source or option begins anew."""
+    state = posts.path.stat()
+    return {
+        "run": hashlib.sha256((Path(run) / MANIFEST).read_bytes()).hexdigest(),
+        "source": [str(posts.path), state.st_size, state.st_mtime_ns],
+        "columns": dict(posts.columns),
+        "image_dir": str(posts.image_dir),
+        "on_bad": posts.on_bad,
+    }
+
+
+def _chunks(table: Table) -> Iterator[list[tuple[int, Row | UserError]]]:
+    lines = table.lines(None)
+    while chunk := list(islice(lines, CHUNK)):
+        yield chunk
+
+
+def _answered(
+    posts: _Source, chunks: list[list[tuple[int, Row | UserError]]], kept: Types, added: Types, bar: Any
+) -> Iterator[list[Row]]:
+    """The rows of the output, a chunk at a time."""
+    for chunk in chunks:
+        prepared = [posts.post(row, line) for line, row in chunk]
+        answers = iter(posts.predictor.answer([post for post, _ in prepared if post is not None]))
+        written = []
+        for (_, row), (post, problem) in zip(chunk, prepared):
+            answer = next(answers) if post is not None else None
+            there = {} if isinstance(row, UserError) else row
+            cells = {name: there.get(name) for name in kept} | dict.fromkeys(added) | {"problem": problem}
+            if answer is not None:
+                cells["predicted"] = answer.predicted
+                cells |= {f"probability_{name}": value for name, value in answer.probabilities.items()}
+            written.append(cells)
+        yield written
+        bar.add(len(chunk))
 
 
 def _open(predictor: Predictor, source: Path, columns: Mapping[str, str]) -> Table:
@@ -137,25 +178,29 @@ def _open(predictor: Predictor, source: Path, columns: Mapping[str, str]) -> Tab
     return open_posts(source, columns, [ours for ours, column in columns.items() if ours in always or column != ours])
 
 
-def _look(posts: _Source) -> tuple[int, Types]:
-    """How many rows and which columns there are; bad images are a UserError if any of them is to stop the prediction."""
+def _look(posts: _Source, checked: bool) -> tuple[int, Types]:
+    """How many rows and which columns there are; bad ones are a UserError if any of them is to stop the prediction, and if
+    they were not `checked` before."""
     total, columns = 0, Types()
     bad_count, bad = 0, []
-    for total, row in enumerate(track(posts.table.rows(None), f"checking {posts.path.name}"), 1):
-        for name, value in row.items():
-            samples = columns.setdefault(name, {})
-            if value is not None:
-                samples.setdefault(type(value), value)
-        problem = posts.post(row, total)[1] if posts.on_bad == "fail" and posts.file_columns else ""
-        if problem.startswith("bad image"):
+    lines = track(posts.table.lines(None), f"checking {posts.path.name}")
+    for line, row in lines:
+        total += 1
+        if not isinstance(row, UserError):
+            for name, value in row.items():
+                samples = columns.setdefault(name, {})
+                if value is not None:
+                    samples.setdefault(type(value), value)
+        problem = posts.post(row, line)[1] if posts.on_bad == "fail" and not checked else ""
+        if problem.startswith("bad"):
             bad_count += 1
             if bad_count <= LISTED:
-                bad.append(f"row {total}: {problem.removeprefix('bad image: ')}")
+                bad.append(f"{posts.table.where(line)}: {problem.partition(': ')[2]}")
     _warn_of_absent(posts, columns)
     if bad:
         listed = "\n  ".join(bad)
         raise UserError(
-            f"{bad_count} of {total:,} posts name a missing or unreadable image, nothing was predicted; "
+            f"{bad_count} of {total:,} posts name a missing or unreadable image, or are no rows; nothing was predicted; "
             f"the first {len(bad)}:\n  {listed}\n"
             "Fix the files or --image-dir, or use --on-bad mask (predict from the text alone) or --on-bad skip"
         )
@@ -167,70 +212,3 @@ def _warn_of_absent(posts: _Source, columns: Types) -> None:
     for name in dict.fromkeys(config.column(name) for name in (config.query(), *config.contexts())):
         if posts.columns.get(name, name) not in columns:
             log.warning("%s has no column %r, which the run reads: --column %s=… names another", posts.path, name, name)
-
-
-def _predicted(posts: _Source, total: int) -> Iterator[list[tuple[Row, Prediction | None, str]]]:
-    """Rows with their answers and problems, a chunk of them at a time."""
-    rows = enumerate(posts.table.rows(None), 1)
-    with progress("predicting", total) as bar:
-        while chunk := list(islice(rows, CHUNK)):
-            prepared = [posts.post(row, number) for number, row in chunk]
-            answers = iter(posts.predictor.answer([post for post, _ in prepared if post is not None]))
-            yield [
-                (row, next(answers) if post is not None else None, problem)
-                for (_, row), (post, problem) in zip(chunk, prepared)
-            ]
-            bar.add(len(chunk))
-
-
-Writer = AbstractContextManager[Callable[[list[Row]], object]]
-"""An open file; what it gives writes some rows."""
-
-
-@contextmanager
-def _csv_writer(path: Path, columns: Types, delimiter: str = ",") -> Iterator[Callable]:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(columns), delimiter=delimiter)
-        writer.writeheader()
-        yield writer.writerows
-
-
-@contextmanager
-def _jsonl_writer(path: Path, columns: Types) -> Iterator[Callable]:
-    with open(path, "w", encoding="utf-8") as file:
-        yield lambda rows: file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-
-
-@contextmanager
-def _parquet_writer(path: Path, columns: Types) -> Iterator[Callable]:
-    """Each column in the type of its values; columns of mixed types, or without a value, are texts."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema([(name, _arrow_type(list(samples.values()))) for name, samples in columns.items()])
-    texts = [field.name for field in schema if pa.types.is_string(field.type)]
-
-    def write(rows: list[Row]) -> None:
-        cells = [row | {name: str(row[name]) for name in texts if row[name] is not None} for row in rows]
-        file.write_table(pa.Table.from_pylist(cells, schema=schema))
-
-    with pq.ParquetWriter(path, schema) as file:
-        yield write
-
-
-def _arrow_type(samples: list) -> Any:
-    import pyarrow as pa
-
-    try:
-        inferred = pa.infer_type(samples)
-    except pa.ArrowException:
-        return pa.string()
-    return pa.string() if pa.types.is_null(inferred) else inferred
-
-
-WRITERS: dict[str, Callable[[Path, Types], Writer]] = {
-    ".csv": _csv_writer,
-    ".tsv": lambda path, columns: _csv_writer(path, columns, "\t"),
-    ".jsonl": _jsonl_writer,
-    ".parquet": _parquet_writer,
-}

@@ -1,0 +1,161 @@
+"""A file of predictions that is written in parts, so that nothing is lost or done twice; CSV, TSV, JSONL or Parquet."""
+
+import csv
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from clfa.data.atomic import read_json, replacing, write_json
+from clfa.data.columns import as_text
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+Types = dict[str, dict[type, Any]]
+"""Column -> a value of each type that occurs in it, to write it in one type."""
+
+
+class Parts:
+    """The files in `OUTPUT.parts` that an output is made of: `<number><ending>`, and `<number>.json` with its counts, which
+    is written last."""
+
+    def __init__(self, output: Path, asked: dict[str, Any]):
+        self.output, self.asked = output, asked
+        self.folder = output.with_name(output.name + ".parts")
+        self.about = self.folder / "about.json"
+        self.are_there = self.about.is_file() and read_json(self.about) == asked
+        self.done = 0
+
+    def begin(self) -> None:
+        """Make the folder, or find out how many parts are done."""
+        if not self.are_there:
+            if self.folder.exists():
+                log.warning("%s is of another run, source or option: predicting from the first row on", self.folder)
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True)
+            write_json(self.about, self.asked)
+        while self._place(self.done, ".json").is_file():
+            self.done += 1
+        if self.done:
+            log.info("going on behind %s rows", f"{sum(self.counts(n)['rows'] for n in range(self.done)):,}")
+
+    def counts(self, number: int) -> dict[str, int]:
+        """Of a part that is done."""
+        return read_json(self._place(number, ".json"))
+
+    def add(self, number: int, chunks: Iterator[list[Row]], columns: Types) -> None:
+        """Write a part."""
+        counts = dict.fromkeys(("rows", "predicted", "without_image", "bad_images", "bad_rows"), 0)
+        ending = self.output.suffix
+        with (
+            replacing(self._place(number, ending)) as partial,
+            WRITERS[ending](partial, columns, head=False) as write,
+        ):
+            for rows in chunks:
+                write(rows)
+                counts["rows"] += len(rows)
+                counts["predicted"] += sum(row["predicted"] is not None for row in rows)
+                for name, problem in (
+                    ("without_image", "no image"),
+                    ("bad_images", "bad image"),
+                    ("bad_rows", "bad row"),
+                ):
+                    counts[name] += sum(row["problem"].startswith(problem) for row in rows)
+        write_json(self._place(number, ".json"), counts)
+
+    def end(self, number: int, columns: Types) -> dict[str, int]:
+        """Make the output of all parts, and remove them; the sum of their counts."""
+        total: Counter[str] = Counter()
+        with replacing(self.output) as partial:
+            places = [self._place(each, self.output.suffix) for each in range(number)]
+            if self.output.suffix == ".parquet":
+                _append_parquet(partial, places)
+            else:
+                _append(self.output.suffix, partial, columns, places)
+            for each in range(number):
+                total.update(self.counts(each))
+        shutil.rmtree(self.folder)
+        return dict(total)
+
+    def _place(self, number: int, ending: str) -> Path:
+        return self.folder / f"{number:06d}{ending}"
+
+
+Writer = AbstractContextManager[Callable[[list[Row]], object]]
+"""An open file; what it gives writes some rows."""
+
+
+@contextmanager
+def _csv_writer(path: Path, columns: Types, head: bool, delimiter: str = ",") -> Iterator[Callable]:
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.DictWriter(file, list(columns), delimiter=delimiter)
+        if head:
+            writer.writeheader()
+        yield writer.writerows
+
+
+@contextmanager
+def _jsonl_writer(path: Path, columns: Types, head: bool) -> Iterator[Callable]:
+    # halves of a pair, which are no UTF-8, are written as JSON writes them
+    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+        yield lambda rows: file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+
+
+@contextmanager
+def _parquet_writer(path: Path, columns: Types, head: bool) -> Iterator[Callable]:
+    """Each column in the type of its values; columns of mixed types, or without a value, are texts."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([(name, _arrow_type(list(samples.values()))) for name, samples in columns.items()])
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+
+    def write(rows: list[Row]) -> None:
+        cells = [row | {name: as_text(row[name]) for name in texts if row[name] is not None} for row in rows]
+        file.write_table(pa.Table.from_pylist(cells, schema=schema))
+
+    with pq.ParquetWriter(path, schema) as file:
+        yield write
+
+
+def _arrow_type(samples: list) -> Any:
+    import pyarrow as pa
+
+    try:
+        inferred = pa.infer_type(samples)
+    except pa.ArrowException:
+        return pa.string()
+    return pa.string() if pa.types.is_null(inferred) else inferred
+
+
+def _append(ending: str, path: Path, columns: Types, parts: list[Path]) -> None:
+    """The header, and the parts as they are."""
+    with WRITERS[ending](path, columns, head=True):
+        pass
+    with open(path, "ab") as file:
+        for part in parts:
+            with open(part, "rb") as own:
+                shutil.copyfileobj(own, file)
+
+
+def _append_parquet(path: Path, parts: list[Path]) -> None:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(path, pq.read_schema(parts[0])) as file:
+        for part in parts:
+            file.write_table(pq.read_table(part))
+
+
+WRITERS: dict[str, Callable[..., Writer]] = {
+    ".csv": _csv_writer,
+    ".tsv": partial(_csv_writer, delimiter="\t"),
+    ".jsonl": _jsonl_writer,
+    ".parquet": _parquet_writer,
+}
+"""Path, columns and whether the names of the columns come first -> what writes rows."""

@@ -1,0 +1,190 @@
+"""Predictions that were stopped anywhere go on, and end with the same bytes: no row twice, none lost."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import picture
+from hostile import write_hostile
+
+import clfa.serving.files as files
+import clfa.serving.output as output
+from clfa.cli import main
+from clfa.data.problems import PROBLEMS
+from clfa.serving.files import predict_file
+from clfa.training.train import train
+
+COLUMNS = {"text": "text", "image": "image"}
+
+
+@pytest.fixture
+def run(run_config):
+    return train(run_config(train__epochs=1, loss__alignment_weight=0.0, model__modalities__image__frozen=True))
+
+
+@pytest.fixture
+def posts(tmp_path):
+    """260 posts, some without an image, some with a bad one."""
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(picture(number) if number < 4 else b"no image")
+    path = tmp_path / "posts.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "text", "image"])
+        writer.writerows([n, f"word{n % 7} word{n % 3}", f"{n % 6}.png" if n % 6 < 5 else ""] for n in range(260))
+    return path
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Parts of 20 rows."""
+    monkeypatch.setattr(files, "CHUNK", 10)
+    monkeypatch.setattr(files, "PART", 2)
+
+
+class Killed(BaseException):
+    """Nobody catches it."""
+
+
+def counting_down(real, fuse):
+    """`real`, until the fuse has burnt down."""
+
+    def dies(*arguments, **options):
+        fuse[0] -= 1
+        if not fuse[0]:
+            raise Killed
+        return real(*arguments, **options)
+
+    return dies
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_stopped_at_any_moment_the_output_is_the_same(run, posts, tmp_path, ending, small_parts):
+    """Stopped 40 times, each time a little later: within a chunk, a part, the counts, the merging."""
+    whole, own = tmp_path / f"whole{ending}", tmp_path / f"own{ending}"
+    counts = predict_file(run, posts, whole, COLUMNS, on_bad="mask")
+    assert counts["rows"] == 260
+    generator, stops = np.random.default_rng(0), 0
+    while not own.exists():
+        fuse = [int(generator.integers(1, 12)) if stops < 40 else 10**9]
+        with pytest.MonkeyPatch.context() as patch:
+            for owner, name in (
+                (files.Predictor, "answer"),
+                (output, "write_json"),
+                (os, "replace"),
+                (output.shutil, "copyfileobj"),
+            ):
+                patch.setattr(owner, name, counting_down(getattr(owner, name), fuse))
+            try:
+                again = predict_file(run, posts, own, COLUMNS, on_bad="mask")
+            except Killed:
+                stops += 1
+    assert stops >= 10
+    assert again == counts
+    assert own.read_bytes() == whole.read_bytes()
+    assert not (tmp_path / f"own{ending}.parts").exists()
+
+
+def test_finished_parts_are_not_predicted_again(run, posts, tmp_path, small_parts, monkeypatch):
+    calls = []
+    real = files.Predictor.answer
+
+    def answer(self, rows):
+        calls.append(len(rows))
+        if len(calls) == 9:
+            raise Killed
+        return real(self, rows)
+
+    monkeypatch.setattr(files.Predictor, "answer", answer)
+    with pytest.raises(Killed):
+        predict_file(run, posts, tmp_path / "out.csv", COLUMNS, on_bad="mask")
+    predict_file(run, posts, tmp_path / "out.csv", COLUMNS, on_bad="mask")
+    assert sum(calls) == 260 + 10, "the chunk that was being predicted, again; no other"
+
+
+def test_another_source_begins_anew(run, posts, tmp_path, small_parts, monkeypatch, caplog):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            predict_file(run, posts, tmp_path / "out.csv", COLUMNS, on_bad="mask")
+    (tmp_path / "out.csv").unlink()
+    with open(posts, "a") as file:
+        file.write("260,word1,\n")
+    counts = predict_file(run, posts, tmp_path / "out.csv", COLUMNS, on_bad="mask")
+    assert counts["rows"] == 261
+    assert "is of another run, source or option" in caplog.text
+
+
+def test_lines_that_are_no_rows_are_counted_or_answered_empty(run, tmp_path, capsys):
+    path = tmp_path / "posts.jsonl"
+    path.write_bytes(
+        b'{"text": "word1", "image": ""}\n{"text": \n{"text": "sch\xf6n", "image": ""}\n{"text": "word2", "image": ""}\n'
+    )
+    assert main(["predict", str(run), "--input", str(path), "--output", str(tmp_path / "out.jsonl")]) == 2
+    assert "2 of 4 posts" in capsys.readouterr().err
+    counts = predict_file(run, path, tmp_path / "out.jsonl", COLUMNS, on_bad="skip")
+    assert counts == {"rows": 4, "predicted": 2, "without_image": 2, "bad_images": 0, "bad_rows": 2}
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["predicted"] is None for line in lines] == [False, True, True, False]
+    assert lines[1]["problem"].startswith("bad row: ")
+
+
+def test_the_hostile_corpus_is_predicted_and_explained(run, tmp_path, capsys):
+    """Every row an answer or a problem; what cannot be explained is refused in words."""
+    expected = write_hostile(tmp_path / "posts")
+    source = tmp_path / "posts" / "posts.jsonl"
+    counts = predict_file(run, source, tmp_path / "out.jsonl", COLUMNS, on_bad="mask")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert counts["rows"] == len(lines) == len(expected) + 1  # an id twice
+    image_errors = {code for code in PROBLEMS if code.startswith("image-") and PROBLEMS[code].severity == "error"}
+    for line in lines:
+        code = expected.get(line["id"], "file")
+        bad_row = code.startswith("file") or code == "knowledge-heads"
+        wrong = "bad image" if code in image_errors else "bad row" if bad_row else ""
+        assert line["problem"].startswith(wrong), (line["id"], line["problem"])
+        assert bool(line["problem"]) == bool(wrong), (line["id"], line["problem"])
+        assert (line["predicted"] is None) == (wrong == "bad row")
+    for ending in (".csv", ".parquet"):
+        assert predict_file(run, source, tmp_path / f"out{ending}", COLUMNS, on_bad="mask") == counts
+    for id in ("image cmyk.jpg", "image sixteen-bit.png", "text special tokens", "image bomb.png", "path 0"):
+        arguments = ["explain", str(run), "--input", str(source), "--id", id, "--output", str(tmp_path / "x.png")]
+        code = main(arguments)
+        said = capsys.readouterr().err
+        assert code == (2 if expected[id] else 0), (id, said)
+        assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_processes_killed_at_random_moments(run, posts, tmp_path):
+    """4 real kills here, 50 with `make faults`."""
+    script = "import clfa.serving.files as f; f.CHUNK, f.PART = 4, 2\nfrom clfa.cli import run\nrun()"
+
+    def start(name: str) -> subprocess.Popen:
+        arguments = ["predict", str(run), "--input", str(posts), "--output", str(tmp_path / name), "--on-bad", "mask"]
+        command = [sys.executable, "-c", script, *arguments]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    started = time.monotonic()
+    assert start("whole.csv").wait() == 0
+    seconds = time.monotonic() - started
+    generator, kills, rounds = np.random.default_rng(0), 0, 0
+    while kills < int(os.environ.get("CLFA_KILLS", "4")):
+        rounds += 1
+        name = f"own{rounds}.csv"
+        while not (tmp_path / name).exists():
+            process = start(name)
+            try:
+                process.wait(timeout=seconds * generator.uniform(0.5, 1.0))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not list(Path(tmp_path).glob("*.partial"))
