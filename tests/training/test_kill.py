@@ -118,12 +118,12 @@ def test_the_control_is_noticed(config):
     seconds_of(start(command(config("whole"))))
     own = config("forgets")
     change = "State = training.State; training.State = lambda **saved: State(**saved | {'batch': 0, 'sums': {}})"
-    process = start(command(own, change))
-    while newest_whole(Run(own.output).checkpoints) is None:
-        time.sleep(0.02)
-    time.sleep(0.1)
-    process.kill()
-    process.communicate()
-    assert not Run(own.output).is_finished
+    dies = (
+        "save = training.save_checkpoint; training.save_checkpoint = lambda *a: (save(*a), a[3]['step'] < 4 or exit(9))"
+    )
+    process = start(command(own, f"{change}\n{dies}"))
+    process.communicate(timeout=240)
+    assert process.returncode == 9
+    assert json.loads((newest_whole(Run(own.output).checkpoints) / "progress.json").read_text())["batch"] > 0
     seconds_of(start(command(own, change)))
     assert left(own.output) != left(config("whole").output)
