@@ -34,7 +34,7 @@ def test_seeds(run_config, tmp_path):
     )
     result = sweep(config)
     names = [row.system for row in result.systems]
-    assert names == ["majority", "format_only", "tfidf_logistic_regression", "text_only", "no_alignment", "clfa"]
+    assert names == ["majority", "format_only", "tfidf_logistic_regression", "teacher_svm", *SYSTEMS]
     clfa = result.systems[-1]
     assert clfa.seeds == [0, 1]
     values = [
@@ -52,9 +52,9 @@ def test_seeds(run_config, tmp_path):
     assert read_result(Sweep, tmp_path / "sweep" / "sweep.json") == result
     assert (tmp_path / "sweep" / "clfa" / "seed-0" / "README.md").is_file()
     with open(tmp_path / "sweep" / "table.csv") as file:
-        assert len(list(csv.reader(file))) == 7
+        assert len(list(csv.reader(file))) == 8
     page = (tmp_path / "sweep" / "table.md").read_text()
-    assert sum(line.startswith("|") for line in page.splitlines()) == 8
+    assert sum(line.startswith("|") for line in page.splitlines()) == 9
     assert "clfa and no_alignment give the same answers on all posts." in page
     assert r"text\_only" in (tmp_path / "sweep" / "table.tex").read_text()
 

@@ -47,25 +47,6 @@ def test_the_loss_by_hand(run_config):
     assert torch.equal(terms["alignment_loss_text"], plain["alignment_loss_text"])
 
 
-def test_the_epoch_is_chosen_by_posts_that_lack_a_modality_too(run_config):
-    """The monitored value has the weights of the loss; what is logged is of whole posts."""
-    setup = set_up(run_config(train__modality_dropout=0.6, train__monitor="nll"))
-    rows, pipeline = setup.validation, setup.pipeline
-    scores, value = training._validate(setup, run_config(train__modality_dropout=0.6, train__monitor="nll").train)
-    nlls = {
-        gone: cross_entropy(
-            pipeline.logits([row.replace(**{gone: None}) if gone else row for row in rows]),
-            torch.from_numpy(rows.labels),
-        ).item()
-        for gone in ("", "text", "image")
-    }
-    assert scores["nll"] == pytest.approx(nlls[""], abs=1e-5)
-    assert value == pytest.approx(0.4 * nlls[""] + 0.3 * nlls["text"] + 0.3 * nlls["image"], abs=1e-5)
-    assert abs(value - scores["nll"]) > 1e-4
-    plain, same = training._validate(setup, run_config(train__monitor="nll").train)
-    assert same == plain["nll"]
-
-
 @pytest.mark.parametrize("missing", ["masked", "token"])
 def test_same_seed_same_bytes_and_after_a_resume(run_config, tmp_path, monkeypatch, missing):
     changes = {"model__missing": missing, "train__modality_dropout": 0.5, "train__epochs": 2}

@@ -5,14 +5,11 @@ from dataclasses import replace
 
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
-from clfa.data.rows import Rows
 from clfa.fusion import Tokens
 from clfa.model.batch import Batch
 from clfa.model.classifier import Classifier, Output
-from clfa.model.pipeline import Pipeline
 
 
 def forward(model: Classifier, batch: Batch, hide: bool) -> tuple[Output, list[Output]]:
@@ -46,23 +43,6 @@ def expected_terms(
     """
     change = rate * (torch.stack(list(lacking)).mean() - terms["classification_loss"])
     return terms | {name: terms[name] + change for name in ("loss", "classification_loss")}
-
-
-@torch.no_grad()
-def probabilities_without(pipeline: Pipeline, rows: Rows) -> list[Float[NDArray, "posts classes"]]:
-    """Of all rows as if they lacked each fused modality in turn, see `forward`; in the order of query and contexts."""
-    found: list[list[Tensor]] = []
-    for start in range(0, len(rows), pipeline.batch_size):
-        chunk = [rows[number] for number in range(start, min(len(rows), start + pipeline.batch_size))]
-        _, lacking = forward(pipeline.model.eval(), pipeline.collate(chunk).to(pipeline.device), hide=True)
-        found.append([output.logits.double().softmax(1).cpu() for output in lacking])
-    return [torch.cat(blocks).numpy() for blocks in zip(*found)]
-
-
-def expected_score(whole: float, lacking: Sequence[float], rate: float) -> float:
-    """A score with the same weights as the loss (see `expected_terms`): what chooses the epoch must not be blind to posts
-    that lack a modality, whose part of the model takes longer to train."""
-    return (1 - rate) * whole + rate * sum(lacking) / len(lacking) if lacking else whole
 
 
 def _hidden(tokens: Tokens, where: Tensor) -> Tokens:

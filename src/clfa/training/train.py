@@ -28,7 +28,7 @@ from clfa.stopping import Stop, stoppable
 from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.average import averaged, update_average
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
-from clfa.training.modality_dropout import expected_score, expected_terms, forward, probabilities_without
+from clfa.training.modality_dropout import expected_terms, forward
 from clfa.training.objective import aligns_alone, objective
 from clfa.training.optimizer import learning_rate
 from clfa.training.probe import train_probe
@@ -124,9 +124,10 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
             seconds = time.monotonic() - started
             state.seconds += seconds
             with averaged(setup.model, setup.average):
-                scores, value = _validate(setup, settings)
+                probabilities = setup.pipeline.probabilities(setup.validation, "validating")
+                scores = all_scores(setup.validation.labels, probabilities)
                 untrained = aligns_alone(config.loss, (epoch + 1) / settings.epochs)
-                if state.end_epoch(None if untrained else value, better):
+                if state.end_epoch(None if untrained else scores[settings.monitor], better):
                     save_best(run.checkpoints, setup.model)
             line = {
                 "epoch": state.epoch,
@@ -161,16 +162,6 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
         }
     )
     return run.path
-
-
-def _validate(setup: Setup, settings: TrainConfig) -> tuple[dict[str, float], float]:
-    """All scores of the validation posts, and the value of the monitored one; with modality dropout that of posts that lack
-    a modality has the same weight in it as in the loss."""
-    labels, rate = setup.validation.labels, settings.modality_dropout
-    scores = all_scores(labels, setup.pipeline.probabilities(setup.validation, "validating"))
-    lacking = probabilities_without(setup.pipeline, setup.validation) if rate else []
-    others = [all_scores(labels, probabilities)[settings.monitor] for probabilities in lacking]
-    return scores, expected_score(scores[settings.monitor], others, rate)
 
 
 def _between_steps(setup: Setup, run: Run, state: State, stop: Stop, deadline: float, saved: list[float]) -> None:
