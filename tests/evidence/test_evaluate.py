@@ -16,6 +16,7 @@ from clfa.evidence import floors
 from clfa.evidence.cues import count_format
 from clfa.evidence.evaluate import evaluate
 from clfa.evidence.results import Evaluation, from_dict
+from clfa.model.teacher import embed_dataset, teacher_key
 from clfa.report.page import write_card
 from clfa.runs import Run
 from clfa.training.train import train
@@ -228,8 +229,10 @@ def test_floors_of_many_posts_are_fitted_on_a_sample(tmp_path, monkeypatch):
     assert (first["tfidf_logistic_regression"] == rows.labels).mean() > 0.9
 
 
-def test_the_floor_of_the_teacher_sees_whether_text_and_image_agree(dataset, encoders, monkeypatch, caplog):
+def test_the_floor_of_the_teacher_sees_whether_text_and_image_agree(dataset, encoders, tmp_path, monkeypatch, caplog):
     """Labels are the exclusive or of a bit of the text and one of the image, which a kernel on both tells."""
+    teacher = str(encoders / "clip")
+    dataset = shutil.copytree(dataset, tmp_path / "posts", ignore=shutil.ignore_patterns("teachers"))
     rows = {split: load_split(dataset, split) for split in ("train", "test")}
     generator = np.random.default_rng(0)
     bits = {split: generator.integers(0, 2, (len(of), 2)) for split, of in rows.items()}
@@ -238,7 +241,12 @@ def test_the_floor_of_the_teacher_sees_whether_text_and_image_agree(dataset, enc
         of.__dict__["labels"] = bits[split].sum(1) % 2
     monkeypatch.setattr(floors, "_of_teacher", lambda cache, sides: [embeds["train"], embeds["test"]])
     data = DataConfig(str(dataset))
-    found = floors.teacher_floor_predictions(data, str(encoders / "clip"), rows["train"], rows["test"])
+    assert floors.teacher_floor_predictions(data, teacher, rows["train"], rows["test"]) == {}, (
+        "nothing was aligned to it"
+    )
+    assert not (dataset / "teachers" / teacher_key(teacher)).exists()
+    embed_dataset(dataset, teacher, ["train"])
+    found = floors.teacher_floor_predictions(data, teacher, rows["train"], rows["test"])
     assert (found["teacher_svm"] == rows["test"].labels).all()
     assert floors.teacher_floor_predictions(data, None, rows["train"], rows["test"]) == {}
     assert floors.teacher_floor_predictions(data, "/no/such/teacher", rows["train"], rows["test"]) == {}

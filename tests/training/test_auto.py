@@ -91,3 +91,20 @@ def test_an_epoch_that_only_aligns_is_not_the_best_one(run_config):
     assert [line["classification_loss"] == 0 for line in log[:3]] == [True, True, False]
     assert len(log) >= 3
     assert run.metrics()["training"]["best_epoch"] >= 3
+
+
+def test_when_the_time_is_up_nothing_more_is_set_up_and_what_is_finished_is_taken(run_config, caplog, monkeypatch):
+    caplog.set_level("INFO", "clfa")
+    config: RunConfig = run_config(loss__alignment_weight="auto", train__epochs=1)
+    whole = train(config)
+    tried = Run(whole).metrics()["training"]["tried"]
+    Run(whole).metrics_file.unlink()
+    train(config, resume=True, deadline=0.0)
+    assert Run(whole).metrics()["training"]["tried"] == tried, "all of them were finished before"
+    first = next(path for path in (whole / "candidates").iterdir() if path.name.endswith("_first"))
+    (first / "metrics.json").unlink()
+    Run(whole).metrics_file.unlink()
+    monkeypatch.setattr("clfa.training.train.set_up", lambda _: pytest.fail("there is no time for it"))
+    train(config, resume=True, deadline=0.0)
+    assert "first is not among the choices" in caplog.text
+    assert len(Run(whole).metrics()["training"]["tried"]) == len(tried) - 1

@@ -67,19 +67,25 @@ def teacher_floor_predictions(data: DataConfig, teacher: str | None, train: Rows
     image, side by side and standardised.
 
     What a teacher has to give without any alignment, for whoever can afford it at prediction: its kernel sees whether text
-    and image agree, which a linear model of both does not. Fitted on at most `MOST_OF_KERNEL` posts of train.
+    and image agree, which a linear model of both does not. Fitted on at most `MOST_OF_KERNEL` posts of train, whose
+    embeddings alignment has left in the data set's cache; those of `rows` are computed where they are missing.
 
     Returns:
-        name -> (N,) class numbers of `rows`; empty where there is no teacher, or it is no longer where it was.
+        name -> (N,) class numbers of `rows`; empty where there is no teacher, nothing was aligned to it (a floor is not
+        worth embedding a training set), or it is no longer where it was.
     """
     from sklearn.svm import SVC
 
-    from clfa.model.teacher import embed_dataset
+    from clfa.model.teacher import embed_dataset, teacher_key
 
     if not teacher or len(np.unique(train.labels)) < 2:
         return {}
     try:
-        cache, _ = embed_dataset(Path(data.path), teacher, list(dict.fromkeys([*train.splits, *rows.splits])))
+        left = Cache(Path(data.path) / "teachers" / teacher_key(teacher))
+        keys = np.concatenate([train.keys(name, name) for name in ("text", "image") if name in train.column_names])
+        if (left.find(keys[keys != b""]) < 0).any():
+            return {}
+        cache, _ = embed_dataset(Path(data.path), teacher, rows.splits)
     except UserError as error:
         log.warning("no floor on the teacher: %s", str(error).splitlines()[0])
         return {}

@@ -121,11 +121,8 @@ def fit(
     trials, chosen = choose(trials, rows.labels, len(class_names), metric)
     networks, untrained = _networks(data, modalities, fresh, chosen, teacher, run.path / "candidates", deadline, pace)
     result = contest(chosen, networks, load_rows(data, "validation").labels, rows.labels, metric)
-    for file in (
-        run.metrics_file,
-        run.leaderboard_file,
-    ):  # of a fit with less time, or one that was stopped behind here
-        file.unlink(missing_ok=True)
+    for old in (run.metrics_file, run.leaderboard_file):  # of a fit with less time, or one that was stopped behind here
+        old.unlink(missing_ok=True)
     offsets = offsets_of(rows.labels, len(class_names), chosen.decided.shift).tolist()
     _keep(run, data, modalities, chosen, networks, result, offsets, teacher)
     evaluation = evaluate(run.path, "test")

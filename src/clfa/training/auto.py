@@ -1,6 +1,7 @@
 """`loss.alignment_weight: auto`: how much alignment, and of which modalities, is chosen on validation."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +66,8 @@ def train_with_chosen_alignment(config: RunConfig, run: Run, train: Callable[...
         child = _child(config, choice, run.path / "candidates" / choice.name.replace(" ", "_"))
         log.info("%s: %s", run, choice.name)
         try:
+            if found and time.monotonic() > deadline and not Run(child.output).is_finished:
+                raise TimeUp  # before the data are set up
             pipeline = Pipeline.load(train(child, resume=True, deadline=deadline))
         except TimeUp:
             if not found:
