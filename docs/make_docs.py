@@ -27,6 +27,7 @@ from jinja2 import FileSystemLoader
 from scipy import stats
 
 from clfa.data.atomic import read_json
+from clfa.data.problems import FILES, IMAGES, POSTS
 from clfa.evidence.compare import compare, corrected
 from clfa.evidence.power import mcnemar_power
 from clfa.evidence.results import (
@@ -62,7 +63,7 @@ from clfa.report.tables import (
 
 DOCS = Path(__file__).resolve().parent
 STORED = DOCS / "results"
-PAGES = ("results", "findings", "when-alignment-helps")
+PAGES = ("results", "findings", "when-alignment-helps", "errors")
 SOURCES: dict[str, tuple[Any, str]] = {
     "table": (Sweep, "mvsa_single/table/sweep.json"),
     "folds": (Sweep, "mvsa_single/folds/sweep.json"),
@@ -205,6 +206,7 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
     }
     published = json.loads(files("clfa").joinpath("systems", "published.json").read_text(encoding="utf-8"))
     values = found | {
+        "problems": {"Files and their lines": FILES, "Posts": POSTS, "Images": IMAGES},
         "claims": claims(found),
         "curve_rows": curve_systems(found),
         "grid_rows": grid_rows(found["grid_pairs"]),
@@ -475,8 +477,7 @@ def draw(found: dict[str, Any]) -> None:
         for name, _, size in [row.system.rpartition("-")]
     ]
     figures.save(figures.learning_curve(points, "test macro F1, %"), STORED / "curve.png", 110)
-    demo = figures.learning_curve(found["demo"].curve, "test accuracy, %", chance=0.5)
-    figures.save(demo, STORED / "demo.png", 110)
+    figures.save(figures.demo_systems(found["demo"].systems), STORED / "demo.png", 110)
     draw_white_space(found["white_space"], STORED / "white_space.png")
     draw_cues(found["audits"]["mmsd2"].cues[:12], STORED / "cues_mmsd2.png")
 

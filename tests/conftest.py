@@ -18,7 +18,8 @@ from PIL import Image
 install_import_hook(["clfa"], "shapes.checked")
 
 from clfa.config import DataConfig, FusionConfig, LossConfig, ModalityConfig, ModelConfig, RunConfig, TrainConfig
-from clfa.data.records import Record, write_dataset
+from clfa.data.records import Record
+from clfa.data.writing import write_dataset
 from clfa.studies.tiny import small_configs, word_tokenizer, write_encoder
 
 torch.set_num_threads(1)

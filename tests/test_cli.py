@@ -54,7 +54,7 @@ def test_readers_show_their_own_options(capsys):
         with pytest.raises(SystemExit):
             main(["import", reader, "--help"])
         shown[reader] = set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)) - {"--json"}
-    shared = {"--out", "--images", "--text", "--on-bad"}
+    shared = {"--out", "--images", "--text", "--on-bad", "--max-bad"}
     assert shown["mmsd2"] == shared
     assert shown["mmsd"] == shared | {"--filter"}
     assert shown["mvsa"] == shared | {"--split-dir", "--split", "--seed"}

@@ -27,7 +27,9 @@ def pages():
     return generator().pages(generator().load())
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/findings.md", "docs/when-alignment-helps.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/results.md", "docs/findings.md", "docs/when-alignment-helps.md", "docs/errors.md"]
+)
 def test_numbers_are_generated_not_typed(name):
     assert (ROOT / name).read_text() == pages()[name]
 

@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
         "table": commands.import_table,
     },
     "fit": commands.fit,
+    "check": commands.check,
     "audit": commands.audit,
     "teacher": {"train": commands.teacher_train, "embed": commands.teacher_embed},
     "train": commands.train,
@@ -62,7 +63,8 @@ def run() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 2 bad usage or input, 130 interrupted.
+    """Run the command line and return its exit code: 0 done, 2 bad usage or input, 3 a check found errors, 130
+    interrupted.
 
     Anything else that fails is a fault of ours: the exception passes, and Python prints it and exits with 1.
     """
@@ -78,18 +80,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser.instantiate(parser.parse_args(given))
         for word in words:
             options = options[word]
-        _print(command(**_values(command, options)), options.json)
+        result = command(**_values(command, options))
+        _print(result, options.json)
     except ArgumentError as error:
         return _refuse(f"{error}\nSee `clfa {' '.join([*words, '--help'])}`")
     except UserError as error:
-        return _refuse(str(error))
+        return _refuse(f"{error} [{error.code}]" if error.code else str(error))
     except BrokenPipeError:  # whoever read the output has heard enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("clfa: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return getattr(result, "exit_code", 0)
 
 
 def _find_command(given: Sequence[str]) -> tuple[list[str], Any]:

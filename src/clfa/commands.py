@@ -20,9 +20,11 @@ NewDataset = Annotated[str, "Dataset directory to write."]
 RunDir = Annotated[str, "Run directory."]
 ImageFolder = Annotated[str | None, "Folder of images; `none` for texts alone. Default: SOURCE/images."]
 Cleaning = Annotated[Literal["normalised", "raw"], "`normalised` (NFC, white space collapsed) or `raw`."]
-OnBadImage = Annotated[
-    Literal["fail", "skip"], "Missing or unreadable images: `fail`, or `skip` and list them in dropped.jsonl."
+OnBad = Annotated[
+    Literal["fail", "skip", "mask"],
+    "Posts that cannot be used: `fail`, `skip` and list them in dropped.jsonl, or `mask`: leave bad images out.",
 ]
+MaxBad = Annotated[float, "With skip and mask: fail if more than this share of the posts is bad, or 100 in a row."]
 IdColumn = Annotated[str, "Column of the id."]
 TextColumn = Annotated[str, "Column of the text."]
 ImageColumn = Annotated[str, "Column of the image's path."]
@@ -35,7 +37,8 @@ def import_mmsd(
     images: ImageFolder = None,
     filter: Literal["tokens", "substrings", "none"] = "tokens",
     text: Cleaning = "normalised",
-    on_bad: OnBadImage = "fail",
+    on_bad: OnBad = "fail",
+    max_bad: MaxBad = 0.01,
 ) -> object:
     """Import MMSD, sarcasm in tweets with images (Cai, Cai and Wan 2019).
 
@@ -50,7 +53,7 @@ def import_mmsd(
     from clfa.data.published import read_mmsd
 
     read = read_mmsd(Path(source), _folder(images, Path(source, "images")), filter)
-    return _write("mmsd", read, out, images, text, on_bad)
+    return _write("mmsd", read, out, images, text, on_bad, max_bad)
 
 
 def import_mmsd2(
@@ -59,7 +62,8 @@ def import_mmsd2(
     out: NewDataset,
     images: ImageFolder = None,
     text: Cleaning = "normalised",
-    on_bad: OnBadImage = "fail",
+    on_bad: OnBad = "fail",
+    max_bad: MaxBad = 0.01,
 ) -> object:
     """Import MMSD2.0, MMSD without label-giving words and with new labels (Qin et al. 2023).
 
@@ -73,7 +77,7 @@ def import_mmsd2(
     from clfa.data.published import read_mmsd2
 
     read = read_mmsd2(Path(source), _folder(images, Path(source, "images")))
-    return _write("mmsd2", read, out, images, text, on_bad)
+    return _write("mmsd2", read, out, images, text, on_bad, max_bad)
 
 
 def import_mvsa(
@@ -85,7 +89,8 @@ def import_mvsa(
     split: Literal["stratified", "file-order"] = "stratified",
     seed: int = 0,
     text: Cleaning = "normalised",
-    on_bad: OnBadImage = "fail",
+    on_bad: OnBad = "fail",
+    max_bad: MaxBad = 0.01,
 ) -> object:
     """Import MVSA-Single or MVSA-Multiple, sentiment of tweets with images (Niu et al. 2016).
 
@@ -104,7 +109,7 @@ def import_mvsa(
 
     lists = Path(split_dir) if split_dir else None
     read = read_mvsa(Path(source), _folder(images, Path(source, "data")), lists, split, seed)
-    return _write("mvsa", read, out, images, text, on_bad)
+    return _write("mvsa", read, out, images, text, on_bad, max_bad)
 
 
 def import_table(
@@ -123,7 +128,8 @@ def import_table(
     unlabelled: Literal["refuse", "keep"] = "refuse",
     seed: int = 0,
     text: Cleaning = "normalised",
-    on_bad: OnBadImage = "fail",
+    on_bad: OnBad = "fail",
+    max_bad: MaxBad = 0.01,
 ) -> object:
     """Import posts of your own: a CSV, TSV, JSONL or Parquet file, a folder of them, an image folder, or a hub data set.
 
@@ -159,7 +165,7 @@ def import_table(
     read = read_table(
         source, _folder(images, None), columns, seed, images != "none", _further(column), rare, unlabelled=unlabelled
     )
-    return _write("table", read, out, images, text, on_bad)
+    return _write("table", read, out, images, text, on_bad, max_bad)
 
 
 def _folder(images: str | None, default: Path | None) -> Path | None:
@@ -181,13 +187,19 @@ def _further(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _write(
-    reader: str, read: tuple[Any, list[str], dict[str, Any]], out: str, images: str | None, text: str, on_bad: str
+    reader: str,
+    read: tuple[Any, list[str], dict[str, Any]],
+    out: str,
+    images: str | None,
+    text: str,
+    on_bad: str,
+    max_bad: float,
 ) -> object:
-    from clfa.data.records import write_dataset
+    from clfa.data.writing import write_dataset
 
     rows, class_names, description = read
     stored = "none" if images == "none" else "embedded"
-    return write_dataset(rows, out, class_names, {"reader": reader, **description}, text, stored, on_bad)
+    return write_dataset(rows, out, class_names, {"reader": reader, **description}, text, stored, on_bad, max_bad)
 
 
 def fit(
@@ -230,7 +242,19 @@ def fit(
         clfa fit posts.csv --out runs/posts --column label=sentiment --column image=photo
     """
     log.info("loading PyTorch and the encoders")
-    result = clfa.fit(source, out, minutes, text_encoder, image_encoder, preset, metric, _further(column), folds, fold)
+    result = clfa.fit(
+        source,
+        out,
+        minutes,
+        text_encoder=text_encoder,
+        image_encoder=image_encoder,
+        teacher=teacher,
+        preset=preset,
+        metric=metric,
+        columns=_further(column),
+        folds=folds,
+        fold=fold,
+    )
     log.info("wrote %s: leaderboard.json, report-test.html, README.md (the model card)", out)
     return result
 
@@ -434,6 +458,40 @@ def predict(
         directory = Path(image_dir) if image_dir else None
         return predict_file(run, Path(input), Path(output), columns, directory, on_bad)
     return vars(clfa.Predictor(run)([{"text": text, "image": image}])[0])
+
+
+def check(
+    source: str,
+    *,
+    images: str | None = None,
+    column: Sequence[str] = (),
+    unlabelled: Literal["refuse", "keep"] = "refuse",
+    split_dir: str | None = None,
+    out: str = "problems.jsonl",
+) -> object:
+    """Find all that is wrong with posts at once, before an import or after: every file, row, text, label and image.
+
+    Exit code 3 if there are errors, which keep posts out of an import; 0 if there are warnings alone.
+
+    Args:
+        source: A table as `clfa import table` and `clfa fit` read it, a dataset directory, or the folder of MMSD or MVSA.
+        images: Folder that image paths are relative to; `none` for texts alone. Default: as in an import.
+        column: NAME=COLUMN names a column of the table that is not guessed right: text, image, label, id or split.
+        unlabelled: Whether posts without a label are refused, or meant to be there.
+        split_dir: Of MVSA: folder with train, dev and test lists.
+        out: File to write: a problem a line, with its code, severity, place, id, value and message. The codes are explained
+            in docs/errors.md.
+
+    Examples:
+        clfa check posts.csv
+        clfa check posts.csv --images photos --column label=sentiment --out wrong.jsonl
+        clfa check data/posts
+    """
+    from clfa.data.check import check as look
+
+    result = look(source, out, images, _further(column), unlabelled, split_dir)
+    log.info("wrote %s", out)
+    return result
 
 
 def audit(

@@ -83,7 +83,7 @@ def test_a_long_tail_is_merged_or_dropped_on_request(tmp_path, capsys):
     dropped = [json.loads(line) for line in (tmp_path / "drop" / "dropped.jsonl").read_text().splitlines()]
     assert len(dropped) == manifest["dropped"] == sum(RARE.values())
     assert dropped[-1]["reason"] == "the class 'class30' has fewer than 10 posts"
-    assert dropped[-1]["source"].endswith(f"posts.csv, row {sum(ZIPF.values())}")
+    assert dropped[-1]["source"].endswith(f"posts.csv:{1 + sum(ZIPF.values())}")
     assert sum(split["rows"] for split in manifest["splits"].values()) + len(dropped) == sum(ZIPF.values())
 
 

@@ -9,10 +9,11 @@ from conftest import SHARED, needs_shared, picture
 
 from clfa.commands import import_mmsd, import_mmsd2, import_mvsa, import_table
 from clfa.data.cache import Cache, fill
+from clfa.data.images import safe_image
 from clfa.data.published import MMSD_FILTER, read_mmsd, read_mvsa
-from clfa.data.records import Dropped
+from clfa.data.records import Bad, Dropped
 from clfa.data.rows import load_split
-from clfa.data.tables import open_posts, read_table, safe_image
+from clfa.data.tables import open_posts
 from clfa.errors import UserError
 from clfa.serving.predictor import Predictor
 from clfa.training.train import train
@@ -49,8 +50,10 @@ def test_mmsd_filters_tokens_and_reads_the_annotators_label(tmp_path):
 def test_mmsd_never_runs_code(tmp_path):
     write_mmsd(tmp_path)
     (tmp_path / "train.txt").write_text("__import__('os').mkdir('hacked')\n")
-    with pytest.raises(UserError, match=r"train\.txt:1"):
-        list(read_mmsd(tmp_path, None)[0])
+    first = next(row for _, row in read_mmsd(tmp_path, None)[0])
+    assert isinstance(first, Bad)
+    assert "train.txt:1" in str(first.error)
+    assert not Path("hacked").exists()
 
 
 def write_mvsa(folder: Path, lines: list[str]) -> None:
@@ -196,7 +199,7 @@ def test_imagefolder(tmp_path):
             "did you mean --text-column sentance",
         ),
         (lambda rows: [{k: v for k, v in row.items() if k != "image"} for row in rows], "--images none"),
-        (lambda rows: [*rows[:5], {**rows[5], "label": ""}, *rows[6:]], "row 6: the label is empty"),
+        (lambda rows: [*rows[:5], {**rows[5], "label": ""}, *rows[6:]], r"posts\.csv:12: the label is empty"),
         (lambda rows: [{**row, "label": "same"} for row in rows], "two classes"),
         (lambda rows: [{**rows[0], "image": "../../etc/passwd"}, *rows[1:]], "outside"),
         (lambda rows: [{**rows[0], "image": "https://example.org/a.png"}, *rows[1:]], "nothing is fetched"),
@@ -245,7 +248,7 @@ def test_ragged_and_badly_encoded_files_are_told(tmp_path):
     (tmp_path / "broken.jsonl").write_text('{"text": "a", "label": "b", "image": ""}\n{"text":\n')
     for name, message in (("ragged.csv", ":2"), ("bytes.csv", "UTF-8"), ("broken.jsonl", ":2"), ("no.csv", "neither")):
         with pytest.raises(UserError, match=message):
-            list(read_table(str(tmp_path / name), None, COLUMNS)[0])
+            import_table(str(tmp_path / name), out=str(tmp_path / "out"), images="none")
     with pytest.raises(UserError, match="unknown ending"):
         open_posts(Path(__file__), COLUMNS)
 
@@ -261,15 +264,14 @@ def test_quotes_never_swallow_rows(tmp_path):
 def test_unlabelled_and_repeated_rows_of_research_sets_are_told(tmp_path):
     write_mmsd(tmp_path)
     (tmp_path / "train.txt").write_text("['1', 'a', -1]\n")
-    with pytest.raises(UserError, match=r"train\.txt:1"):
-        list(read_mmsd(tmp_path, None)[0])
+    first = next(row for _, row in read_mmsd(tmp_path, None)[0])
+    assert "train.txt:1" in str(first.error)
     folder = tmp_path / "mvsa"
     folder.mkdir()
     write_mvsa(folder, ["1\tpositive,positive", "2\tneutral,neutral"])
     for entries, message in (
         ({"train": [1], "dev": [1], "test": [2]}, "two splits"),
-        ({"train": [{"id": 1}], "dev": [], "test": []}, "emotion_label"),
-        ({"train": [{"id": 1, "emotion_label": 3}], "dev": [], "test": []}, "emotion_label"),
+        ({"train": [{"emotion_label": 1}], "dev": [], "test": []}, "emotion_label"),
     ):
         for name, ids in entries.items():
             (folder / f"{name}.json").write_text(json.dumps(ids))
@@ -284,7 +286,12 @@ def test_missing_images_are_counted_or_skipped_or_left_out(tmp_path):
     path = str(save(rows, tmp_path / "posts.csv"))
     with pytest.raises(UserError, match="3 of 40 posts"):
         import_table(path, out=str(tmp_path / "a"))
-    manifest = import_table(path, out=str(tmp_path / "b"), on_bad="skip")
+    with pytest.raises(UserError, match=r"3 of 40 posts cannot be used, more than --max-bad 0\.01"):
+        import_table(path, out=str(tmp_path / "b"), on_bad="skip")
+    masked = import_table(path, out=str(tmp_path / "masked"), on_bad="mask", max_bad=0.1)
+    assert masked["dropped"] == 0
+    assert sum(split["without_image"] for split in masked["splits"].values()) == 3
+    manifest = import_table(path, out=str(tmp_path / "b"), on_bad="skip", max_bad=0.1)
     assert manifest["dropped"] == 3
     assert sum(split["rows"] for split in manifest["splits"].values()) == 37
     manifest = import_table(path, out=str(tmp_path / "c"), images="none")

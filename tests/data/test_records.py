@@ -11,9 +11,10 @@ from PIL import Image
 
 from clfa.config import DataConfig
 from clfa.data.images import open_image
-from clfa.data.records import Dropped, Record, normalise_text, write_dataset
+from clfa.data.records import Dropped, Record, normalise_text
 from clfa.data.rows import load_split
 from clfa.data.splits import load_rows
+from clfa.data.writing import write_dataset
 from clfa.errors import UserError
 
 DESCRIPTION = {"reader": "test", "name": "test", "filters": []}
@@ -115,7 +116,7 @@ def test_bad_images_fail_with_a_count_and_twenty_names(tmp_path):
 
 
 def test_skipped_images_are_listed_and_nothing_is_lost(tmp_path):
-    manifest = write_dataset(broken_rows(), tmp_path / "out", ["a", "b"], DESCRIPTION, on_bad="skip")
+    manifest = write_dataset(broken_rows(), tmp_path / "out", ["a", "b"], DESCRIPTION, on_bad="skip", max_bad=0.4)
     lines = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
     assert len(lines) == manifest["dropped"] == 10
     assert all("not a readable image" in line["reason"] for line in lines)

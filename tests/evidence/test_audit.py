@@ -8,7 +8,8 @@ from conftest import SHARED, needs_shared
 from PIL import Image
 
 from clfa import commands
-from clfa.data.records import Record, write_dataset
+from clfa.data.records import Record
+from clfa.data.writing import write_dataset
 from clfa.evidence.audit import audit
 from clfa.evidence.results import Audit, Spread, read_result
 from clfa.report.page import write_audit

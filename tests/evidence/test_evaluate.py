@@ -9,8 +9,9 @@ from conftest import make_dataset, picture, text
 
 from clfa import commands
 from clfa.config import DataConfig, read_yaml
-from clfa.data.records import Record, write_dataset
+from clfa.data.records import Record
 from clfa.data.rows import load_split
+from clfa.data.writing import write_dataset
 from clfa.errors import UserError
 from clfa.evidence import floors
 from clfa.evidence.cues import count_format

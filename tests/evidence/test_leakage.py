@@ -6,8 +6,9 @@ from conftest import SHARED, needs_shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clfa.data.records import Record, write_dataset
+from clfa.data.records import Record
 from clfa.data.rows import load_split
+from clfa.data.writing import write_dataset
 from clfa.evidence.leakage import COLUMNS, Traces, conflicts, image_hashes, leaked, matches, normal_form, traces
 
 

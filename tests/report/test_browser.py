@@ -10,7 +10,8 @@ import pytest
 from conftest import picture
 
 from clfa import commands
-from clfa.data.records import Record, write_dataset
+from clfa.data.records import Record
+from clfa.data.writing import write_dataset
 from clfa.training.train import train
 
 CHROMIUM = next(

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 import clfa
 from clfa.cli import main
 from clfa.config import DataConfig, ModalityConfig, ProbeConfig
+from clfa.data.guessing import guess_columns
 from clfa.data.rows import load_split
-from clfa.data.tables import guess_columns
 from clfa.errors import TimeUp, UserError
 from clfa.evidence.results import Fit, read_result
 from clfa.model.classifier import Classifier
@@ -237,7 +237,10 @@ def test_the_simplest_is_taken_only_if_neither_metric_nor_nll_tells_it_from_the_
 
 @pytest.mark.slow
 def test_a_teacher_brings_a_fusion_with_chosen_alignment(dataset, encoders, options, tmp_path):
-    result = clfa.fit(dataset, tmp_path / "run", teacher=str(encoders / "clip"), **options)
+    asked = {"text-encoder": options["text_encoder"], "image-encoder": options["image_encoder"]}
+    asked |= {"out": str(tmp_path / "run"), "teacher": str(encoders / "clip")}
+    assert main(["fit", str(dataset), *[f"--{name}={value}" for name, value in asked.items()]]) == 0
+    result = read_result(Fit, tmp_path / "run" / "leaderboard.json")
     fused = next(each for each in result.on_validation if "fused" in each.name)
     assert fused.name.startswith("text and image fused, alignment chosen: ")
     assert result.asked["teacher"] == str(encoders / "clip")

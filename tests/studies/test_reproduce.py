@@ -12,8 +12,9 @@ from conftest import DIM, SHARED, needs_shared
 
 from clfa.cli import main
 from clfa.config import DataConfig, RunConfig, build_config, override
-from clfa.data.records import Record, write_dataset
+from clfa.data.records import Record
 from clfa.data.splits import load_rows
+from clfa.data.writing import write_dataset
 from clfa.errors import UserError
 from clfa.evidence.significance import published_verdict, run_interval
 from clfa.metrics import Score

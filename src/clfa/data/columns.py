@@ -22,7 +22,8 @@ def as_text(value: Any, where: str = "") -> str:
     if isinstance(value, (bytes, bytearray, memoryview)):
         place = f"{where}: " if where else ""
         raise UserError(
-            f"{place}bytes where a text is expected, {bytes(value[:20])!r}; store the column as text (UTF-8)"
+            f"{place}bytes where a text is expected, {bytes(value[:20])!r}; store the column as text (UTF-8)",
+            "text-bytes",
         )
     return str(value).encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
@@ -76,9 +77,12 @@ def read_heads(cell: str, words: int, where: str) -> list[int]:
     try:
         heads = [int(number) for number in cell.split()]
     except ValueError:
-        raise UserError(f"{where}: dependencies are numbers with spaces, found {cell[:60]!r}") from None
+        raise UserError(
+            f"{where}: dependencies are numbers with spaces, found {cell[:60]!r}", "knowledge-heads"
+        ) from None
     if len(heads) != words or any(not 0 <= head <= words for head in heads):
         raise UserError(
-            f"{where}: dependencies need one head from 0 to {words} for each of the {words} words, found {cell[:60]!r}"
+            f"{where}: dependencies need one head from 0 to {words} for each of the {words} words, found {cell[:60]!r}",
+            "knowledge-heads",
         )
     return heads

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,27 +16,49 @@ from clfa.errors import UserError
 Row = dict[str, Any]
 
 
+Lines = Iterator[tuple[int, Row | UserError]]
+"""The line (of a text file) or the row that something begins in, from 1, and what is there, or what is wrong with it."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of posts that can be read in a stream, again and again."""
 
     name: str
     """File or data set, for messages."""
-    rows: Callable[[Sequence[str] | None], Iterator[Row]]
-    """Some columns (`None`: all) -> the rows; formats that must read everything may give more columns."""
+    lines: Callable[[Sequence[str] | None], Lines]
+    """Some columns (`None`: all) -> the rows, or what is wrong with them; formats that must read everything may give more
+    columns. What is wrong with the whole is raised."""
     split: str | None = None
     """The split that all its rows are in, if they are in one."""
 
+    def rows(self, columns: Sequence[str] | None) -> Iterator[Row]:
+        """The rows.
+
+        Raises:
+            UserError: something is wrong with one of them.
+        """
+        for _, row in self.lines(columns):
+            if isinstance(row, UserError):
+                raise row
+            yield row
+
     def names(self) -> dict[str, None]:
-        """The columns of its first row.
+        """The columns of its first whole row.
 
         Raises:
             UserError: there is no row.
         """
-        first = next(self.rows(None), None)
-        if first is None:
-            raise UserError(f"{self.name} holds no rows")
-        return dict.fromkeys(first)
+        wrong: UserError | None = None
+        for _, row in self.lines(None):
+            if not isinstance(row, UserError):
+                return dict.fromkeys(row)
+            wrong = wrong or row
+        raise wrong or UserError(f"{self.name} holds no rows", "file-unreadable")
+
+    def where(self, number: int) -> str:
+        """`posts.csv:17`, or `posts.parquet, row 17`."""
+        return f"{self.name}:{number}" if Path(self.name).suffix in _BY_LINES else f"{self.name}, row {number}"
 
 
 def open_source(source: str) -> list[Table]:
@@ -61,67 +84,97 @@ def open_file(path: Path, split: str | None = None) -> Table:
         UserError: unknown ending; while it is read: not UTF-8, or malformed (with the line).
     """
     if path.suffix not in _READERS:
-        raise UserError(f"{path}: unknown ending {path.suffix!r}; read are {', '.join(_READERS)}")
-
-    def rows(columns: Sequence[str] | None) -> Iterator[Row]:
-        try:
-            yield from _READERS[path.suffix](path, columns)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-
-    return Table(str(path), rows, split)
+        raise UserError(f"{path}: unknown ending {path.suffix!r}; read are {', '.join(_READERS)}", "file-unreadable")
+    return Table(str(path), partial(_READERS[path.suffix], path), split)
 
 
-def _read_csv(path: Path, columns: Sequence[str] | None = None, delimiter: str = ",") -> Iterator[Row]:
+def _read_csv(path: Path, columns: Sequence[str] | None = None, delimiter: str = ",") -> Lines:
     csv.field_size_limit(10_000_000)
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+    # bytes that are not UTF-8 become halves of a pair, which UTF-8 cannot hold: so they are seen in the cell they are in
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
-            head = list(reader.fieldnames or [])
-            if len(head) == 1 and ";" in head[0] and delimiter == ",":
-                raise UserError(
-                    f"{path}: the columns are separated by semicolons; save it with commas, or as .tsv with tabs"
-                )
-            for row in reader:
-                if None in row or None in row.values():
-                    raise UserError(
-                        f"{path}:{reader.line_num}: the number of fields is not that of the header; "
-                        "quote texts that contain the separator or line breaks"
-                    )
-                if delimiter == "\t" and any("\t" in cell for cell in row.values()):
-                    raise UserError(
-                        f"{path}:{reader.line_num}: a quote swallowed a tab; double each quote inside a text"
-                    )
-                yield row
+            head = next(reader, [])
         except csv.Error as error:
-            raise UserError(f"{path}:{reader.line_num}: {error}; double each quote inside a quoted text") from None
+            raise UserError(f"{path}:1: {error}; double each quote inside a quoted text", "file-quotes") from None
+        _refuse_bytes(path, 1, "".join(head))
+        if len(head) == 1 and ";" in head[0] and delimiter == ",":
+            raise UserError(
+                f"{path}: the columns are separated by semicolons; save it with commas, or as .tsv with tabs",
+                "file-unreadable",
+            )
+        while True:
+            line = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+                if cells is None:
+                    return
+                if cells:
+                    yield line, _csv_row(path, line, head, cells, delimiter)
+            except csv.Error as error:
+                message = f"{path}:{line}: {error}; double each quote inside a quoted text"
+                yield line, UserError(message, "file-quotes")
+            except UserError as error:
+                yield line, error
 
 
-def _read_jsonl(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    with open(path, encoding="utf-8-sig") as file:
+def _csv_row(path: Path, line: int, head: list[str], cells: list[str], delimiter: str) -> Row:
+    _refuse_bytes(path, line, "".join(cells))
+    if len(cells) != len(head):
+        raise UserError(
+            f"{path}:{line}: {len(cells)} fields where the header has {len(head)}; quote texts that contain the "
+            "separator or line breaks",
+            "row-fields",
+        )
+    if delimiter == "\t" and any("\t" in cell for cell in cells):
+        raise UserError(f"{path}:{line}: a quote swallowed a tab; double each quote inside a text", "file-quotes")
+    return dict(zip(head, cells))
+
+
+def _read_jsonl(path: Path, columns: Sequence[str] | None = None) -> Lines:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"{path}:{number}: not a JSON object: {error}") from None
-                if not isinstance(row, dict):
-                    raise UserError(f"{path}:{number}: not a JSON object: {line[:60]!r}")
-                yield row
+                    yield number, _json_row(path, number, line)
+                except UserError as error:
+                    yield number, error
 
 
-def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+def _json_row(path: Path, number: int, line: str) -> Row:
+    _refuse_bytes(path, number, line)
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}:{number}: not a JSON object: {error}", "file-unreadable") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{path}:{number}: not a JSON object: {line[:60]!r}", "file-unreadable")
+    return row
+
+
+def _refuse_bytes(path: Path, line: int, text: str) -> None:
+    wrong = _NOT_UTF8.search(text)
+    if wrong:
+        raise UserError(
+            f"{path}:{line}: not UTF-8 (byte 0x{ord(wrong[0]) - 0xDC00:02x}); save the file as UTF-8", "file-encoding"
+        )
+
+
+def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> Lines:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
-        opened = pq.ParquetFile(path, memory_map=False)
-    except pa.ArrowException as error:
-        raise UserError(f"{path} is no Parquet file: {error}") from None
-    with opened as file:
-        there = None if columns is None else [name for name in file.schema_arrow.names if name in columns]
-        for batch in file.iter_batches(batch_size=64, columns=there):
-            yield from batch.to_pylist()
+        with pq.ParquetFile(path, memory_map=False) as file:
+            there = None if columns is None else [name for name in file.schema_arrow.names if name in columns]
+            for batch in file.iter_batches(batch_size=64, columns=there):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pa.ArrowException, OSError) as error:
+        behind = f" behind row {number:,}" if number else ""
+        raise UserError(f"{path} is no whole Parquet file{behind}: {error}", "file-unreadable") from None
 
 
 def _open_hub(source: str) -> list[Table]:
@@ -140,17 +193,18 @@ def _open_hub(source: str) -> list[Table]:
     return tables
 
 
-def _hub_rows(rows: Any) -> Callable[[Sequence[str] | None], Iterator[Row]]:
+def _hub_rows(rows: Any) -> Callable[[Sequence[str] | None], Lines]:
     from datasets import ClassLabel
 
     labels = {name: feature for name, feature in rows.features.items() if isinstance(feature, ClassLabel)}
     # unlabelled rows carry None or -1, which have no name
     class_names = {name: dict(enumerate(feature.names)) for name, feature in labels.items()}
 
-    def read(columns: Sequence[str] | None) -> Iterator[Row]:
+    def read(columns: Sequence[str] | None) -> Lines:
         there = [name for name in rows.column_names if columns is None or name in columns]
-        for row in rows.select_columns(there):
-            yield {name: class_names[name].get(cell) if name in class_names else cell for name, cell in row.items()}
+        for number, row in enumerate(rows.select_columns(there), 1):
+            named = {name: class_names[name].get(cell) if name in class_names else cell for name, cell in row.items()}
+            yield number, named
 
     return read
 
@@ -164,10 +218,12 @@ def split_name(name: str, where: str) -> str:
     for split, names in SPLIT_NAMES.items():
         if str(name).lower() in names:
             return split
-    raise UserError(f"{where}: unknown split {name!r}; allowed: {', '.join(SPLITS)}")
+    raise UserError(f"{where}: unknown split {name!r}; allowed: {', '.join(SPLITS)}", "split-unknown")
 
 
-_READERS: dict[str, Callable[[Path, Sequence[str] | None], Iterator[Row]]] = {
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+_BY_LINES = (".csv", ".tsv", ".jsonl")
+_READERS: dict[str, Callable[[Path, Sequence[str] | None], Lines]] = {
     ".csv": _read_csv,
     ".tsv": partial(_read_csv, delimiter="\t"),
     ".jsonl": _read_jsonl,

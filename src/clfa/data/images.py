@@ -1,7 +1,9 @@
 """The one door for images: untrusted bytes become an RGB image, or an error that says what is wrong."""
 
 import io
+import warnings
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -11,6 +13,7 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_IMAGE_BYTES = 20_000_000
 MAX_IMAGE_PIXELS = 25_000_000
 MAX_IMAGE_SIDE = 16_384
+warnings.filterwarnings("ignore", "Corrupt EXIF data", module="PIL")  # the image itself is whole
 
 
 def read_image(image: Path | bytes) -> bytes:
@@ -23,11 +26,41 @@ def read_image(image: Path | bytes) -> bytes:
         open_image(image)
         return image
     if not image.is_file():
-        raise UserError(f"no such file: {image}")
+        if image.exists():
+            raise UserError(f"{image} is no file but a folder, a pipe or a device", "image-path")
+        raise UserError(f"no such file: {image}", "image-missing")
     _refuse_large(image.stat().st_size, image.name)  # before it is in memory
     data = image.read_bytes()
     open_image(data, image.name)
     return data
+
+
+def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:
+    """The image of a table's cell: bytes as they are, a path only if it stays inside `root`; empty means no image.
+
+    Raises:
+        UserError: the path is a URL, or leaves the folder.
+    """
+    if isinstance(value, dict):  # `datasets` images: {"bytes", "path"}
+        value = value.get("bytes") or value.get("path")
+    if value is None or value == "" or isinstance(value, bytes):
+        return value or None
+    if "://" in str(value):
+        raise UserError(
+            f"{where}: {value!r} is a URL; nothing is fetched, save the image and give its path", "image-url"
+        )
+    try:
+        path = (root / str(value)).resolve()
+        path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a zero byte, links in a circle
+        raise UserError(f"{where}: the image {str(value)[:60]!r} is no path: {error}", "image-path") from None
+    if not path.is_relative_to(root.resolve()):
+        raise UserError(
+            f"{where}: the image {str(value)!r} lies outside {root}; name the folder of the images (--images at "
+            "import, --image-dir), or give a path inside it",
+            "image-outside",
+        )
+    return path
 
 
 def open_image(data: bytes, name: str = "image") -> Image.Image:
@@ -45,19 +78,32 @@ def open_image(data: bytes, name: str = "image") -> Image.Image:
         if width * height > MAX_IMAGE_PIXELS or max(width, height) > MAX_IMAGE_SIDE:
             raise UserError(
                 f"{name}: {width}x{height} pixels, at most {MAX_IMAGE_PIXELS:,} pixels and sides of "
-                f"{MAX_IMAGE_SIDE:,} are read; shrink the image"
+                f"{MAX_IMAGE_SIDE:,} are read; shrink the image",
+                "image-large",
             )
         opened.load()
-        image: Image.Image = ImageOps.exif_transpose(opened)
     except UserError:
         raise
+    except Image.DecompressionBombError:
+        raise UserError(f"{name}: over {MAX_IMAGE_PIXELS:,} pixels; shrink the image", "image-large") from None
     except Exception as error:  # Pillow raises many types for bad bytes; all of them mean the same to the user
         # its message for other formats names an object in memory
-        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        unknown = isinstance(error, UnidentifiedImageError)
         raise UserError(
-            f"{name}: not a readable image{reason}; accepted: {', '.join(IMAGE_FORMATS)}, complete files"
+            f"{name}: not a readable image{'' if unknown else f' ({error})'}; accepted: {', '.join(IMAGE_FORMATS)}, "
+            "complete files",
+            "image-format" if unknown else "image-damaged",
         ) from None
-    return to_rgb(image)
+    try:
+        upright: Image.Image = ImageOps.exif_transpose(opened)
+    except Exception:  # EXIF that cannot be read turns nothing
+        upright = opened
+    return to_rgb(upright)
+
+
+def is_animated(data: bytes) -> bool:
+    """Whether an image that `open_image` reads has several frames, of which it takes the first."""
+    return bool(getattr(Image.open(io.BytesIO(data), formats=IMAGE_FORMATS), "is_animated", False))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -72,4 +118,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _refuse_large(size: int, name: str) -> None:
     if size > MAX_IMAGE_BYTES:
-        raise UserError(f"{name}: {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are read; shrink the image")
+        raise UserError(
+            f"{name}: {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are read; shrink the image", "image-large"
+        )

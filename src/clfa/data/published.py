@@ -1,6 +1,6 @@
-"""Research data sets as published -> rows `(split, Record | Dropped)`, exactly one for each row of the source.
+"""Research data sets as published -> rows `(split, Record, Dropped or Bad)`, exactly one for each row of the source.
 
-Each reader returns `(rows, class_names, description)`, ready for `clfa.data.records.write_dataset`; without a folder of
+Each reader returns `(rows, class_names, description)`, ready for `clfa.data.writing.write_dataset`; without a folder of
 images it reads texts only.
 """
 
@@ -9,18 +9,19 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from clfa.data.drawing import describe_unsplit, group_repeats, split_rows
+from clfa.data.images import safe_image
 from clfa.data.progress import track
-from clfa.data.records import Dropped, Record
+from clfa.data.records import Bad, Dropped, Record, Source
 from clfa.errors import UserError
 
 log = logging.getLogger(__name__)
-Rows = Iterator[tuple[str, Record | Dropped]]
 
 # posts with one of these tokens give their label away (Cai et al. 2019, section 4.1)
 MMSD_FILTER = frozenset(
@@ -34,7 +35,7 @@ MVSA_LABELS = ["positive", "neutral", "negative"]
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
 
 
-def read_mmsd(source: Path, images: Path | None, filter: str = "tokens") -> tuple[Rows, list[str], dict[str, Any]]:
+def read_mmsd(source: Path, images: Path | None, filter: str = "tokens") -> tuple[Source, list[str], dict[str, Any]]:
     """MMSD (Cai et al. 2019): one Python list a line, `[id, text, label]` or `[id, text, hashtag, annotator]`.
 
     Images are `<id>.jpg`. `filter`: `tokens` drops posts that contain one of the label-giving words as a token
@@ -45,7 +46,7 @@ def read_mmsd(source: Path, images: Path | None, filter: str = "tokens") -> tupl
         UserError: a file is missing or a line is not such a list (file and line number are named).
     """
 
-    def rows() -> Rows:
+    def rows() -> Source:
         for split, name in MMSD_FILES.items():
             path = _existing(source / name, "train.txt, valid2.txt and test2.txt of MMSD")
             for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
@@ -54,42 +55,47 @@ def read_mmsd(source: Path, images: Path | None, filter: str = "tokens") -> tupl
                     label = NUMBERED[labels[-1]]
                     extra = {"hashtag_label": NUMBERED[labels[0]]} if len(labels) == 2 else {}
                 except (ValueError, SyntaxError, IndexError, TypeError, KeyError):
-                    problem = f"expected a list [id, text, label], found {line[:80]!r}"
-                    raise UserError(f"{path}:{number}: {problem}") from None
+                    yield (
+                        split,
+                        _unreadable(f"{path}:{number}", f"expected a list [id, text, label], found {line[:80]!r}"),
+                    )
+                    continue
+                where = f"{name}:{number}"
                 word = _giveaway(text, filter)
                 if word:
-                    yield split, Dropped(str(id), split, f"contains {word!r}", f"{name}:{number}")
+                    yield split, Dropped(str(id), split, f"contains {word!r}", where)
                 else:
-                    yield split, Record(str(id), text, images and images / f"{id}.jpg", label, extra)
+                    yield split, _post(str(id), split, text, images, label, extra, where)
 
     filters = [f"giveaway words as {filter}"] if filter != "none" else []
     return rows(), MMSD_LABELS, {"name": "mmsd", "filters": filters, "columns": {"hashtag_label": "string"}}
 
 
-def read_mmsd2(source: Path, images: Path | None) -> tuple[Rows, list[str], dict[str, Any]]:
+def read_mmsd2(source: Path, images: Path | None) -> tuple[Source, list[str], dict[str, Any]]:
     """MMSD2.0 (Qin et al. 2023): JSON lists of `{"image_id", "text", "label"}`, images `<image_id>.jpg`.
 
     Raises:
         UserError: a file is missing or an entry lacks a field.
     """
 
-    def rows() -> Rows:
+    def rows() -> Source:
         for split, name in MMSD2_FILES.items():
             path = _existing(source / name, "train.json, valid.json and test.json of MMSD2.0")
             for number, entry in enumerate(_read_json(path)):
                 try:
                     id, text, label = str(entry["image_id"]), entry["text"], NUMBERED[entry["label"]]
                 except (KeyError, IndexError, TypeError):
-                    problem = f"expected image_id, text and label 0 or 1, found {str(entry)[:80]}"
-                    raise UserError(f"{path}, entry {number}: {problem}") from None
-                yield split, Record(id, text, images and images / f"{id}.jpg", label)
+                    wrong = f"expected image_id, text and label 0 or 1, found {str(entry)[:80]}"
+                    yield split, _unreadable(f"{path}, entry {number}", wrong)
+                    continue
+                yield split, _post(id, split, text, images, label, {}, f"{name}, entry {number}")
 
     return rows(), MMSD_LABELS, {"name": "mmsd2", "filters": []}
 
 
 def read_mvsa(
     source: Path, images: Path | None, split_dir: Path | None = None, split: str = "stratified", seed: int = 0
-) -> tuple[Rows, list[str], dict[str, Any]]:
+) -> tuple[Source, list[str], dict[str, Any]]:
     """MVSA-Single and MVSA-Multiple (Niu et al. 2016): `data/<id>.jpg`, `data/<id>.txt`, `labelResultAll.txt`.
 
     The joint label: majority of the annotators per modality (Multiple: at least two of three), then equal = that,
@@ -110,11 +116,10 @@ def read_mvsa(
     """
 
     def text_of(id: str) -> str:
-        path = _existing(source / "data" / f"{id}.txt", "the data folder of MVSA")
+        path = source / "data" / f"{id}.txt"
+        if not path.is_file():
+            raise UserError(f"{path} not found: each post of MVSA has its text there", "text-missing")
         return _decode(path.read_bytes()).strip()
-
-    def image_of(id: str) -> Path | None:
-        return images and images / f"{id}.jpg"
 
     notes: list[str] = []
     result = source / "labelResultAll.txt"
@@ -128,7 +133,8 @@ def read_mvsa(
     else:
         labelled = {id: label for id, (label, _) in joint.items() if label in MVSA_LABELS}
         posts = (
-            (text_of(id), image_of(id)) for id in track(labelled, f"comparing the posts of {source}", len(labelled))
+            (text_of(id) if (source / "data" / f"{id}.txt").is_file() else "", images and images / f"{id}.jpg")
+            for id in track(labelled, f"comparing the posts of {source}", len(labelled))
         )
         groups = group_repeats(posts) if split == "stratified" else None
         split_of = dict(zip(labelled, split_rows(list(labelled.values()), split, seed, groups)))
@@ -137,14 +143,21 @@ def read_mvsa(
         for note in notes:
             log.warning("%s: %s", source, note)
 
-    def rows() -> Rows:
+    def rows() -> Source:
         for id, (label, extra) in joint.items():
-            if label not in MVSA_LABELS:
+            if isinstance(label, UserError):
+                yield "all", Bad(id, "all", label, "labelResultAll.txt")
+            elif label not in MVSA_LABELS:
                 yield "all", Dropped(id, "all", label, "labelResultAll.txt")
             elif id not in split_of:
                 yield "all", Dropped(id, "all", "in no split file", str(split_dir))
             else:
-                yield split_of[id], Record(id, text_of(id), image_of(id), label, extra)
+                try:
+                    text = text_of(id)
+                except UserError as error:
+                    yield split_of[id], Bad(id, split_of[id], error, f"data/{id}.txt")
+                else:
+                    yield split_of[id], _post(id, split_of[id], text, images, label, extra, f"data/{id}.txt")
 
     drawn = f"stratified, seed {seed}, repeated posts in one split" if split == "stratified" else split
     how = "given split files" if lists else drawn
@@ -154,9 +167,10 @@ def read_mvsa(
 
 
 def _joint_labels(
-    result: Path, lists: dict[str, dict[str, str | None]] | None
-) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Id -> joint label and those of text and image, from the annotators' file or else from the lists of splits."""
+    result: Path, lists: dict[str, dict[str, str | UserError | None]] | None
+) -> dict[str, tuple[str | UserError, dict[str, Any]]]:
+    """Id -> joint label (or what is wrong with its line) and those of text and image, from the annotators' file or else
+    from the lists of splits."""
     if result.is_file():
         labels = list(_read_joint_labels(result))
         if len(dict(labels)) < len(labels):
@@ -188,15 +202,32 @@ def _read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
-def _read_joint_labels(path: Path) -> Iterator[tuple[str, tuple[str, dict[str, str]]]]:
-    """Per id the joint label, or the reason why there is none, and the label of each modality."""
+def _post(
+    id: str, split: str, text: str, images: Path | None, label: str, values: dict[str, Any], where: str
+) -> Record | Bad:
+    """A post whose image is `<id>.jpg` in the folder of images, where there is one."""
+    post = Record(id, text, None, label, values, where)
+    try:
+        return replace(post, image=safe_image(f"{id}.jpg", images, where)) if images else post
+    except UserError as error:
+        return Bad(id, split, error, where, post)
+
+
+def _unreadable(where: str, wrong: str) -> Bad:
+    return Bad("", "all", UserError(f"{where}: {wrong}", "file-unreadable"), where)
+
+
+def _read_joint_labels(path: Path) -> Iterator[tuple[str, tuple[str | UserError, dict[str, str]]]]:
+    """Per id the joint label, why there is none or what is wrong with its line; and the label of each modality."""
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[1:], 2):
         if not line.strip():
             continue
         id, *annotators = line.split("\t")
         pairs = [pair.strip().split(",") for pair in annotators if pair.strip()]
         if not pairs or any(len(pair) != 2 or not set(pair) <= set(MVSA_LABELS) for pair in pairs):
-            raise UserError(f"{path}:{number}: expected id<TAB>text_label,image_label …, found {line[:80]!r}")
+            wrong = f"{path}:{number}: expected id<TAB>text_label,image_label …, found {line[:80]!r}"
+            yield id.strip(), (UserError(wrong, "file-unreadable"), {})
+            continue
         text, image = map(_majority, zip(*pairs))
         if text is None or image is None:
             yield id.strip(), ("annotators disagree", {})
@@ -215,8 +246,8 @@ def _joint(text: str, image: str) -> str:
     return image if text == "neutral" else "text and image contradict"
 
 
-def _read_split_lists(folder: Path) -> dict[str, dict[str, str | None]]:
-    lists: dict[str, dict[str, str | None]] = {}
+def _read_split_lists(folder: Path) -> dict[str, dict[str, str | UserError | None]]:
+    lists: dict[str, dict[str, str | UserError | None]] = {}
     for split, names in SPLIT_NAMES.items():
         paths = [folder / f"{name}{ending}" for name in names for ending in (".json", ".txt")]
         path = next((path for path in paths if path.is_file()), None)
@@ -233,13 +264,16 @@ def _read_split_lists(folder: Path) -> dict[str, dict[str, str | None]]:
     return lists
 
 
-def _split_entry(entry: Any, path: Path) -> tuple[str, str | None]:
+def _split_entry(entry: Any, path: Path) -> tuple[str, str | UserError | None]:
+    """An id, and its label where the list gives one, or what is wrong with it."""
     if not isinstance(entry, dict):
         return str(entry), None
-    try:
-        return str(entry["id"]), dict(enumerate(MVSA_LABELS))[entry["emotion_label"]]
-    except (KeyError, TypeError):
-        raise UserError(f"{path}: expected id and emotion_label 0, 1 or 2, found {str(entry)[:80]}") from None
+    if "id" not in entry:
+        raise UserError(f"{path}: expected id and emotion_label 0, 1 or 2, found {str(entry)[:80]}")
+    number = entry.get("emotion_label")
+    label = dict(enumerate(MVSA_LABELS)).get(number) if isinstance(number, int) else None
+    wrong = f"{path}: the emotion_label of {entry['id']} is {number!r}; allowed are 0, 1 and 2"
+    return str(entry["id"]), label or UserError(wrong, "label-unknown")
 
 
 def _decode(data: bytes) -> str:

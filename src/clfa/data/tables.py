@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from clfa.data.columns import KNOWLEDGE_COLUMNS, as_cell, as_text, knowledge_columns
 from clfa.data.drawing import MIN_POSTS, draw_missing, group_repeats, replace_rare
 from clfa.data.formats import Row, Table, open_file, open_source, split_name
+from clfa.data.images import safe_image
 from clfa.data.progress import track
-from clfa.data.published import Rows
-from clfa.data.records import SPLITS, UNLABELLED, Dropped, Record
+from clfa.data.records import SPLITS, UNLABELLED, Bad, Dropped, Record, Source
 from clfa.errors import UserError
 
 log = logging.getLogger(__name__)
 OPTIONS = ("id", "text", "image", "label", "split", "knowledge")  # columns with an option of their own
+BAD = "bad"
+_PLACES = (*SPLITS, UNLABELLED, BAD)  # what the number of a split in a survey stands for
 
 
 def read_table(
@@ -36,7 +38,8 @@ def read_table(
     rare: str = "train",
     texts: bool = True,
     unlabelled: str = "refuse",
-) -> tuple[Rows, list[str], dict[str, Any]]:
+    draw: bool = True,
+) -> tuple[Source, list[str], dict[str, Any]]:
     """Anybody's posts: CSV, TSV, JSONL or Parquet; a folder of those named train/validation/test; or anything that
     `datasets.load_dataset` reads from a local folder (imagefolder with `metadata.csv`) or by hub name.
 
@@ -55,9 +58,13 @@ def read_table(
         texts: whether there must be a column of texts; without it, posts of images alone have empty texts.
         unlabelled: rows without a label: `refuse`, or `keep` them as the split `unlabelled`, whatever the source says.
 
+        draw: whether rows without a split are given one; else they are in the split `all`.
+
+    Rows that cannot be used (no label, an unknown split, bytes for a text, a line that is no row) come as `Bad`.
+
     Raises:
-        UserError: no such file, a column is missing (with the nearest name), a label is empty (`refuse`), a text is
-            bytes; fewer than two classes, in all or in validation and test.
+        UserError: no such file, a column is missing (with the nearest name); fewer than two classes, in all or in
+            validation and test.
     """
     further = further or {}
     _check_names(further)
@@ -67,11 +74,16 @@ def read_table(
     survey = _survey(tables, columns, kept, needed, further, unlabelled == "keep")
     if columns["split"] != "split" and columns["split"] not in survey.names:
         raise UserError(f"{source} has no column {columns['split']!r}; it has {', '.join(sorted(survey.names))}")
-    classes = _classes(survey, rare, f"{source}: {columns['label']!r}")
+    try:
+        classes = _classes(survey, rare, f"{source}: {columns['label']!r}")
+    except UserError as error:
+        if _PLACES.index(BAD) not in survey.splits:
+            raise
+        return _only_bad(tables, columns, kept, survey, unlabelled == "keep", error), [], {"name": path.stem}
     class_names, labels, notes = classes.names, classes.labels, classes.notes
     splits = np.frombuffer(survey.splits, dtype=np.int8).copy()
     root = (images or (path if path.is_dir() else path.parent)) if embed else None
-    drawn, kept_rows = -1 in survey.splits, labels >= 0
+    drawn, kept_rows = draw and -1 in survey.splits, labels >= 0
     if drawn:
         groups = group_repeats(_contents(tables, columns, root, kept_rows))
         try:
@@ -89,23 +101,52 @@ def read_table(
     if columns["split"] in survey.names:
         how = f"column {columns['split']}" + (f", empty cells {how}" if drawn else "")
 
-    def rows() -> Rows:
+    def rows() -> Source:
         places = zip(splits, labels)
         for table in tables:
-            for number, row in enumerate(table.rows(None)):
+            for number, (line, row) in enumerate(table.lines(None)):
                 place, label = next(places)
-                split = "all" if place < 0 else (*SPLITS, UNLABELLED)[place]
-                if split == UNLABELLED:
-                    yield split, _record(row, number, table, columns, kept, root, None)
-                elif label < 0:
-                    yield split, _dropped(row, number, table, columns, split)
-                else:
-                    yield split, _record(row, number, table, columns, kept, root, class_names[label])
+                split = "all" if place < 0 else _PLACES[place]
+                where, id = table.where(line), ""
+                try:
+                    row = _whole(row)
+                    id = _id(row, number, table, columns, where)
+                    _answer(row, columns, where, table.split, unlabelled == "keep")
+                    cells = _cells(row, kept, where, survey.columns)
+                    if split != UNLABELLED and label < 0:
+                        yield split, _dropped(id, split, row, columns, where)
+                        continue
+                    of_class = None if split == UNLABELLED else class_names[label]
+                    yield split, _record(id, row, columns, cells, where, root, of_class)
+                except UserError as error:
+                    yield "all", Bad(id, "all", error, where)
 
     described = {"name": path.stem, "filters": notes, "split": how, "rows": len(splits), "columns": survey.columns}
     if classes.merged:
         described["merged_classes"] = classes.merged
     return rows(), class_names, described
+
+
+def _only_bad(
+    tables: list[Table],
+    columns: Mapping[str, str],
+    kept: Mapping[str, str],
+    survey: "_Survey",
+    unlabelled: bool,
+    why: UserError,
+) -> Source:
+    """The bad rows of a source of which nothing could be used even without them, and `why` that is."""
+    for table in tables:
+        for number, (line, row) in enumerate(table.lines(None)):
+            where, id = table.where(line), ""
+            try:
+                row = _whole(row)
+                id = _id(row, number, table, columns, where)
+                _answer(row, columns, where, table.split, unlabelled)
+                _cells(row, kept, where, survey.columns)
+            except UserError as error:
+                yield "all", Bad(id, "all", error, where)
+    yield "all", Bad("", "all", why, tables[0].name)
 
 
 def open_posts(path: Path, columns: Mapping[str, str], needed: Sequence[str] = ("text",)) -> Table:
@@ -127,76 +168,11 @@ def open_posts(path: Path, columns: Mapping[str, str], needed: Sequence[str] = (
     return table
 
 
-GUESSES: dict[str, tuple[str, ...]] = {
-    "text": ("text", "tweet", "post", "content", "caption", "title", "sentence", "message", "body", "review"),
-    "image": ("image", "image_path", "img", "img_path", "photo", "picture", "file_name", "filename", "image_file"),
-    "label": ("label", "labels", "class", "target", "sentiment", "category", "y"),
-    "id": ("id", "post_id", "tweet_id"),
-    "split": ("split",),
-}
-"""Names that columns have, the likeliest first; capitals do not count."""
-
-
-def guess_columns(source: str, named: Mapping[str, str]) -> dict[str, str]:
-    """Our name -> column of a source: those that are named, and others of `OPTIONS` by their name, where they are there.
-
-    Raises:
-        UserError: a named column is not there, or no column looks like a label, or none like a text or an image.
-    """
-    return guess_columns_of(list(dict.fromkeys(n for t in open_source(source) for n in t.names())), source, named)
-
-
-def guess_columns_of(names: Sequence[str], source: str, named: Mapping[str, str]) -> dict[str, str]:
-    """The same for the column names of a source."""
-    unknown = [name for name in named if name not in OPTIONS]
-    if unknown:
-        raise UserError(f"--column {unknown[0]}=…: allowed are {', '.join(OPTIONS)}")
-    listed = ", ".join(names)
-    for ours, column in named.items():
-        if column not in names:
-            raise UserError(f"{source} has no column {column!r} for --column {ours}=…; it has {listed}")
-    by_lower = {name.lower(): name for name in reversed(names)}
-    found = dict(named)
-    for ours, guesses in GUESSES.items():
-        taken = next((by_lower[each] for each in guesses if by_lower.get(each) not in (None, *found.values())), None)
-        if ours not in found and taken:
-            found[ours] = taken
-    asked = "label" if "label" not in found else "text" if not {"text", "image"} & found.keys() else ""
-    if asked:
-        raise UserError(f"{source}: which column is the {asked}? Say --column {asked}=COLUMN; there are {listed}")
-    return found
-
-
-def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:
-    """The image of a table's cell: bytes as they are, a path only if it stays inside `root`; empty means no image.
-
-    Raises:
-        UserError: the path is a URL, or leaves the folder.
-    """
-    if isinstance(value, dict):  # `datasets` images: {"bytes", "path"}
-        value = value.get("bytes") or value.get("path")
-    if value is None or value == "" or isinstance(value, bytes):
-        return value or None
-    if "://" in str(value):
-        raise UserError(f"{where}: {value!r} is a URL; nothing is fetched, save the image and give its path")
-    try:
-        path = (root / str(value)).resolve()
-        path.is_file()
-    except (OSError, ValueError) as error:  # too long, or with a zero byte
-        raise UserError(f"{where}: the image {str(value)[:60]!r} is no path: {error}") from None
-    if not path.is_relative_to(root.resolve()):
-        raise UserError(
-            f"{where}: the image {str(value)!r} lies outside {root}; name the folder of the images (--images at "
-            "import, --image-dir), or give a path inside it"
-        )
-    return path
-
-
 class _Survey:
     """What a first pass over a source keeps of it: labels, splits and further columns, no texts and no images."""
 
     def __init__(self) -> None:
-        # a label is -1 where there is none; a split is its place in SPLITS, or behind them, -1 where it is to be drawn
+        # a label is -1 where there is none; a split is its place in _PLACES, -1 where it is to be drawn
         self.labels, self.splits = array("i"), array("b")
         self.numbers: dict[str, int] = {}  # class name -> number in the order in which they occur
         self.columns: dict[str, str] = {}  # further column -> `string` or `binary`
@@ -216,32 +192,65 @@ def _survey(
     for table in tables:
         names = table.names()
         _check_columns(list(names), columns, table.name, ("label",), "")
-        for number, row in enumerate(track(table.rows(wanted), f"reading the labels of {table.name}"), 1):
-            names |= dict.fromkeys(row)  # JSON objects may leave empty values out
-            where = f"{table.name}, row {number}"
-            label = _label(row, columns, where)
-            if label:
-                split = split_name(row[columns["split"]], where) if row.get(columns["split"]) else table.split
-                survey.labels.append(survey.numbers.setdefault(label, len(survey.numbers)))
-                survey.splits.append(-1 if split is None else SPLITS.index(split))
-            elif unlabelled:
-                survey.labels.append(-1)
-                survey.splits.append(len(SPLITS))
-            else:
-                raise UserError(
-                    f"{where}: the label is empty; fill it in, delete the row, or keep posts without a label apart with "
-                    "`clfa import table … --unlabelled keep`"
-                )
-            for name, column in kept.items():
-                value = as_cell(row.get(column), f"{where}, column {column}")
-                if value is not None:
-                    stored = "binary" if isinstance(value, bytes) else "string"
-                    if survey.columns.setdefault(name, stored) != stored:
-                        raise UserError(f"{where}: column {column!r} holds bytes in some rows and texts in others")
+        for line, row in track(table.lines(wanted), f"reading the labels of {table.name}"):
+            where = table.where(line)
+            try:
+                row = _whole(row)
+                names |= dict.fromkeys(row)  # JSON objects may leave empty values out
+                label, split = _answer(row, columns, where, table.split, unlabelled)
+                _cells(row, kept, where, survey.columns)
+            except UserError:  # told of when the rows are read
+                label, split = "", _PLACES.index(BAD)
+            survey.labels.append(survey.numbers.setdefault(label, len(survey.numbers)) if label else -1)
+            survey.splits.append(split)
         _check_columns(list(names), columns, table.name, needed, "for texts alone, use --images none")
         _check_further(list(names), further, table.name)
         survey.names |= names
     return survey
+
+
+def _whole(row: Row | UserError) -> Row:
+    if isinstance(row, UserError):
+        raise row
+    return row
+
+
+def _answer(row: Row, columns: Mapping[str, str], where: str, split: str | None, unlabelled: bool) -> tuple[str, int]:
+    """The label of a row and the place of its split in `_PLACES`, -1 where it is to be drawn.
+
+    Raises:
+        UserError: there is no label, or no such split.
+    """
+    label = _label(row, columns, where)
+    if label:
+        named = split_name(row[columns["split"]], where) if row.get(columns["split"]) else split
+        return label, -1 if named is None else _PLACES.index(named)
+    if unlabelled:
+        return "", _PLACES.index(UNLABELLED)
+    raise UserError(
+        f"{where}: the label is empty; fill it in, delete the row, or keep posts without a label apart with "
+        "`clfa import table … --unlabelled keep`",
+        "label-empty",
+    )
+
+
+def _cells(row: Row, kept: Mapping[str, str], where: str, stored: dict[str, str]) -> dict[str, str | bytes]:
+    """The further columns of a row that are not empty; how each is `stored` is noted when it first comes.
+
+    Raises:
+        UserError: bytes where other rows have texts, or texts where they have bytes.
+    """
+    cells = {}
+    for name, column in kept.items():
+        value = as_cell(row.get(column), f"{where}, column {column}")
+        if value is not None:
+            kind = "binary" if isinstance(value, bytes) else "string"
+            if stored.setdefault(name, kind) != kind:
+                raise UserError(
+                    f"{where}: column {column!r} holds bytes in some rows and texts in others", "cell-mixed"
+                )
+            cells[name] = value
+    return cells
 
 
 class _Classes(NamedTuple):
@@ -262,7 +271,7 @@ def _classes(survey: _Survey, rare: str, where: str) -> _Classes:
         more = (
             f"--rare {rare} leaves no more: use --rare train, or add posts" if notes else "add posts of another class"
         )
-        raise UserError(f"{where} holds {names}; at least two classes are needed; {more}")
+        raise UserError(f"{where} holds {names}; at least two classes are needed; {more}", "label-single")
     numbers = {name: number for number, name in enumerate(names)}
     new = np.array([-1 if name is None else numbers[name] for name in becomes.values()])
     merged = {name: count for name, count in counts.items() if becomes[name] not in (name, None)}
@@ -277,44 +286,41 @@ def _contents(
     wanted = [columns["text"], *([columns["image"]] if root else [])]
     places = iter(kept.tolist())
     for table in tables:
-        for number, row in enumerate(track(table.rows(wanted), f"comparing the posts of {table.name}", len(kept)), 1):
-            if next(places):
-                where = f"{table.name}, row {number}"
+        for line, row in track(table.lines(wanted), f"comparing the posts of {table.name}", len(kept)):
+            if not next(places):
+                continue
+            where = table.where(line)
+            try:
+                row = _whole(row)
+                text = as_text(row.get(columns["text"]), where)
                 image = None if root is None else safe_image(row.get(columns["image"]), root, where)
-                yield as_text(row.get(columns["text"]), f"{where}, column {columns['text']}"), image
+            except UserError:  # told of when the rows are read
+                text, image = "", None
+            yield text, image
 
 
 def _record(
+    id: str,
     row: Row,
-    number: int,
-    table: Table,
     columns: Mapping[str, str],
-    kept: Mapping[str, str],
+    cells: Mapping[str, str | bytes],
+    where: str,
     root: Path | None,
     label: str | None,
 ) -> Record:
-    where = f"{table.name}, row {number + 1}"
     text = as_text(row.get(columns["text"]), f"{where}, column {columns['text']}")
-    cells = {name: row.get(column) for name, column in kept.items()}
-    values = {name: as_cell(cell) for name, cell in cells.items() if name not in KNOWLEDGE_COLUMNS}
-    return Record(
-        id=_id(row, number, table, columns),
-        text=text,
-        image=None if root is None else safe_image(row.get(columns["image"]), root, where),
-        label=label,
-        values={name: value for name, value in values.items() if value is not None}
-        | knowledge_columns(cells, where, text),
-    )
+    values = {name: value for name, value in cells.items() if name not in KNOWLEDGE_COLUMNS}
+    image = None if root is None else safe_image(row.get(columns["image"]), root, where)
+    return Record(id, text, image, label, values | knowledge_columns(cells, where, text), where)
 
 
-def _dropped(row: Row, number: int, table: Table, columns: Mapping[str, str], split: str) -> Dropped:
-    reason = f"the class {_label(row, columns)!r} has fewer than {MIN_POSTS} posts"
-    return Dropped(_id(row, number, table, columns), split, reason, f"{table.name}, row {number + 1}")
+def _dropped(id: str, split: str, row: Row, columns: Mapping[str, str], where: str) -> Dropped:
+    return Dropped(id, split, f"the class {_label(row, columns)!r} has fewer than {MIN_POSTS} posts", where)
 
 
-def _id(row: Row, number: int, table: Table, columns: Mapping[str, str]) -> str:
+def _id(row: Row, number: int, table: Table, columns: Mapping[str, str], where: str) -> str:
     """Rows without an id are numbered."""
-    id = as_text(row.get(columns["id"]), f"{table.name}, row {number + 1}, column {columns['id']}")
+    id = as_text(row.get(columns["id"]), f"{where}, column {columns['id']}")
     return id if id.strip() else f"{table.split}-{number:06d}" if table.split else f"{number:06d}"
 
 
@@ -334,7 +340,10 @@ def _check_columns(
             if len(names) == 1 and any(sign in names[0] for sign in ";\t|"):
                 hint = "columns are separated by commas (in a .tsv file by tabs)"
             hint += f"; {without_image}" if ours == "image" else ""
-            raise UserError(f"{table}: no column {columns[ours]!r} for the {ours}; it has {', '.join(names)}; {hint}")
+            raise UserError(
+                f"{table}: no column {columns[ours]!r} for the {ours}; it has {', '.join(names)}; {hint}",
+                "column-missing",
+            )
 
 
 def _check_names(further: Mapping[str, str]) -> None:
@@ -348,4 +357,4 @@ def _check_further(names: list[str], further: Mapping[str, str], table: str) -> 
         if column not in names:
             near = get_close_matches(column, names, 1)
             hint = f"did you mean --column {name}={near[0]}?" if near else f"it has {', '.join(names)}"
-            raise UserError(f"{table}: no column {column!r} for --column {name}={column}; {hint}")
+            raise UserError(f"{table}: no column {column!r} for --column {name}={column}; {hint}", "column-missing")

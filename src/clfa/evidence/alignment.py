@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from clfa.data.columns import as_text, knowledge_columns
-from clfa.data.images import open_image
+from clfa.data.images import open_image, safe_image
 from clfa.data.records import load_manifest
 from clfa.data.rows import Rows, load_split
-from clfa.data.tables import open_posts, safe_image
+from clfa.data.tables import open_posts
 from clfa.errors import UserError
 from clfa.evidence.results import Example, Heatmap, Illustrations
 from clfa.model.pipeline import Pipeline

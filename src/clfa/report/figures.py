@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from clfa.evidence.results import Bin, Corruption, Cue, CurvePoint, Heatmap, Occlusion, Probe
+from clfa.evidence.results import Bin, Corruption, Cue, CurvePoint, Heatmap, Occlusion, Probe, SystemScores
 from clfa.metrics import METRICS, Score
 from clfa.report.tables import name_of
 
@@ -273,7 +273,13 @@ def drops(corruptions: Mapping[str, Corruption]) -> Figure:
     return figure
 
 
-def learning_curve(points: Sequence[CurvePoint], label: str, chance: float | None = None) -> Figure:
+def demo_systems(systems: Sequence[SystemScores]) -> Figure:
+    """Accuracy of the systems of the demo, where chance is a half."""
+    scores = {name_of(row.system): row.metrics["accuracy"] for row in systems}
+    return forest(scores, "test accuracy, %, mean and 95 % interval; dashed: chance", line=0.5, size=(6.4, 0.35))
+
+
+def learning_curve(points: Sequence[CurvePoint], label: str) -> Figure:
     """Scores against the number of labelled posts, a line for each system."""
     figure, axes = plain_axes(6.4, 3.8)
     for name, colour in zip(dict.fromkeys(point.system for point in points), (ORANGE, BLUE)):
@@ -282,9 +288,6 @@ def learning_curve(points: Sequence[CurvePoint], label: str, chance: float | Non
         bounds = 100 * np.array([[point.score.low or 0.0, point.score.high or 0.0] for point in own])
         sizes = [point.posts for point in own]
         axes.errorbar(sizes, mean, np.abs(bounds.T - mean), color=colour, marker="o", capsize=3, label=name_of(name))
-    if chance is not None:
-        axes.axhline(100 * chance, color=GREY, linestyle=":", label="chance")
-        axes.set_ylim(40, 101)
     sizes = sorted({point.posts for point in points})
     axes.set_xscale("log")
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])

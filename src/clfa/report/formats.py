@@ -6,6 +6,8 @@ from functools import singledispatch
 from pathlib import Path
 
 from clfa.data.atomic import replacing
+from clfa.data.check import Check
+from clfa.data.problems import PROBLEMS
 from clfa.data.records import Manifest
 from clfa.evidence.results import Audit, Comparison, Demo, Evaluation, Fit, Probe, Reproduction, Scores, Sweep
 from clfa.metrics import METRICS
@@ -85,6 +87,24 @@ def _dataset(manifest: Manifest) -> str:
     return "\n".join(
         [f"{manifest['name']}: {len(manifest['labels'])} classes", aligned(rows), *how, *manifest["filters"]]
     )
+
+
+@terminal.register
+def _check(result: Check) -> str:
+    """Each code with what it means, its first places and what helps."""
+    total = f"{result.errors:,} errors, {result.warnings:,} warnings" if result.counts else "no problems"
+    lines = [f"{result.source}: {result.posts:,} posts, {total}; {result.seconds:g} s"]
+    for code in sorted(result.counts, key=lambda code: PROBLEMS[code].severity):
+        kind, count = PROBLEMS[code], result.counts[code]
+        lines += ["", f"{kind.severity}: {code}, {count:,} times. {kind.what} {kind.fix}"]
+        shown = [each for each in result.first if each.code == code]
+        for each in shown:
+            of = f" ({each.id})" if each.id else ""
+            what = each.message or repr(each.value)
+            lines.append(f"  {what if what.startswith(each.where) else f'{each.where}{of}: {what}'}")
+        if count > len(shown):
+            lines.append(f"  … and {count - len(shown):,} more in {result.file}")
+    return "\n".join(lines)
 
 
 def _listed(counts: Mapping[str, int], most: int = 6) -> str:

@@ -278,10 +278,10 @@ def explanation(result: Reproduction) -> str:
 
 
 def write_demo(demo: Demo, folder: Path) -> None:
-    """Write `report.html`: the set, the systems with intervals, accuracy against labels, an alignment heatmap."""
+    """Write `report.html`: the set, the systems with intervals, an alignment heatmap."""
     posts = demo.illustrations
     drawn = {
-        "curve": figures.learning_curve(demo.curve, "test accuracy, %", chance=0.5),
+        "systems": figures.demo_systems(demo.systems),
         "heatmap": figures.heatmap(posts.heatmap) if posts and posts.heatmap else None,
     }
     gain = next(row.metrics["accuracy"] for row in demo.differences if row.system == "clfa")

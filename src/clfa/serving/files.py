@@ -14,8 +14,9 @@ from typing import Any
 from clfa.data.atomic import replacing
 from clfa.data.columns import KNOWLEDGE_COLUMNS, as_text, knowledge_columns
 from clfa.data.formats import Table
+from clfa.data.images import safe_image
 from clfa.data.progress import progress, track
-from clfa.data.tables import OPTIONS, open_posts, safe_image
+from clfa.data.tables import OPTIONS, open_posts
 from clfa.errors import UserError
 from clfa.model.modalities import kind_of
 from clfa.serving.predictor import Prediction, Predictor

@@ -19,10 +19,12 @@ import torch
 
 from clfa.config import DataConfig, LossConfig, ModalityConfig, ModelConfig, ProbeConfig, RunConfig
 from clfa.data.atomic import replacing, write_text
-from clfa.data.records import load_manifest, write_dataset
+from clfa.data.guessing import guess_columns, guess_columns_of
+from clfa.data.records import load_manifest
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, source_splits
-from clfa.data.tables import OPTIONS, guess_columns, guess_columns_of, read_table
+from clfa.data.tables import OPTIONS, read_table
+from clfa.data.writing import write_dataset
 from clfa.errors import TimeUp, UserError
 from clfa.evidence.evaluate import evaluate
 from clfa.evidence.redundancy import advice, information

@@ -154,12 +154,12 @@ def fuse(
         teacher=teacher,
         loss=LossConfig(alignment_weight="auto"),
         train=TrainConfig(
-            epochs=20 if fresh else 10,
-            batch_size=BATCH,
+            epochs=8 if fresh else 10,
+            batch_size=16 if fresh else BATCH,
             encoder_learning_rate=1e-3,
             head_learning_rate=1e-3,
             monitor="calibrated_nll",
-            patience=10 if fresh else 5,
+            patience=8 if fresh else 5,
         ),
     )
     try:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from clfa.data import congruity
-from clfa.data.records import Record, write_dataset
+from clfa.data.records import Record
+from clfa.data.writing import write_dataset
 
 POSTS = {"train": 80, "validation": 20, "test": 40}
 DIM = 32

@@ -142,7 +142,7 @@ class Reproduction:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """A system with some number of labelled posts, and its score; accuracy in the demo."""
+    """A system with some number of labelled posts, and its score."""
 
     system: str
     posts: int
@@ -155,7 +155,6 @@ class Demo:
 
     systems: list[SystemScores]
     differences: list[Difference]
-    curve: list[CurvePoint]
     teacher: dict[str, dict[str, float]]
     """Direction -> R@k in percent."""
     drawings: int

@@ -1,0 +1,171 @@
+"""All problems of a source, or of a dataset directory, at once (`clfa check`)."""
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from clfa.data.atomic import replacing
+from clfa.data.drawing import MIN_POSTS
+from clfa.data.examine import examine
+from clfa.data.formats import open_file
+from clfa.data.guessing import guess_columns
+from clfa.data.problems import Problem, problem
+from clfa.data.progress import track
+from clfa.data.published import MMSD2_FILES, MMSD_FILES, read_mmsd, read_mmsd2, read_mvsa
+from clfa.data.records import Bad, Record, Source, load_manifest
+from clfa.data.tables import OPTIONS, read_table
+from clfa.data.writing import sha256
+from clfa.errors import UserError
+
+SHOWN = 5
+"""Problems of each code that are kept in a `Check`; the file holds all."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `check` has found."""
+
+    source: str
+    posts: int
+    counts: dict[str, int]
+    """Code -> how often."""
+    first: list[Problem]
+    """The first few of each code."""
+    errors: int
+    warnings: int
+    seconds: float
+    file: str
+    """Where all of them are listed, a JSON object a line."""
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command: 3 if there are errors."""
+        return 3 if self.errors else 0
+
+
+def check(
+    source: str | Path,
+    out: str | Path,
+    images: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    unlabelled: str = "refuse",
+    split_dir: str | None = None,
+) -> Check:
+    """Look at every post as an import would, decode every image, and list all that is wrong in `out` (JSON lines).
+
+    Args:
+        source: a dataset directory, a table as `clfa import table` reads it, or the folder of MMSD, MMSD2.0 or MVSA.
+        out: file to write.
+        images: folder that image paths are relative to; `none` looks at texts alone.
+        columns: our name -> column of a table, where it is not guessed right.
+        unlabelled: whether posts without a label are refused or meant to be there (`keep`).
+        split_dir: lists of splits of MVSA, see `clfa.data.published.read_mvsa`.
+    """
+    started, source, out = time.monotonic(), Path(source), Path(out)
+    seen = _Seen()
+    with replacing(out) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+        for each in _problems(source, images, columns or {}, unlabelled, split_dir, seen):
+            file.write(json.dumps(asdict(each), ensure_ascii=False) + "\n")
+            seen.counts[each.code] += 1
+            seen.severities[each.severity] += 1
+            if seen.counts[each.code] <= SHOWN:
+                seen.first.append(each)
+    found = seen.severities
+    seconds = round(time.monotonic() - started, 1)
+    counts = dict(seen.counts.most_common())
+    return Check(str(source), seen.posts, counts, seen.first, found["error"], found["warning"], seconds, str(out))
+
+
+class _Seen:
+    """What is counted on the way."""
+
+    def __init__(self) -> None:
+        self.posts = 0
+        self.labels: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.severities: Counter[str] = Counter()
+        self.first: list[Problem] = []
+
+
+def _problems(
+    source: Path, images: str | None, columns: Mapping[str, str], unlabelled: str, split_dir: str | None, seen: _Seen
+) -> Iterator[Problem]:
+    try:
+        has_texts, count, rows = _open(source, images, columns, unlabelled, split_dir)
+        examined = examine(rows, images != "none")
+        for _, row, warnings in track(examined, f"checking {source}", count):
+            seen.posts += 1
+            if isinstance(row, Bad):
+                yield problem(row.error.code or "file-unreadable", row.source, str(row.error), row.id)
+            if isinstance(row, Record):
+                seen.labels[row.label or ""] += row.label is not None
+                for code in warnings:
+                    if code != "text-empty" or has_texts:
+                        yield problem(code, row.source, "", row.id, row.id if code == "id-float" else row.text)
+    except UserError as error:  # of the whole
+        yield problem(error.code or "file-unreadable", str(source), str(error))
+    alike: dict[str, list[str]] = {}
+    for label in sorted(filter(None, seen.labels)):
+        alike.setdefault("".join(label.lower().split()), []).append(label)
+        if seen.labels[label] < MIN_POSTS:
+            yield problem("label-rare", str(source), f"{label!r} has {seen.labels[label]} posts", value=label)
+    for labels in alike.values():
+        if len(labels) > 1:
+            named = ", ".join(f"{label!r} ({seen.labels[label]:,} posts)" for label in labels)
+            yield problem("label-alike", str(source), f"{named}: one class or several?", value=labels[0])
+
+
+def _open(
+    source: Path, images: str | None, columns: Mapping[str, str], unlabelled: str, split_dir: str | None
+) -> tuple[bool, int | None, Source]:
+    """Whether there are texts, the number of posts where it is known, and the posts."""
+    folder = None if images == "none" else Path(images) if images else None
+    beside = folder or (source / "images" if images != "none" and (source / "images").is_dir() else None)
+    if (source / "dataset.json").is_file():
+        manifest = load_manifest(source)
+        return True, sum(split["rows"] for split in manifest["splits"].values()), _stored(source, manifest)
+    if split_dir or (source / "labelResultAll.txt").is_file():
+        there = folder or (source / "data" if images != "none" else None)
+        return True, None, read_mvsa(source, there, Path(split_dir) if split_dir else None, "file-order")[0]
+    if all((source / name).is_file() for name in MMSD_FILES.values()):
+        return True, None, read_mmsd(source, beside)[0]
+    if all((source / name).is_file() for name in MMSD2_FILES.values()):
+        return True, None, read_mmsd2(source, beside)[0]
+    guessed = guess_columns(str(source), columns)
+    log.info("columns: %s", ", ".join(f"{ours} = {theirs}" for ours, theirs in guessed.items()))
+    names = {name: guessed.get(name, name) for name in OPTIONS}
+    embed, texts = images != "none" and "image" in guessed, "text" in guessed
+    rows, _, described = read_table(
+        str(source), folder, names, embed=embed, texts=texts, unlabelled=unlabelled, draw=False
+    )
+    return texts, described.get("rows"), rows
+
+
+def _stored(dataset: Path, manifest: Mapping) -> Source:
+    """The posts of a dataset directory, and splits that are not what was imported."""
+    names = dict(enumerate(manifest["labels"]))
+    for split, described in manifest["splits"].items():
+        path = dataset / f"{split}.parquet"
+        if not path.is_file() or sha256(path) != described["sha256"]:
+            why = "is not the file that was imported (SHA-256)" if path.is_file() else "is not there"
+            yield split, Bad("", split, UserError(f"{path} {why}", "split-changed"), str(path))
+        if not path.is_file():
+            continue
+        table = open_file(path)
+        for number, row in table.lines(None):
+            where = table.where(number)
+            if isinstance(row, UserError):
+                yield split, Bad("", split, row, where)
+            elif row["label"] is not None and row["label"] not in names:
+                wrong = f"{where}: the label {row['label']} is none of {', '.join(names.values())}"
+                yield split, Bad(row["id"], split, UserError(wrong, "label-unknown"), where)
+            else:
+                image = row["image"] and row["image"]["bytes"]
+                label = None if row["label"] is None else names[row["label"]]
+                yield split, Record(row["id"], row["text"] or "", image, label, {}, where)

@@ -1,0 +1,233 @@
+"""Rows of a source -> a dataset directory, in a stream, whole or not at all."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import clfa
+from clfa.data.atomic import write_json
+from clfa.data.examine import examine
+from clfa.data.problems import PROBLEMS
+from clfa.data.progress import track
+from clfa.data.records import SPLITS, UNLABELLED, Bad, Dropped, Manifest, Record, normalise_text
+from clfa.data.scripts import watch_scripts
+from clfa.errors import UserError
+
+log = logging.getLogger(__name__)
+IN_A_ROW = 100
+"""Bad posts one after another that end an import: whoever skips a few does not mean all."""
+GROUP_ROWS, GROUP_BYTES = 1_000, 1_000_000  # of a Parquet row group, the unit of reading
+
+
+def write_dataset(
+    rows: Iterable[tuple[str, Record | Dropped | Bad]],
+    out: str | Path,
+    class_names: list[str],
+    description: dict[str, Any],
+    text: str = "normalised",
+    images: str = "embedded",
+    on_bad: str = "fail",
+    max_bad: float = 0.01,
+) -> Manifest:
+    """Write a dataset directory in a stream and return its manifest (the content of `dataset.json`).
+
+    Args:
+        rows: see `clfa.data.records.Source`.
+        out: folder to make.
+        class_names: in the order of their numbers.
+        description: put into the manifest as it is (reader, filters, …). `columns` names the further columns that are
+            stored, `{name: "string" or "binary"}`; other entries of `Record.values` are not. `rows`, their number, is for
+            the progress.
+        text: `normalised` or `raw`.
+        images: `embedded` reads, checks and stores image bytes; `none` leaves them out.
+        on_bad: posts that cannot be used (see `clfa.data.examine`): `fail` raises after looking at all of them; `skip`
+            lists them in `dropped.jsonl`; `mask` keeps those whose image is bad without it, and fails for any other.
+        max_bad: `skip` and `mask` fail if more than this share of the rows is bad, or `IN_A_ROW` one after another.
+
+    Raises:
+        UserError: `out` exists; posts cannot be used (the first 20 and the count); a split without rows.
+    """
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} exists and is not empty: choose another --out, or delete it first")
+    unfinished = out.with_name(out.name + ".partial")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of an import that was stopped
+    unfinished.mkdir(parents=True)
+    bad, warned = _Bad(on_bad, max_bad), Counter[str]()
+    with closing(_Writer(unfinished, class_names, description.get("columns", {}))) as writer:
+        examined = examine(watch_scripts(rows), images == "embedded")
+        for split, row, warnings in track(examined, f"importing to {out}", description.get("rows")):
+            warned.update(warnings)
+            if isinstance(row, Bad):
+                kept = bad.add(split, row)
+                if kept:
+                    writer.keep(split, _clean(kept, text))
+                else:
+                    writer.drop(Dropped(row.id, split, str(row.error), row.source))
+            else:
+                bad.in_a_row, bad.rows = 0, bad.rows + 1
+                if isinstance(row, Dropped):
+                    writer.drop(row)
+                else:
+                    writer.keep(split, _clean(row, text))
+        bad.judge()
+    for code, count in warned.items():
+        log.warning("%s posts: %s (%s; `clfa check` lists them)", f"{count:,}", PROBLEMS[code].what, code)
+    manifest = Manifest(description, text=text, images=images, labels=class_names)
+    manifest["splits"] = writer.describe()
+    manifest["dropped"] = sum(writer.dropped.values())
+    manifest["clfa_version"] = clfa.__version__
+    write_json(unfinished / "dataset.json", manifest)
+    if out.exists():
+        out.rmdir()
+    os.replace(unfinished, out)
+    return manifest
+
+
+def _clean(record: Record, text: str) -> Record:
+    """The record as it is stored: every text normalised unless they are `raw`."""
+    if text == "raw":
+        return record
+    values = {name: normalise_text(v) if isinstance(v, str) else v for name, v in record.values.items()}
+    return replace(record, text=normalise_text(record.text), values=values)
+
+
+class _Bad:
+    """The posts that cannot be used, and what follows from them."""
+
+    def __init__(self, policy: str, most: float):
+        self.policy, self.most = policy, most
+        self.rows = self.count = self.in_a_row = self.refused = 0
+        self.listed: list[str] = []
+
+    def add(self, split: str, row: Bad) -> Record | None:
+        """The post that is kept all the same, if one is."""
+        self.rows, self.count, self.in_a_row = self.rows + 1, self.count + 1, self.in_a_row + 1
+        if len(self.listed) < 20:
+            post = f"{split} {row.id}: " if row.id else ""
+            self.listed.append(f"{post}{row.error} [{row.error.code}]")
+        kept = row.record if self.policy == "mask" else None
+        self.refused += self.policy == "mask" and kept is None
+        if self.policy != "fail" and self.in_a_row >= IN_A_ROW:
+            raise UserError(f"{IN_A_ROW} posts in a row cannot be used, nothing was imported; {self._first()}")
+        return kept
+
+    def judge(self) -> None:
+        """At the end.
+
+        Raises:
+            UserError: the policy does not bear so many.
+        """
+        counted = f"{self.count:,} of {self.rows:,} posts cannot be used"
+        if self.count and (self.policy == "fail" or self.refused):
+            options = "or use --on-bad skip (they are then listed in dropped.jsonl)"
+            if not self.refused:
+                options += ", --on-bad mask (images that are bad are left out) or --images none"
+            raise UserError(f"{counted}, nothing was imported; {self._first()}\nFix them, {options}")
+        if self.count > self.most * self.rows:
+            raise UserError(
+                f"{counted}, more than --max-bad {self.most:g}, nothing was imported; {self._first()}\n"
+                "Fix them, or raise --max-bad (a share of all posts)"
+            )
+
+    def _first(self) -> str:
+        return "\n  ".join([f"the first {len(self.listed)} (`clfa check` lists all):", *self.listed])
+
+
+class _Writer:
+    """Parquet files of the splits, written a row group at a time, and `dropped.jsonl`."""
+
+    def __init__(self, folder: Path, class_names: list[str], columns: Mapping[str, str]):
+        self.folder, self.class_names, self.columns = folder, class_names, columns
+        self.schema = _schema(class_names, columns)
+        self.files: dict[str, Any] = {}
+        self.waiting: dict[str, list[Record]] = defaultdict(list)
+        self.size: Counter[str] = Counter()
+        self.labels: dict[str, Counter[str | None]] = defaultdict(Counter)
+        self.without_image: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.dropped_file = open(folder / "dropped.jsonl", "w", encoding="utf-8")  # noqa: SIM115  # see `close`
+
+    def close(self) -> None:
+        self.dropped_file.close()
+        for split in self.waiting:
+            self._flush(split)
+        for file in self.files.values():
+            file.close()
+
+    def drop(self, row: Dropped) -> None:
+        self.dropped[row.split] += 1
+        self.dropped_file.write(json.dumps(vars(row), ensure_ascii=False) + "\n")
+
+    def keep(self, split: str, record: Record) -> None:
+        self.waiting[split].append(record)
+        self.labels[split][record.label] += 1
+        self.without_image[split] += record.image is None
+        self.size[split] += sum(len(v) for v in (record.image, record.text, *record.values.values()) if v)  # type: ignore
+        if len(self.waiting[split]) >= GROUP_ROWS or self.size[split] >= GROUP_BYTES:
+            self._flush(split)
+
+    def describe(self) -> dict[str, Any]:
+        """The entry of each split in the manifest."""
+        described: dict[str, Any] = {}
+        for split in (*SPLITS, UNLABELLED):
+            if split in ("test", UNLABELLED) and split not in self.files:
+                continue
+            if split not in self.files:
+                usable = sum(counts.total() for counts in self.labels.values())
+                raise UserError(f"no rows for the split {split!r}: the source has {usable} usable rows in all")
+            counts = self.labels[split]
+            described[split] = {
+                "rows": counts.total(),
+                "labels": {} if split == UNLABELLED else {name: counts[name] for name in self.class_names},
+                "dropped": self.dropped[split],
+                "without_image": self.without_image[split],
+                "sha256": sha256(self.folder / f"{split}.parquet"),
+            }
+        return described
+
+    def _flush(self, split: str) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        records = self.waiting[split]
+        if split not in self.files:
+            self.files[split] = pq.ParquetWriter(self.folder / f"{split}.parquet", self.schema)
+        columns = {
+            "id": [record.id for record in records],
+            "text": [record.text for record in records],
+            "image": [record.image and {"bytes": record.image, "path": None} for record in records],
+            "label": [None if record.label is None else self.class_names.index(record.label) for record in records],
+            **{name: [record.values.get(name) for record in records] for name in self.columns},
+        }
+        if records:
+            self.files[split].write_table(pa.table(columns, schema=self.schema))
+        self.waiting[split], self.size[split] = [], 0
+
+
+def _schema(class_names: list[str], columns: Mapping[str, str]) -> Any:
+    """As `datasets` writes it, so that the directory can be read with that library too."""
+    from datasets import ClassLabel, Features, Image, Value
+
+    features = Features(
+        id=Value("string"),
+        text=Value("string"),
+        image=Image(decode=False),
+        label=ClassLabel(names=class_names),
+        **{name: Value(kind) for name, kind in columns.items()},
+    )
+    return features.arrow_schema
+
+
+def sha256(path: Path) -> str:
+    """Of a file, as in `dataset.json`."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
