@@ -1,7 +1,6 @@
 """Averaged weights: by hand, what they are used for, and batch norm's own averages."""
 
 import json
-import math
 
 import pytest
 import torch
