@@ -16,23 +16,28 @@ class LengthBuckets:
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, bucket: int = 50):
-        self.lengths, self.batch_size, self.seed, self.epoch = torch.tensor(lengths), batch_size, seed, 0
+        self.lengths, self.batch_size, self.seed = torch.tensor(lengths), batch_size, seed
+        self.epoch = self.done = 0
         self.bucket = bucket * batch_size
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """The epoch that comes, without its first batches, which are `done`."""
+        self.epoch, self.done = epoch, done
 
     def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        yield from self.all_batches()[self.done :]
+
+    def all_batches(self) -> list[list[int]]:
+        """Of the epoch, those that are done among them."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         batches: list[Tensor] = []
         for rows in torch.randperm(len(self.lengths), generator=generator).split(self.bucket):
             rows = rows[self.lengths[rows].argsort(stable=True)]
             batches += rows.split(self.batch_size)
-        for number in torch.randperm(len(batches), generator=generator).tolist():
-            yield batches[number].tolist()
+        return [batches[number].tolist() for number in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 class Beside:
@@ -49,8 +54,10 @@ class Beside:
 
     def __iter__(self) -> Iterator[list[int]]:
         places = self._places()
-        for batch in self.batches:
-            yield batch + [next(places) for _ in batch]
+        for number, batch in enumerate(self.batches.all_batches()):
+            beside = [next(places) for _ in batch]
+            if number >= self.batches.done:
+                yield batch + beside
 
     def _places(self) -> Iterator[int]:
         # not the generator of the batches, whose epochs begin with a permutation too

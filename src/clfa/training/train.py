@@ -8,9 +8,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from clfa.errors import TimeUp, UserError
 from clfa.metrics import METRICS, all_scores
 from clfa.model.batch import NO_LABEL, Batch
 from clfa.runs import Run
+from clfa.stopping import Stop, stoppable
 from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.average import averaged, update_average
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
@@ -31,6 +33,9 @@ from clfa.training.objective import aligns_alone, objective
 from clfa.training.optimizer import learning_rate
 from clfa.training.probe import train_probe
 from clfa.training.setup import Setup, set_up
+
+CHECKPOINT_SECONDS = 300
+"""Between checkpoints inside of an epoch; at its end there always is one."""
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +48,10 @@ class State:
     """Epochs done."""
     step: int = 0
     """Optimizer steps done."""
+    batch: int = 0
+    """Batches of the epoch that is running that are done."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Of the terms of the loss over these batches."""
     best: float | None = None
     """Best value of the monitored metric so far."""
     best_epoch: int = 0
@@ -59,7 +68,7 @@ class State:
 
     def end_epoch(self, value: float | None, higher_is_better: bool) -> bool:
         """Count an epoch; whether it is the best so far. One without a value cannot be."""
-        self.epoch += 1
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
         if value is None:
             return False
         if self.best is not None and (value <= self.best if higher_is_better else value >= self.best):
@@ -106,10 +115,12 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
     if settings.precision == "bf16" and not has_bf16(setup.pipeline.device):
         log.warning("this CPU has no instructions for bf16, with which it would be many times slower: training in fp32")
 
-    with _open_log(run.log_file, state.log_bytes) as file:
+    how = "stopping after this step: the same command with --resume goes on from there"
+    with _open_log(run.log_file, state.log_bytes) as file, stoppable(how) as stop:
+        between_steps = partial(_between_steps, setup, run, state, stop, deadline, [time.monotonic()])
         for epoch in state.epochs_left(settings):
             started = time.monotonic()
-            losses = _train_epoch(setup, config, state, epoch, deadline)
+            losses = _train_epoch(setup, config, state, between_steps)
             seconds = time.monotonic() - started
             state.seconds += seconds
             with averaged(setup.model, setup.average):
@@ -134,6 +145,7 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
             if board:
                 for name, value in {**losses, **scores}.items():
                     board.add_scalar(name, value, state.epoch)
+            stop.now()
 
     if board:
         board.close()
@@ -152,36 +164,48 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
     return run.path
 
 
-def _train_epoch(setup: Setup, config: RunConfig, state: State, epoch: int, deadline: float) -> dict[str, float]:
-    """One pass over the training posts; the mean of each term of the loss over its batches."""
+def _between_steps(setup: Setup, run: Run, state: State, stop: Stop, deadline: float, saved: list[float]) -> None:
+    """Save where it is time to, a signal came, or the deadline has passed; the last two end the training here."""
+    up = time.monotonic() > deadline
+    if stop or up or time.monotonic() - saved[0] > CHECKPOINT_SECONDS:
+        save_checkpoint(run.checkpoints, setup.model, setup.optimizer, asdict(state), setup.average)
+        saved[0] = time.monotonic()
+    stop.now()
+    if up:
+        raise TimeUp
+
+
+def _train_epoch(setup: Setup, config: RunConfig, state: State, between_steps: Callable[[], None]) -> dict[str, float]:
+    """One pass over the training posts, or what is left of it; the mean of each term of the loss over its batches."""
     settings, model = config.train, setup.model
     last, total = len(setup.batches) - 1, math.ceil(len(setup.batches) / settings.accumulation) * settings.epochs
-    setup.sampler.set_epoch(epoch)
+    setup.sampler.set_epoch(state.epoch, state.batch)
     model.train()
-    sums: dict[str, float] = {}
-    batches = track(setup.batches, f"posts of epoch {epoch + 1}", len(setup.rows), _labelled)
-    for number, batch in enumerate(batches):
-        if time.monotonic() > deadline:
-            raise TimeUp
+    batches = track(setup.batches, f"posts of epoch {state.epoch + 1}", len(setup.rows), _labelled)
+    for number, batch in enumerate(batches, state.batch):
         factor = learning_rate(state.step, total, settings)
         for group in setup.optimizer.param_groups:
             group["factor"], group["lr"] = factor, group["peak"] * factor
         terms = _forward(setup, config, batch, state.step / total)
         if not torch.isfinite(terms["loss"]):
             raise UserError(
-                f"the loss is {terms['loss'].item()} in epoch {epoch + 1}: lower train.head_learning_rate or "
+                f"the loss is {terms['loss'].item()} in epoch {state.epoch + 1}: lower train.head_learning_rate or "
                 "train.encoder_learning_rate, or use train.precision fp32"
             )
         (terms["loss"] / settings.accumulation).backward()
-        if (number + 1) % settings.accumulation == 0 or number == last:
+        stepped = (number + 1) % settings.accumulation == 0 or number == last
+        if stepped:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
             setup.optimizer.step()
             update_average(setup.average, model, state.step, settings.average)
             setup.optimizer.zero_grad()
             state.step += 1
+        state.batch = number + 1
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
-    return {name: value / len(setup.batches) for name, value in sums.items()}
+            state.sums[name] = state.sums.get(name, 0.0) + value.item()
+        if stepped and number != last:
+            between_steps()
+    return {name: value / len(setup.batches) for name, value in state.sums.items()}
 
 
 def _labelled(batch: Batch) -> int:

@@ -1,0 +1,52 @@
+"""Signals: the first one asks to stop at the next good moment, a second one stops at once."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+
+class Stop:
+    """Whether a signal has asked to stop."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def now(self) -> None:
+        """End as the signal wants: `KeyboardInterrupt` for SIGINT (exit code 130), else `SystemExit` (SIGTERM: 143)."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal is not None:
+            raise SystemExit(128 + self.signal)
+
+
+@contextmanager
+def stoppable(how: str) -> Iterator[Stop]:
+    """SIGINT and SIGTERM wait for the work in this block, which looks at the `Stop` where it can be stopped; `how` that will
+    be is said when the first one comes. The second one ends the process. Other threads than the main one get no signals.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if stop:
+            os._exit(128 + number)
+        stop.signal = number
+        log.warning("%s; once more to stop at once", how)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
