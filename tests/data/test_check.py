@@ -23,7 +23,6 @@ from clfa.data.rows import load_split
 from clfa.errors import UserError
 
 REPEATED = "plain 118"
-pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow warns, and reads the image
 
 
 def found(source, out, **options) -> list[tuple[str, str]]:
