@@ -180,7 +180,7 @@ def test_teacher_commands(dataset, encoders, tmp_path, capsys):
 
 
 ROOMS = """
-__init__ errors
+__init__ errors stopping
 metrics
 config
 losses fusion data

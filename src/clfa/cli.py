@@ -1,6 +1,7 @@
 """The command line: options and help from the functions of `clfa.commands`. Progress goes to stderr, results to stdout."""
 
 import argparse
+import errno
 import inspect
 import json
 import logging
@@ -51,6 +52,15 @@ GROUPS = {
     "teacher": "Train or apply a teacher.",
 }
 
+HELP_OF = {
+    errno.EACCES: "make it readable and writable, or choose another place",
+    errno.EPERM: "make it readable and writable, or choose another place",
+    errno.EROFS: "the file system is read-only, choose another place",
+    errno.ENOSPC: "make room; what was written before is whole, and the same command goes on from it",
+    errno.EDQUOT: "your share of the disk is used up: make room, and give the same command again",
+}
+"""What helps where the operating system refuses."""
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
@@ -89,6 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has heard enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in HELP_OF:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{place}{error.strerror}: {HELP_OF[error.errno]}")
     except KeyboardInterrupt:
         print("clfa: interrupted", file=sys.stderr)
         return 130

@@ -15,6 +15,7 @@ from typing import Any
 import clfa
 from clfa.data.atomic import write_json
 from clfa.data.examine import examine
+from clfa.data.lock import only_one
 from clfa.data.problems import PROBLEMS
 from clfa.data.progress import track
 from clfa.data.records import SPLITS, UNLABELLED, Bad, Dropped, Manifest, Record, normalise_text
@@ -58,6 +59,20 @@ def write_dataset(
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} exists and is not empty: choose another --out, or delete it first")
+    with only_one(out):
+        return _write(rows, out, class_names, description, text, images, on_bad, max_bad)
+
+
+def _write(
+    rows: Iterable[tuple[str, Record | Dropped | Bad]],
+    out: Path,
+    class_names: list[str],
+    description: dict[str, Any],
+    text: str,
+    images: str,
+    on_bad: str,
+    max_bad: float,
+) -> Manifest:
     unfinished = out.with_name(out.name + ".partial")
     shutil.rmtree(unfinished, ignore_errors=True)  # of an import that was stopped
     unfinished.mkdir(parents=True)

@@ -16,6 +16,7 @@ from typing import Any
 from clfa.data.columns import KNOWLEDGE_COLUMNS, as_text, knowledge_columns
 from clfa.data.formats import Table
 from clfa.data.images import safe_image
+from clfa.data.lock import only_one
 from clfa.data.progress import progress, track
 from clfa.data.seal import MANIFEST
 from clfa.data.tables import OPTIONS, open_posts
@@ -106,13 +107,18 @@ def predict_file(
     predictor = Predictor(run)
     table = _open(predictor, source, columns)
     posts = _Source(table, source, columns, image_dir or source.parent, predictor, on_bad)
-    parts = Parts(output, _asked(run, posts))
+    with only_one(output):
+        return _predict(posts, Parts(output, _asked(run, posts)))
+
+
+def _predict(posts: _Source, parts: Parts) -> dict[str, int]:
+    predictor, table = posts.predictor, posts.table
     total, held = _look(posts, checked=parts.are_there)
     probabilities: Types = {f"probability_{name}": {float: 0.0} for name in predictor.class_names}
     added: Types = {"predicted": {str: ""}, **probabilities, "problem": {str: ""}}
     taken = [name for name in added if name in held]
     if taken:
-        raise UserError(f"{source} has columns that the output adds ({', '.join(taken)}): rename them in the input")
+        raise UserError(f"{posts.path} has columns that the output adds ({', '.join(taken)}): rename them in the input")
     kept = {name: samples for name, samples in held.items() if not {bytes, dict} & samples.keys()}
     parts.begin()
     chunks = _chunks(table)

@@ -21,6 +21,7 @@ import torch
 from clfa.config import DataConfig, LossConfig, ModalityConfig, ModelConfig, ProbeConfig, RunConfig
 from clfa.data.atomic import replacing, write_text
 from clfa.data.guessing import guess_columns, guess_columns_of
+from clfa.data.lock import only_one
 from clfa.data.records import load_manifest
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, source_splits
@@ -99,7 +100,22 @@ def fit(
     if preset not in PRESETS:
         raise UserError(f"preset {preset!r}: allowed are {', '.join(PRESETS)}")
     encoders = {"text": text_encoder or PRESETS[preset]["text"], "image": image_encoder or PRESETS[preset]["image"]}
-    run = Run(out)
+    with only_one(Path(out), inside=True):
+        return _fit(source, Run(out), minutes, encoders, metric, columns, folds, fold, teacher, started)
+
+
+def _fit(
+    source: "str | Path | DataFrame",
+    run: Run,
+    minutes: float,
+    encoders: dict[str, str],
+    metric: str,
+    columns: Mapping[str, str] | None,
+    folds: int,
+    fold: int,
+    teacher: str | None,
+    started: float,
+) -> Fit:
     data = DataConfig(_dataset(source, run, columns or {}), train_splits=["train", "validation"])
     data = replace(data, folds=folds, fold=fold)
     asked = _asked(metric, encoders | ({"teacher": teacher} if teacher else {}), data)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from clfa.config import CaptionSource, TeacherConfig
 from clfa.data.atomic import write_json
 from clfa.data.cache import Cache, content_key, fill
+from clfa.data.lock import only_one
 from clfa.data.records import load_manifest, normalise_text
 from clfa.data.rows import Row, load_split
 from clfa.errors import UserError
@@ -97,6 +98,11 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     output = Path(config.output)
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} already holds a teacher or other files: delete it, or choose another output")
+    with only_one(output):
+        return _train_teacher(config, output)
+
+
+def _train_teacher(config: TeacherConfig, output: Path) -> dict[str, Any]:
     started = time.monotonic()
     torch.manual_seed(config.seed)
     generator = np.random.default_rng(config.seed)

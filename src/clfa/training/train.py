@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from clfa.config import RunConfig, TrainConfig, check_ranges
+from clfa.data.lock import only_one
 from clfa.data.progress import track
 from clfa.errors import TimeUp, UserError
 from clfa.metrics import METRICS, all_scores
@@ -34,6 +35,8 @@ from clfa.training.optimizer import learning_rate
 from clfa.training.probe import train_probe
 from clfa.training.setup import Setup, set_up
 
+NOT_FINITE = 3
+"""Steps in a row whose loss or gradient is not finite that end a training."""
 CHECKPOINT_SECONDS = 300
 """Between checkpoints inside of an epoch; at its end there always is one."""
 
@@ -51,7 +54,13 @@ class State:
     batch: int = 0
     """Batches of the epoch that is running that are done."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Of the terms of the loss over these batches."""
+    """Of the terms of the loss over those of them whose loss is finite."""
+    lost: int = 0
+    """The others of them."""
+    skipped: int = 0
+    """Steps of the epoch that is running that were not applied, as the loss or a gradient was not finite."""
+    suspects: list[list[str]] = field(default_factory=list)
+    """The posts of each such step since the last that was applied."""
     best: float | None = None
     """Best value of the monitored metric so far."""
     best_epoch: int = 0
@@ -68,7 +77,7 @@ class State:
 
     def end_epoch(self, value: float | None, higher_is_better: bool) -> bool:
         """Count an epoch; whether it is the best so far. One without a value cannot be."""
-        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
+        self.epoch, self.batch, self.sums, self.lost, self.skipped = self.epoch + 1, 0, {}, 0, 0
         if value is None:
             return False
         if self.best is not None and (value <= self.best if higher_is_better else value >= self.best):
@@ -90,22 +99,29 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
         `metrics.json`, `environment.json`, `checkpoints/`.
 
     Raises:
-        UserError: the output holds another run, data or teacher do not fit, or the loss is no longer finite.
+        UserError: the output holds another run, another process is at work there, data or teacher do not fit, or the loss
+            stays without a finite value.
     """
     _refuse_several_processes()
     check_ranges(config)
-    run, settings = Run(config.output), config.train
-    if not run.begin(config, resume):
-        log.info("%s: already finished", run)
-        return run.path
-    torch.manual_seed(config.seed)
-    if config.model.probe:
-        train_probe(config, run)
-        return run.path
-    if config.loss.alignment_weight == "auto":
-        train_with_chosen_alignment(config, run, train, deadline)
-        return run.path
-    setup = set_up(config)
+    run = Run(config.output)
+    with only_one(run.path, inside=True):
+        if not run.begin(config, resume):
+            log.info("%s: already finished", run)
+            return run.path
+        torch.manual_seed(config.seed)
+        if config.model.probe:
+            train_probe(config, run)
+        elif config.loss.alignment_weight == "auto":
+            train_with_chosen_alignment(config, run, train, deadline)
+        else:
+            _train(config, run, resume, deadline)
+    return run.path
+
+
+def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
+    """One network, epoch by epoch."""
+    setup, settings = set_up(config), config.train
     state = State()
     if resume and (saved := load_checkpoint(run.checkpoints, setup.model, setup.optimizer, setup.average)):
         state = State(**saved)
@@ -121,7 +137,7 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
         for epoch in state.epochs_left(settings):
             started = time.monotonic()
             losses = _train_epoch(setup, config, state, between_steps)
-            seconds = time.monotonic() - started
+            seconds, skipped = time.monotonic() - started, state.skipped
             state.seconds += seconds
             with averaged(setup.model, setup.average):
                 probabilities = setup.pipeline.probabilities(setup.validation, "validating")
@@ -133,6 +149,7 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
                 "epoch": state.epoch,
                 "step": state.step,
                 **losses,
+                **({"skipped_steps": skipped} if skipped else {}),
                 "learning_rate": setup.optimizer.param_groups[-1]["factor"] * settings.head_learning_rate,
                 "validation": scores,
                 "examples_per_second": len(setup.rows) / seconds,
@@ -161,7 +178,6 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
             "train_rows": len(setup.rows),
         }
     )
-    return run.path
 
 
 def _between_steps(setup: Setup, run: Run, state: State, stop: Stop, deadline: float, saved: list[float]) -> None:
@@ -181,31 +197,54 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, between_steps: C
     last, total = len(setup.batches) - 1, math.ceil(len(setup.batches) / settings.accumulation) * settings.epochs
     setup.sampler.set_epoch(state.epoch, state.batch)
     model.train()
+    broken = False
     batches = track(setup.batches, f"posts of epoch {state.epoch + 1}", len(setup.rows), _labelled)
     for number, batch in enumerate(batches, state.batch):
         factor = learning_rate(state.step, total, settings)
         for group in setup.optimizer.param_groups:
             group["factor"], group["lr"] = factor, group["peak"] * factor
         terms = _forward(setup, config, batch, state.step / total)
-        if not torch.isfinite(terms["loss"]):
-            raise UserError(
-                f"the loss is {terms['loss'].item()} in epoch {state.epoch + 1}: lower train.head_learning_rate or "
-                "train.encoder_learning_rate, or use train.precision fp32"
-            )
-        (terms["loss"] / settings.accumulation).backward()
+        if torch.isfinite(terms["loss"]):
+            (terms["loss"] / settings.accumulation).backward()
+            for name, value in terms.items():
+                state.sums[name] = state.sums.get(name, 0.0) + value.item()
+        else:
+            state.lost, broken = state.lost + 1, True
         stepped = (number + 1) % settings.accumulation == 0 or number == last
         if stepped:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            setup.optimizer.step()
-            update_average(setup.average, model, state.step, settings.average)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+            if broken or not torch.isfinite(norm):
+                _skip_step(setup, state, number - number % settings.accumulation, number)
+            else:
+                setup.optimizer.step()
+                update_average(setup.average, model, state.step, settings.average)
+                state.suspects = []
             setup.optimizer.zero_grad()
-            state.step += 1
+            state.step, broken = state.step + 1, False
         state.batch = number + 1
-        for name, value in terms.items():
-            state.sums[name] = state.sums.get(name, 0.0) + value.item()
         if stepped and number != last:
             between_steps()
-    return {name: value / len(setup.batches) for name, value in state.sums.items()}
+    finite = len(setup.batches) - state.lost
+    return {name: value / finite for name, value in state.sums.items()} if finite else {"loss": math.nan}
+
+
+def _skip_step(setup: Setup, state: State, first: int, last: int) -> None:
+    """Count a step of these batches that is not applied.
+
+    Raises:
+        UserError: it is the third one in a row.
+    """
+    batches = setup.sampler.all_batches()[first : last + 1]
+    state.skipped += 1
+    state.suspects.append([setup.rows[place]["id"] for batch in batches for place in batch])
+    log.warning("step %s: the loss or a gradient is not finite, the step is not applied", state.step + 1)
+    if len(state.suspects) == NOT_FINITE:
+        named = ", ".join(dict.fromkeys(id for ids in state.suspects for id in ids[:20]))
+        raise UserError(
+            f"the loss or a gradient was not finite in {NOT_FINITE} steps in a row, the last is step {state.step + 1} in "
+            f"epoch {state.epoch + 1}: lower train.head_learning_rate or train.encoder_learning_rate, or use "
+            f"train.precision fp32; their posts are {named}"
+        )
 
 
 def _labelled(batch: Batch) -> int:
