@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +95,9 @@ def open_image(data: bytes, name: str = "image") -> Image.Image:
             "complete files",
             "image-format" if unknown else "image-damaged",
         ) from None
-    try:
-        upright: Image.Image = ImageOps.exif_transpose(opened)
-    except Exception:  # EXIF that cannot be read turns nothing
-        upright = opened
-    return to_rgb(upright)
+    with suppress(Exception):  # EXIF that cannot be read turns nothing
+        ImageOps.exif_transpose(opened, in_place=True)
+    return to_rgb(opened)
 
 
 def is_animated(data: bytes) -> bool:
@@ -111,9 +110,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bit grey: a plain convert would clip everything to white
         image = image.point(lambda value: value / 256).convert("L")
     if "A" in image.getbands() or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")  # each of them costs four bytes a pixel
 
 
 def _refuse_large(size: int, name: str) -> None:
