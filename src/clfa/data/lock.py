@@ -1,12 +1,13 @@
 """One process at a time where something is written."""
 
-import fcntl
 import json
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from clfa.errors import UserError
 
@@ -28,35 +29,21 @@ def only_one(written: Path, inside: bool = False) -> Iterator[None]:
     path = written / ".lock" if inside else written.with_name(f"{written.name}.lock")
     was_there = path.parent.is_dir()
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _locked(path, written)
+    lock = FileLock(path)
     try:
-        os.truncate(descriptor, 0)
-        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": platform.node()}).encode())
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{written}: {_holder(path)} is at work here: wait for it, or end it, or choose another place"
+        ) from None
+    try:
+        path.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        lock.release()
         if not was_there:
             with suppress(OSError):  # nothing came of it
                 path.parent.rmdir()
-
-
-def _locked(path: Path, written: Path) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise UserError(
-                f"{written}: {_holder(path)} is at work here: wait for it, or end it, or choose another place"
-            ) from None
-        try:
-            if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                return descriptor
-        except FileNotFoundError:
-            pass
-        os.close(descriptor)  # its holder has removed it in between
 
 
 def _holder(path: Path) -> str:
