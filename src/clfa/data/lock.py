@@ -40,6 +40,7 @@ def only_one(written: Path, inside: bool = False) -> Iterator[None]:
         path.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
         yield
     finally:
+        path.unlink(missing_ok=True)  # whoever has opened it meanwhile sees that it is gone, and begins anew
         lock.release()
         if not was_there:
             with suppress(OSError):  # nothing came of it
