@@ -37,6 +37,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "fit": commands.fit,
     "check": commands.check,
     "audit": commands.audit,
+    "correct": commands.correct,
     "teacher": {"train": commands.teacher_train, "embed": commands.teacher_embed},
     "train": commands.train,
     "evaluate": commands.evaluate,

@@ -505,10 +505,13 @@ def audit(
     """Find what a data set gives away before training: posts that splits share, cues, floors -> audit.json, audit.html.
 
     Args:
-        out: Folder for the two files; the dataset directory by default.
+        out: Folder for the files; the dataset directory by default.
         text_encoder: Adds the floor text_only, a linear probe on this frozen encoder (folder, hub or package: name).
         image_encoder: The same for images; with both also late_fusion.
         teacher: Adds the floor teacher_probe, a linear probe on the teacher's embeddings.
+
+    With encoders also suspects.csv: posts whose label is likely wrong (by cleanlab, out of fold), and with a teacher those
+    whose image does not fit the text, the most suspicious first. Fill in its column `corrected`, give it to `clfa correct`.
 
     Examples:
         clfa audit data/posts
@@ -522,7 +525,28 @@ def audit(
     write_result(folder / "audit.json", result)
     write_audit(result, folder)
     log.info("wrote %s/audit.json and audit.html", folder)
+    if text_encoder or image_encoder or teacher:
+        from clfa.evidence.suspects import find_suspects, write_suspects
+
+        suspects = find_suspects(dataset, text_encoder, image_encoder, teacher)
+        write_suspects(suspects, folder / "suspects.csv")
+        log.info("wrote %s: %s posts to look at", folder / "suspects.csv", f"{len(suspects):,}")
     return result
+
+
+def correct(dataset: DatasetDir, corrections: str, *, out: NewDataset) -> object:
+    """Write a dataset directory with corrected labels: what a reviewer filled into suspects.csv of `clfa audit`.
+
+    Args:
+        corrections: CSV, TSV, JSONL or Parquet file with the columns id, split and corrected: a class, `drop` (the post is
+            listed in dropped.jsonl), or nothing (the post stays as it is).
+
+    Examples:
+        clfa correct data/posts data/posts/suspects.csv --out data/posts_corrected
+    """
+    from clfa.data.corrections import correct as rewrite
+
+    return rewrite(Path(dataset), Path(corrections), Path(out))
 
 
 def explain(

@@ -9,16 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clfa.data.atomic import replacing
+from clfa.data.corrections import stored_posts
 from clfa.data.drawing import MIN_POSTS
 from clfa.data.examine import examine
-from clfa.data.formats import open_file
 from clfa.data.guessing import guess_columns
 from clfa.data.problems import Problem, problem
 from clfa.data.progress import track
 from clfa.data.published import MMSD2_FILES, MMSD_FILES, read_mmsd, read_mmsd2, read_mvsa
 from clfa.data.records import Bad, Record, Source, load_manifest
 from clfa.data.tables import OPTIONS, read_table
-from clfa.data.writing import sha256
 from clfa.errors import UserError
 
 SHOWN = 5
@@ -129,7 +128,7 @@ def _open(
     beside = folder or (source / "images" if images != "none" and (source / "images").is_dir() else None)
     if (source / "dataset.json").is_file():
         manifest = load_manifest(source)
-        return True, sum(split["rows"] for split in manifest["splits"].values()), _stored(source, manifest)
+        return True, sum(split["rows"] for split in manifest["splits"].values()), stored_posts(source)
     if split_dir or (source / "labelResultAll.txt").is_file():
         there = folder or (source / "data" if images != "none" else None)
         return True, None, read_mvsa(source, there, Path(split_dir) if split_dir else None, "file-order")[0]
@@ -145,27 +144,3 @@ def _open(
         str(source), folder, names, embed=embed, texts=texts, unlabelled=unlabelled, draw=False
     )
     return texts, described.get("rows"), rows
-
-
-def _stored(dataset: Path, manifest: Mapping) -> Source:
-    """The posts of a dataset directory, and splits that are not what was imported."""
-    names = dict(enumerate(manifest["labels"]))
-    for split, described in manifest["splits"].items():
-        path = dataset / f"{split}.parquet"
-        if not path.is_file() or sha256(path) != described["sha256"]:
-            why = "is not the file that was imported (SHA-256)" if path.is_file() else "is not there"
-            yield split, Bad("", split, UserError(f"{path} {why}", "split-changed"), str(path))
-        if not path.is_file():
-            continue
-        table = open_file(path)
-        for number, row in table.lines(None):
-            where = table.where(number)
-            if isinstance(row, UserError):
-                yield split, Bad("", split, row, where)
-            elif row["label"] is not None and row["label"] not in names:
-                wrong = f"{where}: the label {row['label']} is none of {', '.join(names.values())}"
-                yield split, Bad(row["id"], split, UserError(wrong, "label-unknown"), where)
-            else:
-                image = row["image"] and row["image"]["bytes"]
-                label = None if row["label"] is None else names[row["label"]]
-                yield split, Record(row["id"], row["text"] or "", image, label, {}, where)

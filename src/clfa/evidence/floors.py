@@ -95,6 +95,15 @@ def teacher_floor_predictions(data: DataConfig, teacher: str | None, train: Rows
     return {"teacher_svm": _prepared(SVC(C=3, gamma="auto")).fit(features, train.labels).predict(asked)}
 
 
+def teacher_features(dataset: Path, sides: list[Rows], teacher: str) -> tuple[NDArray, NDArray]:
+    """(N, D) embeddings of the texts and of the images, all sides one after the other; NaN where a post has none."""
+    from clfa.model.teacher import embed_dataset
+
+    cache, _ = embed_dataset(dataset, teacher, [split for rows in sides for split in rows.splits])
+    both = np.concatenate(_of_teacher(cache, sides))
+    return both[:, : cache.width], both[:, cache.width :]
+
+
 def _of_teacher(cache: Cache, sides: list[Rows]) -> list[NDArray]:
     """(N, 2 D) embeddings of text and image, for the rows of each side."""
     return [
@@ -143,22 +152,20 @@ def frozen_floor_predictions(
         return {}
     encoders = {"text": text_encoder, "image": image_encoder}
     features = {
-        f"{kind}_only": _encoder_features(dataset, sides, encoder, kind)
-        for kind, encoder in encoders.items()
-        if encoder
+        f"{kind}_only": encoder_features(dataset, sides, encoder, kind) for kind, encoder in encoders.items() if encoder
     }
     if teacher:
         from clfa.model.teacher import embed_dataset
 
         cache, _ = embed_dataset(dataset, teacher, ["train", split])
         features["teacher_probe"] = _of_teacher(cache, sides)
-    probabilities = {name: _probe(train, labels, asked, classes) for name, (train, asked) in features.items()}
+    probabilities = {name: linear_probe(train, labels, asked, classes) for name, (train, asked) in features.items()}
     if "text_only" in probabilities and "image_only" in probabilities:
         probabilities["late_fusion"] = (probabilities["text_only"] + probabilities["image_only"]) / 2
     return {name: of_floor.argmax(1) for name, of_floor in probabilities.items()}
 
 
-def _encoder_features(dataset: Path, sides: list[Rows], name: str, kind: str) -> list[NDArray]:
+def encoder_features(dataset: Path, sides: list[Rows], name: str, kind: str) -> list[NDArray]:
     """(N, H) means over the tokens of a frozen encoder, for the rows of each side."""
     from clfa.model.encoders import load_encoder
 
@@ -184,7 +191,8 @@ def _lookup(cache: Cache, rows: Rows, column: str, width: int) -> NDArray:
     return result
 
 
-def _probe(train: NDArray, labels: NDArray, asked: NDArray, classes: int) -> NDArray[np.float64]:
+def linear_probe(train: NDArray, labels: NDArray, asked: NDArray, classes: int) -> NDArray[np.float64]:
+    """(N, D) features and (N,) labels -> (M, C) probabilities of the posts that are asked, by logistic regression."""
     from sklearn.linear_model import LogisticRegression
 
     model = _prepared(LogisticRegression(C=0.01, max_iter=2000))
