@@ -180,7 +180,7 @@ def test_teacher_commands(dataset, encoders, tmp_path, capsys):
 
 
 ROOMS = """
-__init__ errors stopping
+__init__ errors
 metrics
 config
 losses fusion data

@@ -25,7 +25,6 @@ from clfa.errors import TimeUp, UserError
 from clfa.metrics import METRICS, all_scores
 from clfa.model.batch import NO_LABEL, Batch
 from clfa.runs import Run
-from clfa.stopping import Stop, stoppable
 from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.average import averaged, update_average
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
@@ -34,6 +33,7 @@ from clfa.training.objective import aligns_alone, objective
 from clfa.training.optimizer import learning_rate
 from clfa.training.probe import train_probe
 from clfa.training.setup import Setup, set_up
+from clfa.training.stopping import Stop, stoppable
 
 NOT_FINITE = 3
 """Steps in a row whose loss or gradient is not finite that end a training."""
