@@ -36,6 +36,7 @@ from clfa.evidence.results import (
     Cue,
     CurvePoint,
     Demo,
+    Fit,
     Gap,
     Probe,
     Reproduction,
@@ -58,6 +59,7 @@ from clfa.report.tables import (
     p_text,
     reproduction_rows,
     system_rows,
+    tried_rows,
     verdict_word,
 )
 
@@ -76,6 +78,7 @@ SOURCES: dict[str, tuple[Any, str]] = {
     "reproduce_mmsd": (Reproduction, "reproduce/mmsd/reproduce.json"),
     "reproduce_mmsd2": (Reproduction, "reproduce/mmsd2/reproduce.json"),
     "reproduce_mvsa": (Reproduction, "reproduce/mvsa/reproduce.json"),
+    "fit_mmsd2": (Fit, "mmsd2/fit/leaderboard.json"),
     "teacher": (dict[str, Any], "teachers/flickr8k/report.json"),
     "teacher_posts": (dict[str, Any], "teachers/flickr8k_mvsa_single/report.json"),
 }
@@ -198,6 +201,7 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
             [[_name(BY_TITLE.get(first, first)), *rest] for first, *rest in reproduction_rows(result, with_unrun=False)]
         ),
         "explanation": explanation,
+        "tried": lambda rows, metric, scored_on: markdown(tried_rows(rows, metric, scored_on)),
         "title": lambda system: TITLES[system],
         "points": points,
         "p": p_text,
