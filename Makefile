@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast check format clean
+.PHONY: help demo test test-fast faults check format clean
 
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -17,6 +17,10 @@ test: $(READY) ## all tests that need no GPU
 
 test-fast: $(READY) ## the tests without the slow ones
 	$(BIN)/python -m pytest -m "not gpu and not slow" -n 2 -rs
+
+faults: $(READY) ## processes killed at 200 random moments, predictions at 50, 1,000 corruptions (an hour or more)
+	CLFA_KILLS=200 CLFA_FAULTS=1000 $(BIN)/python -m pytest -n 2 tests/training/test_kill.py tests/training/test_checkpoint.py \
+		tests/serving/test_stopped.py tests/model/test_sealed.py
 
 check: $(READY) ## format, lint, types
 	$(BIN)/ruff format --check src tests

@@ -175,7 +175,7 @@ def test_processes_killed_at_random_moments(run, posts, tmp_path):
     assert start("whole.csv").wait() == 0
     seconds = time.monotonic() - started
     generator, kills, rounds = np.random.default_rng(0), 0, 0
-    while kills < int(os.environ.get("CLFA_KILLS", "4")):
+    while kills < int(os.environ.get("CLFA_KILLS", "16")) // 4:
         rounds += 1
         name = f"own{rounds}.csv"
         while not (tmp_path / name).exists():
