@@ -15,6 +15,7 @@ from clfa.data.records import Record
 from clfa.data.rows import load_split
 from clfa.errors import UserError
 from clfa.model.teacher import embed_dataset, load_teacher, teacher_key
+from clfa.training import teacher as teachers
 from clfa.training.teacher import recalls, train_teacher
 
 
@@ -227,3 +228,50 @@ def test_source_mistakes_are_told(tmp_path, encoders):
         train_teacher(made)
     with pytest.raises(UserError, match="`images` and `captions`"):
         train_teacher(replace(made, sources=[CaptionSource()]))
+
+
+class Killed(BaseException):
+    """Nobody catches it."""
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_a_stopped_training_ends_with_the_same_bytes(tmp_path, encoders, frozen, seconds, monkeypatch):
+    """Stopped at each step in turn; checkpoints after each step, or at ends of epochs alone."""
+    monkeypatch.setattr(teachers, "CHECKPOINT_SECONDS", seconds)
+    whole = config(tmp_path, encoders, frozen=frozen, epochs=3, output=str(tmp_path / "whole"))
+    train_teacher(whole)
+    own = replace(whole, output=str(tmp_path / "own"), features=str(tmp_path / "whole.features"))
+    real, stops = teachers.info_nce, 0
+    while not (tmp_path / "own").exists():
+        left = [1 + stops % 5 if stops < 40 else 10**9]  # steps; an epoch has four
+
+        def dies(*arguments, left=left):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return real(*arguments)
+
+        monkeypatch.setattr(teachers, "info_nce", dies)
+        try:
+            train_teacher(own)
+        except Killed:
+            stops += 1
+    assert stops > 2
+    for name in ("model.safetensors", "text/config.json"):
+        assert (tmp_path / "own" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not (tmp_path / "own.checkpoints").exists()
+    load_teacher(str(tmp_path / "own"))
+
+
+def test_checkpoints_of_another_configuration_are_no_start(tmp_path, encoders, monkeypatch):
+    made = config(tmp_path, encoders)
+    with monkeypatch.context() as patch:
+        patch.setattr(teachers, "_retrieval", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            train_teacher(made)
+    with pytest.raises(UserError, match="is of another configuration"):
+        train_teacher(replace(made, learning_rate=0.5))
+    (tmp_path / "teacher.checkpoints" / "teacher.json").unlink()
+    with pytest.raises(UserError, match="is of another configuration"):
+        train_teacher(made)

@@ -15,7 +15,8 @@ MANIFEST = "manifest.json"
 
 def seal(folder: Path, files: Iterable[Path]) -> None:
     """Write `manifest.json`: size and SHA-256 of these files of the folder, and the version of this layout."""
-    described = {path.relative_to(folder).as_posix(): _described(path) for path in sorted(files)}
+    own = [path for path in sorted(files) if path != folder / MANIFEST]
+    described = {path.relative_to(folder).as_posix(): _described(path) for path in own}
     write_text(folder / MANIFEST, json.dumps({"layout": LAYOUT, "files": described}, indent=1) + "\n")
 
 

@@ -4,9 +4,10 @@ import csv
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clfa.config import CaptionSource, TeacherConfig
-from clfa.data.atomic import write_json
+from clfa.data.atomic import read_json, write_json
 from clfa.data.cache import Cache, content_key, fill
 from clfa.data.lock import only_one
 from clfa.data.records import load_manifest, normalise_text
@@ -28,6 +29,11 @@ from clfa.losses import info_nce
 from clfa.model.encoders import load_encoder
 from clfa.model.modalities import KINDS
 from clfa.model.teacher import DualEncoder
+from clfa.training.checkpoint import load_checkpoint, save_checkpoint
+from clfa.training.stopping import stoppable
+
+CHECKPOINT_SECONDS = 300
+"""Between checkpoints inside of an epoch; at its end there always is one."""
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +90,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
 
     Frozen encoders are run once over everything and only the projections are trained; otherwise both encoders are
     trained end to end. The weights of the last epoch are kept; the held-out images choose nothing.
+    A training that was stopped goes on from `OUTPUT.checkpoints` when the same command is given again, to the same bytes.
 
     Args:
         config: sources, encoders, sizes.
@@ -122,7 +129,9 @@ def _train_teacher(config: TeacherConfig, output: Path) -> dict[str, Any]:
     model.encoders.requires_grad_(not config.frozen)
     log.info("teacher: %s images to train on, %s held out, on %s", f"{len(training):,}", f"{len(held_out):,}", device)
     embed = _embedder(model, pairs, device)
-    _fit(model, embed, pairs, training, generator, started)
+    checkpoints = output.with_name(f"{output.name}.checkpoints")
+    _refuse_other(checkpoints, config, len(pairs))
+    _fit(model, embed, pairs, training, generator, checkpoints)
     report = {
         "images": len(training),
         "captions": sum(len(pairs.captions(number)) for number in training.tolist()),
@@ -132,7 +141,19 @@ def _train_teacher(config: TeacherConfig, output: Path) -> dict[str, Any]:
         "config": asdict(config),
     }
     _save(model, report, output)
+    shutil.rmtree(checkpoints)
     return report
+
+
+def _refuse_other(checkpoints: Path, config: TeacherConfig, pairs: int) -> None:
+    """Checkpoints of another configuration, or of other pairs, are no start."""
+    asked, path = {**asdict(config), "pairs": pairs}, checkpoints / "teacher.json"
+    if checkpoints.exists() and read_json(path) != asked:
+        raise UserError(
+            f"{checkpoints} is of another configuration or of other pairs: delete it, or choose another output"
+        )
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    write_json(path, asked)
 
 
 def recalls(similarity: Float[np.ndarray, "queries candidates"], right: np.ndarray) -> dict[str, float]:
@@ -151,34 +172,71 @@ Embed = Callable[[str, list[int]], Tensor]
 """Kind and numbers of contents -> (numbers, D)."""
 
 
+@dataclass
+class Progress:
+    """Where the training of a teacher stands: what a checkpoint needs beside weights, moments and torch's generator."""
+
+    step: int = 0
+    """Steps done."""
+    epoch: int = 0
+    batch: int = 0
+    """Batches of this epoch that are done."""
+    loss: float = 0.0
+    """Sum over these batches."""
+    at_start: dict[str, Any] = field(default_factory=dict)
+    """The state of the generator at the start of this epoch, which its order follows from …"""
+    generator: dict[str, Any] = field(default_factory=dict)
+    """… and as it is now."""
+
+
 def _fit(
-    model: DualEncoder, embed: Embed, pairs: Pairs, training: NDArray, generator: np.random.Generator, started: float
+    model: DualEncoder, embed: Embed, pairs: Pairs, training: NDArray, generator: np.random.Generator, folder: Path
 ) -> None:
+    """Train it, or go on from the last checkpoint in the folder."""
     config = model.config
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
     steps = config.epochs * max(1, len(training) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, steps))
-    for epoch in range(config.epochs):
-        model.train()
-        if config.frozen:
-            model.encoders.eval()
-        losses = []
-        order = generator.permutation(training)
-        for batch in np.array_split(order, max(1, len(order) // config.batch_size)):
-            own = [pairs.captions(number) for number in batch.tolist()]
-            chosen = [captions[int(generator.integers(len(captions)))] for captions in own]
-            loss = info_nce(embed("image", batch.tolist()), embed("text", chosen), config.temperature)
-            if not torch.isfinite(loss):
-                raise UserError(f"the teacher's loss is {loss.item()} in epoch {epoch + 1}: lower learning_rate")
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        seconds = time.monotonic() - started
-        log.info("teacher: epoch %d/%d, loss %.3f, %.0f s", epoch + 1, config.epochs, np.mean(losses), seconds)
+    saved = load_checkpoint(folder, model, optimizer, {})
+    now = Progress(**saved) if saved else Progress()
+    if saved:
+        generator.bit_generator.state = now.at_start
+        log.info("teacher: going on in epoch %s", now.epoch + 1)
+    started, saved_at = time.monotonic(), time.monotonic()
+    with stoppable("stopping after this step: the same command goes on from there") as stop:
+        while now.epoch < config.epochs:
+            model.train()
+            if config.frozen:
+                model.encoders.eval()
+            now.at_start = dict(generator.bit_generator.state)
+            order = generator.permutation(training)
+            if now.batch:
+                generator.bit_generator.state = now.generator
+            batches = np.array_split(order, max(1, len(order) // config.batch_size))
+            for batch in batches[now.batch :]:
+                own = [pairs.captions(number) for number in batch.tolist()]
+                chosen = [captions[int(generator.integers(len(captions)))] for captions in own]
+                loss = info_nce(embed("image", batch.tolist()), embed("text", chosen), config.temperature)
+                if not torch.isfinite(loss):
+                    raise UserError(
+                        f"the teacher's loss is {loss.item()} in epoch {now.epoch + 1}: lower learning_rate"
+                    )
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * _warm_cosine(now.step, steps)
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(trained, 1.0)
+                optimizer.step()
+                now.step, now.batch, now.loss = now.step + 1, now.batch + 1, now.loss + loss.item()
+                now.generator = dict(generator.bit_generator.state)
+                last = now.batch == len(batches)
+                if stop or last or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                    save_checkpoint(folder, model, optimizer, asdict(now), {})
+                    saved_at = time.monotonic()
+                stop.now()
+            seconds, mean = time.monotonic() - started, now.loss / len(batches)
+            log.info("teacher: epoch %d/%d, loss %.3f, %.0f s", now.epoch + 1, config.epochs, mean, seconds)
+            now.epoch, now.batch, now.loss = now.epoch + 1, 0, 0.0
     model.eval()
 
 
@@ -231,7 +289,8 @@ def _retrieval(embed: Embed, pairs: Pairs, held_out: NDArray) -> dict[str, dict[
 
 def _save(model: DualEncoder, report: dict[str, Any], output: Path) -> None:
     partial_folder = output.with_name(output.name + ".partial")
-    partial_folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial_folder, ignore_errors=True)  # of a training that was stopped here
+    partial_folder.mkdir(parents=True)
     model.save_pretrained(partial_folder)
     write_json(partial_folder / "report.json", report)
     if output.exists():
