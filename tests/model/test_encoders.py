@@ -101,3 +101,17 @@ def test_a_mistyped_path_is_never_asked_for_on_the_hub(name, tmp_path, monkeypat
         resolve(name)
     assert resolve("bert-base-uncased") == "bert-base-uncased"
     assert resolve("google/vit-base") == "google/vit-base"
+
+
+def test_marks_in_a_post_are_text(encoders):
+    """`[SEP]` in a post is three characters and letters, not the tokenizer's end of a text; also after saving and loading."""
+    from clfa.model.modalities import KINDS
+
+    kind = KINDS["text"]
+    tokenizer = kind.load_preparer(encoders / "bert")
+    plain = kind.prepare(tokenizer, ["word1 word2"], 16)["input_ids"][0].tolist()
+    ids = kind.prepare(tokenizer, ["word1 [SEP] [CLS] [PAD] word2"], 16)["input_ids"][0].tolist()
+    assert len(ids) > len(plain)
+    for mark in (tokenizer.sep_token_id, tokenizer.cls_token_id):
+        assert ids.count(mark) == plain.count(mark) == 1
+    assert ids.count(tokenizer.pad_token_id) == 0

@@ -109,7 +109,8 @@ class TextKind(Kind):
         return cell if cell is None else PARTS[modality.part](cell)
 
     def load_preparer(self, folder: str | Path) -> Any:
-        return AutoTokenizer.from_pretrained(folder)
+        """A tokenizer for which `[SEP]` or `<|endoftext|>` in a post are text, and not its own marks."""
+        return AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
 
     def prepare(self, preparer: Any, values: list, max_length: int) -> dict[str, Tensor]:
         """`input_ids`, `attention_mask` (B, L), padded to the longest text."""
