@@ -104,7 +104,7 @@ def test_a_mistyped_path_is_never_asked_for_on_the_hub(name, tmp_path, monkeypat
 
 
 def test_marks_in_a_post_are_text(encoders):
-    """`[SEP]` in a post is three characters and letters, not the tokenizer's end of a text; also after saving and loading."""
+    """`[SEP]` in a post is brackets and letters, not the tokenizer's end of a text."""
     from clfa.model.modalities import KINDS
 
     kind = KINDS["text"]
