@@ -251,7 +251,7 @@ def test_a_run_with_graphs_is_evaluated_probed_predicted_and_explained(encoders,
     post = find_post(tmp_path / "posts.jsonl", "1", {"id": "id", "text": "text", "image": "image"})
     assert Predictor(run)([post])[0].probabilities["yes"] == pytest.approx(predicted["probability_yes"], abs=1e-5)
     (tmp_path / "posts.jsonl").write_text(json.dumps(row | {"dependencies": "2 3"}) + "\n")
-    with pytest.raises(UserError, match=r"posts\.jsonl, row 1: dependencies need one head"):
+    with pytest.raises(UserError, match=r"posts\.jsonl:1: dependencies need one head"):
         predict_file(
             run,
             tmp_path / "posts.jsonl",
