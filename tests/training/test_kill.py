@@ -82,7 +82,7 @@ def test_killed_at_random_moments(config):
         while not Run(own.output).is_finished:
             process = start(command(own))
             try:
-                _, error = process.communicate(timeout=seconds * generator.uniform(0.3, 1.0))
+                _, error = process.communicate(timeout=seconds * generator.uniform(0.3, 1.5))
                 assert process.returncode == 0, error
             except subprocess.TimeoutExpired:
                 process.kill()
