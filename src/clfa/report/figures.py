@@ -276,7 +276,7 @@ def drops(corruptions: Mapping[str, Corruption]) -> Figure:
 def demo_systems(systems: Sequence[SystemScores]) -> Figure:
     """Accuracy of the systems of the demo, where chance is a half."""
     scores = {name_of(row.system): row.metrics["accuracy"] for row in systems}
-    return forest(scores, "test accuracy, %, mean and 95 % interval; dashed: chance", line=0.5, size=(6.4, 0.35))
+    return forest(scores, "test accuracy, %; dashed: chance", line=0.5, size=(6.4, 0.35))
 
 
 def learning_curve(points: Sequence[CurvePoint], label: str) -> Figure:
