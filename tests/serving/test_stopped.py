@@ -42,10 +42,10 @@ def posts(tmp_path):
 
 
 @pytest.fixture
-def small_parts(monkeypatch):
-    """Parts of 20 rows."""
+def small_shards(monkeypatch):
+    """Shards of 20 rows."""
     monkeypatch.setattr(files, "CHUNK", 10)
-    monkeypatch.setattr(files, "PART", 2)
+    monkeypatch.setattr(files, "SHARD", 2)
 
 
 class Killed(BaseException):
@@ -65,8 +65,8 @@ def counting_down(real, fuse):
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
-def test_stopped_at_any_moment_the_output_is_the_same(run, posts, tmp_path, ending, small_parts):
-    """Stopped 40 times, each time a little later: within a chunk, a part, the counts, the merging."""
+def test_stopped_at_any_moment_the_output_is_the_same(run, posts, tmp_path, ending, small_shards):
+    """Stopped 40 times, each time a little later: within a chunk, a shard, the counts, the merging."""
     whole, own = tmp_path / f"whole{ending}", tmp_path / f"own{ending}"
     counts = predict_file(run, posts, whole, COLUMNS, on_bad="mask")
     assert counts["rows"] == 260
@@ -88,10 +88,10 @@ def test_stopped_at_any_moment_the_output_is_the_same(run, posts, tmp_path, endi
     assert stops >= 10
     assert again == counts
     assert own.read_bytes() == whole.read_bytes()
-    assert not (tmp_path / f"own{ending}.parts").exists()
+    assert not (tmp_path / f"own{ending}.shards").exists()
 
 
-def test_finished_parts_are_not_predicted_again(run, posts, tmp_path, small_parts, monkeypatch):
+def test_finished_shards_are_not_predicted_again(run, posts, tmp_path, small_shards, monkeypatch):
     calls = []
     real = files.Predictor.answer
 
@@ -108,7 +108,7 @@ def test_finished_parts_are_not_predicted_again(run, posts, tmp_path, small_part
     assert sum(calls) == 260 + 10, "the chunk that was being predicted, again; no other"
 
 
-def test_another_source_begins_anew(run, posts, tmp_path, small_parts, monkeypatch, caplog):
+def test_another_source_begins_anew(run, posts, tmp_path, small_shards, monkeypatch, caplog):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(output.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
@@ -163,8 +163,8 @@ def test_the_hostile_corpus_is_predicted_and_explained(run, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_processes_killed_at_random_moments(run, posts, tmp_path):
-    """4 real kills here, 50 with `make faults`; of whatever is done when some parts are finished."""
-    script = "import clfa.serving.files as f; f.CHUNK, f.PART = 4, 2\nfrom clfa.cli import run\nrun()"
+    """4 real kills here, 50 with `make faults`; of whatever is done when some shards are finished."""
+    script = "import clfa.serving.files as f; f.CHUNK, f.SHARD = 4, 2\nfrom clfa.cli import run\nrun()"
 
     def start(name: str) -> subprocess.Popen:
         arguments = ["predict", str(run), "--input", str(posts), "--output", str(tmp_path / name), "--on-bad", "mask"]
@@ -176,13 +176,13 @@ def test_processes_killed_at_random_moments(run, posts, tmp_path):
     while kills < int(os.environ.get("CLFA_KILLS", "16")) // 4:
         rounds += 1
         name = f"own{rounds}.csv"
-        parts = tmp_path / f"{name}.parts"
+        shards = tmp_path / f"{name}.shards"
         while not (tmp_path / name).exists():
             process = start(name)
-            target = len(list(parts.glob("*.json"))) + generator.integers(
+            target = len(list(shards.glob("*.json"))) + generator.integers(
                 1, 12
-            )  # parts; loading takes most of the time
-            while process.poll() is None and len(list(parts.glob("*.json"))) < target:
+            )  # shards; loading takes most of the time
+            while process.poll() is None and len(list(shards.glob("*.json"))) < target:
                 time.sleep(0.002)
             time.sleep(generator.uniform(0, 0.05))
             kills += process.poll() is None

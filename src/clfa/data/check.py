@@ -17,6 +17,7 @@ from clfa.data.problems import Problem, problem
 from clfa.data.progress import track
 from clfa.data.published import MMSD2_FILES, MMSD_FILES, read_mmsd, read_mmsd2, read_mvsa
 from clfa.data.records import Bad, Record, Source, load_manifest
+from clfa.data.rows import stream_column
 from clfa.data.tables import OPTIONS, read_table
 from clfa.errors import UserError
 
@@ -128,7 +129,9 @@ def _open(
     beside = folder or (source / "images" if images != "none" and (source / "images").is_dir() else None)
     if (source / "dataset.json").is_file():
         manifest = load_manifest(source)
-        return True, sum(split["rows"] for split in manifest["splits"].values()), stored_posts(source)
+        whole = [split for split in manifest["splits"] if (source / f"{split}.parquet").is_file()]
+        has_texts = any(text for split in whole for text in stream_column(source, split, "text"))
+        return has_texts, sum(split["rows"] for split in manifest["splits"].values()), stored_posts(source)
     if split_dir or (source / "labelResultAll.txt").is_file():
         there = folder or (source / "data" if images != "none" else None)
         return True, None, read_mvsa(source, there, Path(split_dir) if split_dir else None, "file-order")[0]

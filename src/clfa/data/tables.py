@@ -74,12 +74,13 @@ def read_table(
     survey = _survey(tables, columns, kept, needed, further, unlabelled == "keep")
     if columns["split"] != "split" and columns["split"] not in survey.names:
         raise UserError(f"{source} has no column {columns['split']!r}; it has {', '.join(sorted(survey.names))}")
+    why: UserError | None = None  # nothing can be used, whatever becomes of the bad rows
     try:
         classes = _classes(survey, rare, f"{source}: {columns['label']!r}")
     except UserError as error:
         if _PLACES.index(BAD) not in survey.splits:
             raise
-        return _only_bad(tables, columns, kept, survey, unlabelled == "keep", error), [], {"name": path.stem}
+        why, classes, draw = error, _Classes([], np.full(len(survey.labels), -1), {}, []), False
     class_names, labels, notes = classes.names, classes.labels, classes.notes
     splits = np.frombuffer(survey.splits, dtype=np.int8).copy()
     root = (images or (path if path.is_dir() else path.parent)) if embed else None
@@ -113,6 +114,8 @@ def read_table(
                     id = _id(row, number, table, columns, where)
                     _answer(row, columns, where, table.split, unlabelled == "keep")
                     cells = _cells(row, kept, where, survey.columns)
+                    if why:
+                        continue
                     if split != UNLABELLED and label < 0:
                         yield split, _dropped(id, split, row, columns, where)
                         continue
@@ -120,33 +123,13 @@ def read_table(
                     yield split, _record(id, row, columns, cells, where, root, of_class)
                 except UserError as error:
                     yield "all", Bad(id, "all", error, where)
+        if why:
+            yield "all", Bad("", "all", why, source)
 
     described = {"name": path.stem, "filters": notes, "split": how, "rows": len(splits), "columns": survey.columns}
     if classes.merged:
         described["merged_classes"] = classes.merged
     return rows(), class_names, described
-
-
-def _only_bad(
-    tables: list[Table],
-    columns: Mapping[str, str],
-    kept: Mapping[str, str],
-    survey: "_Survey",
-    unlabelled: bool,
-    why: UserError,
-) -> Source:
-    """The bad rows of a source of which nothing could be used even without them, and `why` that is."""
-    for table in tables:
-        for number, (line, row) in enumerate(table.lines(None)):
-            where, id = table.where(line), ""
-            try:
-                row = _whole(row)
-                id = _id(row, number, table, columns, where)
-                _answer(row, columns, where, table.split, unlabelled)
-                _cells(row, kept, where, survey.columns)
-            except UserError as error:
-                yield "all", Bad(id, "all", error, where)
-    yield "all", Bad("", "all", why, tables[0].name)
 
 
 def open_posts(path: Path, columns: Mapping[str, str], needed: Sequence[str] = ("text",)) -> Table:

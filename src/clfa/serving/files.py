@@ -1,6 +1,6 @@
 """A file of posts -> a file of predictions, in a stream: memory does not grow with the number of rows.
 
-Some thousand rows at a time are written to a file of their own in `OUTPUT.parts`; at the end these become the output. So a
+Some thousand rows at a time are written to a file of their own in `OUTPUT.shards`; at the end these become the output. So a
 prediction that was stopped, however it was, goes on behind the last of them, and ends with the same bytes.
 """
 
@@ -22,13 +22,13 @@ from clfa.data.seal import MANIFEST
 from clfa.data.tables import OPTIONS, open_posts
 from clfa.errors import UserError
 from clfa.model.modalities import kind_of
-from clfa.serving.output import WRITERS, Parts, Row, Types
+from clfa.serving.output import WRITERS, Row, Shards, Types
 from clfa.serving.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
 CHUNK = 256  # rows in memory
-PART = 16  # chunks in a file of their own
+SHARD = 16  # chunks in a file of their own
 LISTED = 20  # bad images that are named
 
 
@@ -108,30 +108,30 @@ def predict_file(
     table = _open(predictor, source, columns)
     posts = _Source(table, source, columns, image_dir or source.parent, predictor, on_bad)
     with only_one(output):
-        return _predict(posts, Parts(output, _asked(run, posts)))
+        return _predict(posts, Shards(output, _asked(run, posts)))
 
 
-def _predict(posts: _Source, parts: Parts) -> dict[str, int]:
+def _predict(posts: _Source, shards: Shards) -> dict[str, int]:
     predictor, table = posts.predictor, posts.table
-    total, held = _look(posts, checked=parts.are_there)
+    total, held = _look(posts, checked=shards.are_there)
     probabilities: Types = {f"probability_{name}": {float: 0.0} for name in predictor.class_names}
     added: Types = {"predicted": {str: ""}, **probabilities, "problem": {str: ""}}
     taken = [name for name in added if name in held]
     if taken:
         raise UserError(f"{posts.path} has columns that the output adds ({', '.join(taken)}): rename them in the input")
     kept = {name: samples for name, samples in held.items() if not {bytes, dict} & samples.keys()}
-    parts.begin()
+    shards.begin()
     chunks = _chunks(table)
     with progress("predicting", total) as bar:
-        for number in range(parts.done):
-            bar.add(parts.counts(number)["rows"])
-        for _ in islice(chunks, PART * parts.done):  # read, and not predicted again
+        for number in range(shards.done):
+            bar.add(shards.counts(number)["rows"])
+        for _ in islice(chunks, SHARD * shards.done):  # read, and not predicted again
             pass
-        for number in count(parts.done):
-            several = list(islice(chunks, PART))
+        for number in count(shards.done):
+            several = list(islice(chunks, SHARD))
             if not several:
-                return parts.end(number, kept | added)
-            parts.add(number, _answered(posts, several, kept, added, bar), kept | added)
+                return shards.end(number, kept | added)
+            shards.add(number, _answered(posts, several, kept, added, bar), kept | added)
     raise AssertionError("the numbers do not end")
 
 

@@ -1,4 +1,4 @@
-"""A file of predictions that is written in parts, so that nothing is lost or done twice; CSV, TSV, JSONL or Parquet."""
+"""A file of predictions that is written in shards, so that nothing is lost or done twice; CSV, TSV, JSONL or Parquet."""
 
 import csv
 import json
@@ -21,19 +21,19 @@ Types = dict[str, dict[type, Any]]
 """Column -> a value of each type that occurs in it, to write it in one type."""
 
 
-class Parts:
-    """The files in `OUTPUT.parts` that an output is made of: `<number><ending>`, and `<number>.json` with its counts, which
+class Shards:
+    """The files in `OUTPUT.shards` that an output is made of: `<number><ending>`, and `<number>.json` with its counts, which
     is written last."""
 
     def __init__(self, output: Path, asked: dict[str, Any]):
         self.output, self.asked = output, asked
-        self.folder = output.with_name(output.name + ".parts")
+        self.folder = output.with_name(output.name + ".shards")
         self.about = self.folder / "about.json"
         self.are_there = self.about.is_file() and read_json(self.about) == asked
         self.done = 0
 
     def begin(self) -> None:
-        """Make the folder, or find out how many parts are done."""
+        """Make the folder, or find out how many shards are done."""
         if not self.are_there:
             if self.folder.exists():
                 log.warning("%s is of another run, source or option: predicting from the first row on", self.folder)
@@ -46,11 +46,11 @@ class Parts:
             log.info("going on behind %s rows", f"{sum(self.counts(n)['rows'] for n in range(self.done)):,}")
 
     def counts(self, number: int) -> dict[str, int]:
-        """Of a part that is done."""
+        """Of a shard that is done."""
         return read_json(self._place(number, ".json"))
 
     def add(self, number: int, chunks: Iterator[list[Row]], columns: Types) -> None:
-        """Write a part."""
+        """Write a shard."""
         counts = dict.fromkeys(("rows", "predicted", "without_image", "bad_images", "bad_rows"), 0)
         ending = self.output.suffix
         with (
@@ -70,7 +70,7 @@ class Parts:
         write_json(self._place(number, ".json"), counts)
 
     def end(self, number: int, columns: Types) -> dict[str, int]:
-        """Make the output of all parts, and remove them; the sum of their counts."""
+        """Make the output of all shards, and remove them; the sum of their counts."""
         total: Counter[str] = Counter()
         with replacing(self.output) as partial:
             places = [self._place(each, self.output.suffix) for each in range(number)]
@@ -134,22 +134,22 @@ def _arrow_type(samples: list) -> Any:
     return pa.string() if pa.types.is_null(inferred) else inferred
 
 
-def _append(ending: str, path: Path, columns: Types, parts: list[Path]) -> None:
-    """The header, and the parts as they are."""
+def _append(ending: str, path: Path, columns: Types, shards: list[Path]) -> None:
+    """The header, and the shards as they are."""
     with WRITERS[ending](path, columns, head=True):
         pass
     with open(path, "ab") as file:
-        for part in parts:
-            with open(part, "rb") as own:
+        for shard in shards:
+            with open(shard, "rb") as own:
                 shutil.copyfileobj(own, file)
 
 
-def _append_parquet(path: Path, parts: list[Path]) -> None:
+def _append_parquet(path: Path, shards: list[Path]) -> None:
     import pyarrow.parquet as pq
 
-    with pq.ParquetWriter(path, pq.read_schema(parts[0])) as file:
-        for part in parts:
-            file.write_table(pq.read_table(part))
+    with pq.ParquetWriter(path, pq.read_schema(shards[0])) as file:
+        for shard in shards:
+            file.write_table(pq.read_table(shard))
 
 
 WRITERS: dict[str, Callable[..., Writer]] = {
