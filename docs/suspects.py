@@ -15,8 +15,8 @@ import numpy as np
 
 from clfa.data.records import labelled_splits, load_manifest
 from clfa.data.rows import load_split
-from clfa.evidence.floors import encoder_features, teacher_features
-from clfa.evidence.suspects import _groups, label_issues, out_of_fold, pair_share
+from clfa.evidence.floors import encoder_features, kernel_probe, linear_probe, teacher_features
+from clfa.evidence.suspects import _groups, better_judge, label_issues, out_of_fold, pair_share
 
 SEEDS, SHARE = 5, 0.05
 
@@ -52,9 +52,13 @@ def measure(dataset: Path, text: str, image: str, teacher: str) -> dict:
         source = np.arange(len(labels))
         source[swapped] = np.roll(swapped, 1)
         both = np.concatenate([of_text, of_image[source]], axis=1)
-        probabilities = {
-            "clfa audit, text and image": out_of_fold(both, given, groups, classes),
-            "clfa audit, text": out_of_fold(of_text, given, groups, classes),
+        of_teacher = np.concatenate([embeds[0], embeds[1][source]], axis=1)
+        judges = {
+            "the encoders": out_of_fold(linear_probe, both, given, groups, classes),
+            "the teacher": out_of_fold(kernel_probe, of_teacher, given, groups, classes),
+        }
+        probabilities = judges | {
+            "`clfa audit`: the better of the two": better_judge(judges, given)[1],
             "cleanlab on texts (TF-IDF)": tfidf(texts, given, groups, classes),
         }
         for method, of_method in probabilities.items():
@@ -64,8 +68,8 @@ def measure(dataset: Path, text: str, image: str, teacher: str) -> dict:
             note(found, method, "images swapped", ranking, swapped, wrong)
         share = pair_share(embeds[0], embeds[1][source])
         ranking = np.argsort(share, kind="stable")
-        note(found, "teacher", "images swapped", ranking, swapped, share < 0.05)
-        note(found, "teacher", "labels flipped", ranking, flipped, share < 0.05)
+        note(found, "the teacher's cosine", "images swapped", ranking, swapped, share < 0.05)
+        note(found, "the teacher's cosine", "labels flipped", ranking, flipped, share < 0.05)
     return {
         "posts": len(labels),
         "k": k,

@@ -10,7 +10,8 @@ import pytest
 from clfa.cli import main
 from clfa.data.records import load_manifest
 from clfa.data.rows import load_split
-from clfa.evidence.suspects import Suspect, label_issues, out_of_fold, pair_share, write_suspects
+from clfa.evidence.floors import kernel_probe, linear_probe
+from clfa.evidence.suspects import Suspect, better_judge, label_issues, out_of_fold, pair_share, write_suspects
 
 
 def test_flipped_labels_come_first():
@@ -21,12 +22,12 @@ def test_flipped_labels_come_first():
     flipped = generator.choice(600, 30, replace=False)
     given = labels.copy()
     given[flipped] = 1 - given[flipped]
-    probabilities = out_of_fold(features, given, np.arange(600), 2)
+    probabilities = out_of_fold(linear_probe, features, given, np.arange(600), 2)
     wrong, quality = label_issues(given, probabilities)
     assert set(np.argsort(quality)[:30].tolist()) == set(flipped.tolist())
     assert wrong[flipped].mean() > 0.9
     assert wrong.sum() < 40
-    clean, _ = label_issues(labels, out_of_fold(features, labels, np.arange(600), 2))
+    clean, _ = label_issues(labels, out_of_fold(linear_probe, features, labels, np.arange(600), 2))
     assert clean.sum() <= 3
 
 
@@ -35,10 +36,28 @@ def test_no_post_is_judged_by_its_own_repeats():
     generator = np.random.default_rng(0)
     features = np.repeat(generator.normal(0, 1, (100, 300)), 2, axis=0)
     labels = np.repeat(generator.integers(0, 2, 100), 2)
-    apart = out_of_fold(features, labels, np.arange(200), 2).argmax(1)
-    together = out_of_fold(features, labels, np.repeat(np.arange(100), 2), 2).argmax(1)
+    apart = out_of_fold(linear_probe, features, labels, np.arange(200), 2).argmax(1)
+    together = out_of_fold(linear_probe, features, labels, np.repeat(np.arange(100), 2), 2).argmax(1)
     assert (apart == labels).mean() > 0.8
     assert abs((together == labels).mean() - 0.5) < 0.15
+
+
+def test_what_only_the_interplay_shows_is_judged_by_the_kernel():
+    """The label is whether text and image agree, which a linear probe of both does not see."""
+    generator = np.random.default_rng(0)
+    texts, images = (generator.choice([-1.0, 1.0], (600, 1)) * np.ones((1, 4)) for _ in range(2))
+    labels = (texts[:, 0] == images[:, 0]).astype(int)
+    features = np.concatenate([texts, images], axis=1) + generator.normal(0, 0.3, (600, 8))
+    flipped = generator.choice(600, 30, replace=False)
+    given = labels.copy()
+    given[flipped] = 1 - given[flipped]
+    judges = {
+        "linear": out_of_fold(linear_probe, features, given, np.arange(600), 2),
+        "kernel": out_of_fold(kernel_probe, features, given, np.arange(600), 2),
+    }
+    name, probabilities = better_judge(judges, given)
+    assert name == "kernel"
+    assert set(np.argsort(label_issues(given, probabilities)[1])[:30].tolist()) == set(flipped.tolist())
 
 
 def test_swapped_pairs_come_first_and_gaps_are_left_out():

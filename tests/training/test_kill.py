@@ -1,10 +1,9 @@
 """Training processes killed at random moments: what the last one leaves is what an unbroken one leaves, to the byte."""
 
+import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 
@@ -13,117 +12,119 @@ import pytest
 import yaml
 
 from clfa.runs import Run
+from clfa.studies import demo
 from clfa.training.checkpoint import newest_whole
+from clfa.training.teacher import train_teacher
+from nursery import Nursery
 
-SCRIPT = """
-import sys, time
-import clfa.training.train as training
-training.CHECKPOINT_SECONDS = 0.0  # after each step
-step = training._forward
-training._forward = lambda *arguments: (time.sleep(0.01), step(*arguments))[1]  # moments to be killed in
-{change}
-from clfa.cli import run
-run()
-"""
+EACH_STEP = "import clfa.training.train as training; training.CHECKPOINT_SECONDS = 0.0"
 
 
-def command(config, change="pass"):
-    path = f"{config.output}.yaml"
-    with open(path, "w") as file:
-        yaml.safe_dump(asdict(config), file)
-    return [sys.executable, "-c", SCRIPT.format(change=change), "train", "--config", path, "--resume"]
+@pytest.fixture(scope="module")
+def posts(tmp_path_factory):
+    """The demo's posts, encoders and teacher, fewer of them."""
+    out = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("DRAWINGS", 300), ("HELD_OUT", 50), ("VALIDATION", 40), ("TEST", 40)):
+            patch.setattr(demo, name, value)
+        demo.write_encoders(out / "encoders")
+        demo.write_posts(out / "data", 160)
+        demo.write_captions(out / "captions")
+        train_teacher(dataclasses.replace(demo.teacher_config(out), epochs=1))
+    return out
 
 
-def start(arguments):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def left(run):
-    """Everything that a run leaves and that does not tell the time."""
-    lines = [{k: v for k, v in line.items() if k != "examples_per_second"} for line in Run(run).log()]
-    newest = newest_whole(Run(run).checkpoints)
-    files = {path.name: path.read_bytes() for path in newest.iterdir() if path.suffix == ".safetensors"}
-    return lines, files, (Run(run).path / "model.safetensors").read_bytes()
-
-
-CHANGES = {
-    "train__epochs": 3,
-    "train__accumulation": 2,
-    "train__average": 0.9,
-    "train__batch_size": 2,
-    "loss__alignment_weight": 0.0,
-    "model__modalities__image__frozen": True,
-}
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory):
+    nursery = Nursery(tmp_path_factory.mktemp("nursery") / "said.txt", EACH_STEP)
+    yield nursery
+    nursery.close()
 
 
 @pytest.fixture
-def config(run_config, tmp_path):
-    return lambda name, **more: run_config(**CHANGES | more, output=str(tmp_path / name))
+def command(posts, tmp_path):
+    """`command(name, **changes of train)`: the arguments that train the demo's CLFA, resumed if it can be, in that folder."""
+
+    def build(name, **changes):
+        config = demo.run_config(posts)
+        changes = {"epochs": 3, "average": 0.9, "modality_dropout": 0.1} | changes
+        train = dataclasses.replace(config.train, **changes)
+        config = dataclasses.replace(config, train=train, output=str(tmp_path / name / "run"))
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(asdict(config)))
+        return ["train", "--config", str(path), "--resume"]
+
+    return build
 
 
-def seconds_of(process):
-    started = time.monotonic()
-    _, error = process.communicate(timeout=240)
-    assert process.returncode == 0, error
-    return time.monotonic() - started
+def left(folder):
+    """Everything that a run leaves and that does not tell the time."""
+    run = folder / "run"
+    lines = [{k: v for k, v in line.items() if k != "examples_per_second"} for line in Run(run).log()]
+    newest = newest_whole(Run(run).checkpoints)
+    files = {path.name: path.read_bytes() for path in newest.iterdir() if path.suffix == ".safetensors"}
+    predictions = {path.name: path.read_bytes() for path in (Run(run).path / "predictions").iterdir()}
+    return lines, files, predictions, (Run(run).path / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_killed_at_random_moments(config):
-    """Each process gets up to as long as an unbroken one takes; 8 kills here, 200 with `make faults`."""
-    seconds = seconds_of(start(command(config("whole"))))
-    generator, kills = np.random.default_rng(0), 0
-    wanted = int(os.environ.get("CLFA_KILLS", "8"))
-    round_ = 0
-    while kills < wanted:
-        own, round_ = config(f"killed-{round_}"), round_ + 1
-        while not Run(own.output).is_finished:
-            process = start(command(own))
-            try:
-                _, error = process.communicate(timeout=seconds * generator.uniform(0.3, 1.5))
-                assert process.returncode == 0, error
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                kills += 1
-        assert left(own.output) == left(config("whole").output)
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_killed_at_random_moments(nursery, command, tmp_path, workers, accumulation):
+    """17 kills for each of the four (and the two signals that ask to stop, each a third as often), 50 with `make faults`;
+    the unbroken run has no workers."""
+    begun = time.monotonic()
+    assert nursery.end(nursery.start(*command("whole", accumulation=accumulation))) == 0, nursery.said()[-2000:]
+    seconds = time.monotonic() - begun
+    whole = left(tmp_path / "whole")
+    generator, count = np.random.default_rng(workers + accumulation), dict.fromkeys(("KILL", "TERM", "INT"), 0)
+    wanted, codes, rounds = (
+        int(os.environ.get("CLFA_KILLS", "68")) / 4,
+        {"KILL": (-9,), "TERM": (143, -15), "INT": (130,)},
+        0,
+    )
+    while count["KILL"] < wanted or count["TERM"] < wanted / 3 or count["INT"] < wanted / 3:
+        own, rounds = f"killed-{rounds}", rounds + 1
+        code = None
+        while code != 0:
+            name = str(generator.choice(["KILL", "TERM", "INT"], p=[0.6, 0.2, 0.2]))
+            child = nursery.start(*command(own, accumulation=accumulation, workers=workers))
+            code = nursery.end(child, generator.uniform(0, seconds), getattr(signal, f"SIG{name}"))
+            assert code in (0, *codes[name]), nursery.said()[-2000:]
+            count[name] += code != 0
+        assert left(tmp_path / own) == whole
+    print(f"workers {workers}, accumulation {accumulation}: {count} in {rounds} runs, unbroken {seconds:.1f} s")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_stops_after_the_step_and_nothing_is_lost(config, name, code):
-    seconds_of(start(command(config("whole"))))
-    own = config("stopped")
-    process = start(
-        command(own, "training.CHECKPOINT_SECONDS = 1e9")
-    )  # nothing but the signal saves inside of an epoch
-    while not Run(own.output).log_file.is_file():
+def test_a_signal_stops_after_the_step_and_nothing_is_lost(nursery, command, tmp_path, name, code):
+    assert nursery.end(nursery.start(*command("whole"))) == 0
+    # nothing but the signal saves inside of an epoch
+    child = nursery.start(*command("stopped"), change="training.CHECKPOINT_SECONDS = 1e9")
+    while not Run(tmp_path / "stopped" / "run").log_file.is_file():
         time.sleep(0.01)
-    time.sleep(0.15)
-    process.send_signal(getattr(signal, name))
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert "stopping after this step: the same command with --resume goes on from there" in error
-    progress = json.loads((newest_whole(Run(own.output).checkpoints) / "progress.json").read_text())
+    assert nursery.end(child, 0.5, getattr(signal, name)) == code
+    assert "stopping after this step: the same command with --resume goes on from there" in nursery.said()
+    progress = json.loads((newest_whole(Run(tmp_path / "stopped" / "run").checkpoints) / "progress.json").read_text())
     assert progress["step"] > 0
-    seconds_of(start(command(own)))
-    assert left(own.output) == left(config("whole").output)
+    assert nursery.end(nursery.start(*command("stopped"))) == 0
+    assert left(tmp_path / "stopped") == left(tmp_path / "whole")
 
 
 @pytest.mark.slow
-def test_the_control_is_noticed(config):
+def test_the_control_is_noticed(nursery, command, tmp_path):
     """A build that does not save where in the epoch it stands ends with other bytes."""
-    seconds_of(start(command(config("whole"))))
-    own = config("forgets")
+    assert nursery.end(nursery.start(*command("whole"))) == 0
     change = "State = training.State; training.State = lambda **saved: State(**saved | {'batch': 0, 'sums': {}})"
     dies = (
         "save = training.save_checkpoint; training.save_checkpoint = lambda *a: (save(*a), a[3]['step'] < 4 or exit(9))"
     )
-    process = start(command(own, f"{change}\n{dies}"))
-    process.communicate(timeout=240)
-    assert process.returncode == 9
-    assert json.loads((newest_whole(Run(own.output).checkpoints) / "progress.json").read_text())["batch"] > 0
-    seconds_of(start(command(own, change)))
-    assert left(own.output) != left(config("whole").output)
+    assert nursery.end(nursery.start(*command("forgets"), change=f"{change}\n{dies}")) == 9
+    assert (
+        json.loads((newest_whole(Run(tmp_path / "forgets" / "run").checkpoints) / "progress.json").read_text())["batch"]
+        > 0
+    )
+    assert nursery.end(nursery.start(*command("forgets"), change=change)) == 0
+    assert left(tmp_path / "forgets") != left(tmp_path / "whole")

@@ -195,8 +195,23 @@ def linear_probe(train: NDArray, labels: NDArray, asked: NDArray, classes: int) 
     """(N, D) features and (N,) labels -> (M, C) probabilities of the posts that are asked, by logistic regression."""
     from sklearn.linear_model import LogisticRegression
 
-    model = _prepared(LogisticRegression(C=0.01, max_iter=2000))
+    return _probabilities(_prepared(LogisticRegression(C=0.01, max_iter=2000)), train, labels, asked, classes)
+
+
+def kernel_probe(train: NDArray, labels: NDArray, asked: NDArray, classes: int) -> NDArray[np.float64]:
+    """The same by a support vector machine (RBF kernel, C = 3), Platt-scaled out of fold, on at most `MOST_OF_KERNEL` posts."""
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.svm import SVC
+
+    if len(train) > MOST_OF_KERNEL:
+        chosen = np.sort(np.random.default_rng(0).choice(len(train), MOST_OF_KERNEL, replace=False))
+        train, labels = train[chosen], labels[chosen]
+    model = CalibratedClassifierCV(_prepared(SVC(C=3, gamma="auto")), cv=3, ensemble=False)
+    return _probabilities(model, train, labels, asked, classes)
+
+
+def _probabilities(model: Any, train: NDArray, labels: NDArray, asked: NDArray, classes: int) -> NDArray[np.float64]:
     model.fit(train, labels)
     result = np.zeros((len(asked), classes))
-    result[:, model[-1].classes_] = model.predict_proba(asked)
+    result[:, model.classes_] = model.predict_proba(asked)
     return result

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from clfa.data.atomic import replacing
 from clfa.data.drawing import text_form
 from clfa.data.records import labelled_splits, load_manifest
 from clfa.data.rows import Rows, load_split
-from clfa.evidence.floors import encoder_features, linear_probe, teacher_features
+from clfa.evidence.floors import encoder_features, kernel_probe, linear_probe, teacher_features
 
 FOLDS = 5
 OTHERS = 1_000
@@ -52,7 +53,8 @@ def find_suspects(
         text_encoder: frozen encoder, as in `clfa.model.encoders.load_encoder`, on whose features (with those of the images
             beside them) the posts are classified out of fold.
         image_encoder: the same for images.
-        teacher: dual encoder; without it pairs are not looked at.
+        teacher: dual encoder, on whose embeddings the posts are classified, too; the more accurate of the two judges the
+            labels. Without it pairs are not looked at.
     """
     dataset = Path(dataset)
     manifest = load_manifest(dataset)
@@ -69,15 +71,21 @@ def find_suspects(
         found.append(Suspect(row["id"], rows.splits[0], what, round(score, 4), names[labels[number]], suggested, text))
 
     encoders = {kind: name for kind, name in (("text", text_encoder), ("image", image_encoder)) if name}
+    groups, judges = _groups(sides), {}
     if encoders:
         features = [np.concatenate(encoder_features(dataset, sides, name, kind)) for kind, name in encoders.items()]
-        probabilities = out_of_fold(np.concatenate(features, axis=1), labels, _groups(sides), len(names))
+        judges["the encoders"] = out_of_fold(linear_probe, np.concatenate(features, axis=1), labels, groups, len(names))
+    if teacher:
+        embeds = teacher_features(dataset, sides, teacher)
+        judges["the teacher"] = out_of_fold(kernel_probe, np.concatenate(embeds, axis=1), labels, groups, len(names))
+    if judges:
+        judge, probabilities = better_judge(judges, labels)
+        log.info("labels are judged by %s: the more accurate out of fold of %s", judge, " and ".join(judges))
         wrong, quality = label_issues(labels, probabilities)
         for number in np.flatnonzero(wrong)[np.argsort(quality[wrong], kind="stable")].tolist():
             add("label", number, float(quality[number]), names[int(probabilities[number].argmax())])
     if teacher:
-        texts, images = teacher_features(dataset, sides, teacher)
-        share = pair_share(texts, images)
+        share = pair_share(*embeds)
         for number in np.argsort(share, kind="stable").tolist():
             if share[number] < MISMATCHED:  # False where one of the two is missing
                 add("pair", number, float(share[number]), "")
@@ -104,16 +112,23 @@ def label_issues(
     return wrong, get_label_quality_scores(labels, probabilities, method="normalized_margin")
 
 
+def better_judge(
+    judges: dict[str, Float[NDArray, "posts classes"]], labels: NDArray[np.int64]
+) -> tuple[str, Float[NDArray, "posts classes"]]:
+    """The most accurate of several out-of-fold probabilities, and its name."""
+    return max(judges.items(), key=lambda named: (named[1].argmax(1) == labels).mean())
+
+
 def out_of_fold(
-    features: Float[NDArray, "posts width"], labels: NDArray[np.int64], groups: NDArray, classes: int
+    probe: Callable, features: Float[NDArray, "posts width"], labels: NDArray[np.int64], groups: NDArray, classes: int
 ) -> Float[NDArray, "posts classes"]:
-    """Probabilities of each post by a linear probe that has not seen it, nor a post of its group."""
+    """Probabilities of each post by a probe (of `clfa.evidence.floors`) that has not seen it, nor a post of its group."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     result = np.zeros((len(labels), classes))
     folds = StratifiedGroupKFold(min(FOLDS, int(np.bincount(labels).max())), shuffle=True, random_state=0)
     for train, held_out in folds.split(features, labels, groups):
-        result[held_out] = linear_probe(features[train], labels[train], features[held_out], classes)
+        result[held_out] = probe(features[train], labels[train], features[held_out], classes)
     return result
 
 

@@ -42,7 +42,7 @@ HELD_OUT = 200
 VALIDATION, TEST = 120, 600
 DIM, PIXELS = 128, 48
 LABELS = ["not_sarcastic", "sarcastic"]
-FIT_MINUTES = 1.6
+FIT_MINUTES = 1.3
 ABOUT = ("topic", "state", "tone")
 """What is known of a generated post, kept as columns."""
 
