@@ -2,9 +2,11 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 SCRIPT = """
 import json, os, sys
@@ -13,7 +15,9 @@ import clfa.evidence.audit, clfa.model.teacher, sklearn.linear_model, transforme
 from clfa.cli import run
 for line in iter(sys.stdin.readline, ""):
     change, log, *arguments = json.loads(line)
-    if not (child := os.fork()):
+    child = os.fork()
+    os.setpgid(child, child)
+    if not child:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, 1)
         os.dup2(file, 2)
@@ -33,7 +37,7 @@ class Nursery:
         self.log, self.change = log, change
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         self.mother = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            [sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment
         )
 
     def start(self, *arguments: str, change: str = "pass") -> int:
@@ -44,11 +48,13 @@ class Nursery:
         return int(self.mother.stdout.readline())
 
     def end(self, child: int, after: float | None = None, by: signal.Signals = signal.SIGKILL) -> int:
-        """Its exit code (that of a signal is negative); the signal comes after so many seconds, if it is still at work."""
-        import select
+        """Its exit code (that of a signal is negative); the signal comes after so many seconds, if it is still at work.
 
+        Signals that ask to stop go to its children, too, as those of a terminal do; SIGKILL leaves them behind.
+        """
         if after is not None and not select.select([self.mother.stdout], [], [], after)[0]:
-            os.kill(child, by)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                (os.kill if by == signal.SIGKILL else os.killpg)(child, by)
         return int(self.mother.stdout.readline())
 
     def said(self) -> str:

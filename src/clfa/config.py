@@ -245,7 +245,9 @@ class TrainConfig:
     patience: int = 5
     """Stop after this many epochs without a better validation metric."""
     workers: int = 0
-    """Data loader processes."""
+    """Data loader processes; they change no result."""
+    deterministic: bool = False
+    """Refuse operations that give other results when they are repeated, which on a GPU some do; on a CPU none here does."""
     tensorboard: bool = False
     """Also write TensorBoard files (needs `pip install clfa[track]`)."""
 

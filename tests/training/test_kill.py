@@ -10,12 +10,12 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import yaml
+from nursery import Nursery
 
 from clfa.runs import Run
 from clfa.studies import demo
 from clfa.training.checkpoint import newest_whole
 from clfa.training.teacher import train_teacher
-from nursery import Nursery
 
 EACH_STEP = "import clfa.training.train as training; training.CHECKPOINT_SECONDS = 0.0"
 
@@ -43,7 +43,7 @@ def nursery(tmp_path_factory):
 
 @pytest.fixture
 def command(posts, tmp_path):
-    """`command(name, **changes of train)`: the arguments that train the demo's CLFA, resumed if it can be, in that folder."""
+    """`command(name, **changes of train)`: arguments that train the demo's CLFA in that folder, or go on."""
 
     def build(name, **changes):
         config = demo.run_config(posts)

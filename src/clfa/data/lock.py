@@ -6,10 +6,14 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from clfa.errors import UserError
+
+ORPHANS = 15
+"""Seconds that the children of a process that was killed, such as data loaders, may take to notice it."""
 
 
 @contextmanager
@@ -33,9 +37,14 @@ def only_one(written: Path, inside: bool = False) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(
-            f"{written}: {_holder(path)} is at work here: wait for it, or end it, or choose another place"
-        ) from None
+        holder = _holder(path)
+        try:
+            lock.acquire(timeout=0 if _is_alive(holder) else ORPHANS)
+        except Timeout:
+            name = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+            raise UserError(
+                f"{written}: {name} is at work here: wait for it, or end it, or choose another place"
+            ) from None
     try:
         path.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
         yield
@@ -47,9 +56,22 @@ def only_one(written: Path, inside: bool = False) -> Iterator[None]:
                 path.parent.rmdir()
 
 
-def _holder(path: Path) -> str:
+def _holder(path: Path) -> dict[str, Any] | None:
+    """Number and host of a process; `None` if it comes or goes at this moment."""
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # it comes or goes at this moment
-        return "another process"
-    return f"process {holder['pid']} on {holder['host']}"
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_alive(holder: dict[str, Any] | None) -> bool:
+    """Whether it may be at work; not if it died on this machine, and only children of it are left."""
+    if holder is None or holder["host"] != platform.node():
+        return True
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True

@@ -199,7 +199,7 @@ def linear_probe(train: NDArray, labels: NDArray, asked: NDArray, classes: int) 
 
 
 def kernel_probe(train: NDArray, labels: NDArray, asked: NDArray, classes: int) -> NDArray[np.float64]:
-    """The same by a support vector machine (RBF kernel, C = 3), Platt-scaled out of fold, on at most `MOST_OF_KERNEL` posts."""
+    """The same by a support vector machine (RBF kernel, C = 3), Platt-scaled, on at most `MOST_OF_KERNEL` posts."""
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.svm import SVC
 

@@ -1,6 +1,7 @@
 """What a run is trained with: posts, a new model with its caches, batches, optimizer."""
 
 import logging
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +95,7 @@ def set_up(config: RunConfig) -> Setup:
         batch_sampler=sampler if unlabelled is None else Beside(sampler, len(rows), len(unlabelled)),
         collate_fn=Collator(model.config, pipeline.preparers, pipeline.caches, teacher),
         num_workers=settings.workers,
+        worker_init_fn=_leave_signals,
         generator=torch.Generator().manual_seed(config.seed),
     )
     optimizer = torch.optim.AdamW(parameter_groups(model, settings), betas=(0.9, 0.999))
@@ -102,6 +104,12 @@ def set_up(config: RunConfig) -> Setup:
     everyone = _everyone(config, aligned, teacher, pipeline.device) if config.loss.negatives == "all" else {}
     average = start_average(model) if settings.average else {}
     return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights, everyone, average)
+
+
+def _leave_signals(_: int) -> None:
+    """A terminal sends its signals to the data loaders, too, whose process decides when they end."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _check_modalities(config: RunConfig, rows: Rows) -> None:

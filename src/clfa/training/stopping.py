@@ -16,6 +16,17 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.waits = True
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """In this block a signal does not wait: it raises what `now` does."""
+        self.waits = False
+        try:
+            self.now()
+            yield
+        finally:
+            self.waits = True
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -42,6 +53,8 @@ def stoppable(how: str) -> Iterator[Stop]:
         if stop:
             os._exit(128 + number)
         stop.signal = number
+        if not stop.waits:
+            stop.now()
         log.warning("%s; once more to stop at once", how)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -8,8 +8,9 @@ import logging
 import math
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from clfa.runs import Run
 from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.average import averaged, update_average
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
+from clfa.training.memory import is_exhausted, too_large
 from clfa.training.modality_dropout import expected_terms, forward
 from clfa.training.objective import aligns_alone, objective
 from clfa.training.optimizer import learning_rate
@@ -67,6 +69,8 @@ class State:
     """The epoch that had it, from 1."""
     seconds: float = 0.0
     """Time spent in steps."""
+    seconds_before: float = 0.0
+    """Of them those of earlier epochs."""
     log_bytes: int = 0
     """Length of the log; what was written behind it is written again after a resume."""
 
@@ -78,6 +82,7 @@ class State:
     def end_epoch(self, value: float | None, higher_is_better: bool) -> bool:
         """Count an epoch; whether it is the best so far. One without a value cannot be."""
         self.epoch, self.batch, self.sums, self.lost, self.skipped = self.epoch + 1, 0, {}, 0, 0
+        self.seconds_before = self.seconds
         if value is None:
             return False
         if self.best is not None and (value <= self.best if higher_is_better else value >= self.best):
@@ -105,7 +110,7 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
     _refuse_several_processes()
     check_ranges(config)
     run = Run(config.output)
-    with only_one(run.path, inside=True):
+    with only_one(run.path, inside=True), _deterministic(config.train.deterministic):
         if not run.begin(config, resume):
             log.info("%s: already finished", run)
             return run.path
@@ -135,16 +140,19 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
     with _open_log(run.log_file, state.log_bytes) as file, stoppable(how) as stop:
         between_steps = partial(_between_steps, setup, run, state, stop, deadline, [time.monotonic()])
         for epoch in state.epochs_left(settings):
-            started = time.monotonic()
-            losses = _train_epoch(setup, config, state, between_steps)
-            seconds, skipped = time.monotonic() - started, state.skipped
-            state.seconds += seconds
-            with averaged(setup.model, setup.average):
-                probabilities = setup.pipeline.probabilities(setup.validation, "validating")
-                scores = all_scores(setup.validation.labels, probabilities)
-                untrained = aligns_alone(config.loss, (epoch + 1) / settings.epochs)
-                if state.end_epoch(None if untrained else scores[settings.monitor], better):
-                    save_best(run.checkpoints, setup.model)
+            losses = _explained(partial(_train_epoch, setup, config, state, between_steps), setup, config)
+            seconds, skipped = state.seconds - state.seconds_before, state.skipped
+            try:
+                with averaged(setup.model, setup.average):
+                    with stop.at_once():
+                        probabilities = setup.pipeline.probabilities(setup.validation, "validating")
+                    scores = all_scores(setup.validation.labels, probabilities)
+                    untrained = aligns_alone(config.loss, (epoch + 1) / settings.epochs)
+                    if state.end_epoch(None if untrained else scores[settings.monitor], better):
+                        save_best(run.checkpoints, setup.model)
+            except (KeyboardInterrupt, SystemExit):  # it will go on with the validation
+                save_checkpoint(run.checkpoints, setup.model, setup.optimizer, asdict(state), setup.average)
+                raise
             line = {
                 "epoch": state.epoch,
                 "step": state.step,
@@ -180,6 +188,40 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
     )
 
 
+def _explained(epoch: Callable[[], dict[str, float]], setup: Setup, config: RunConfig) -> dict[str, float]:
+    """What the epoch returns; where PyTorch gives up, why and what helps."""
+    try:
+        return epoch()
+    except (RuntimeError, MemoryError) as error:
+        if "deterministic" in str(error):
+            raise UserError(f"train.deterministic: {str(error).split('. ')[0]}") from None
+        if not is_exhausted(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold the batch
+    longest = setup.sampler.lengths.argsort(descending=True).tolist()
+
+    def step(size: int) -> None:
+        setup.optimizer.zero_grad()
+        batch = setup.batches.collate_fn([setup.rows[place] for place in longest[:size]])
+        _forward(setup, config, batch, 0.5)["loss"].backward()
+        setup.optimizer.step()
+
+    raise too_large(config.train.batch_size, config.train.accumulation, step)
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """For a while PyTorch refuses operations whose results differ when they are repeated."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def _between_steps(setup: Setup, run: Run, state: State, stop: Stop, deadline: float, saved: list[float]) -> None:
     """Save where it is time to, a signal came, or the deadline has passed; the last two end the training here."""
     up = time.monotonic() > deadline
@@ -197,7 +239,7 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, between_steps: C
     last, total = len(setup.batches) - 1, math.ceil(len(setup.batches) / settings.accumulation) * settings.epochs
     setup.sampler.set_epoch(state.epoch, state.batch)
     model.train()
-    broken = False
+    broken, since = False, time.monotonic()
     batches = track(setup.batches, f"posts of epoch {state.epoch + 1}", len(setup.rows), _labelled)
     for number, batch in enumerate(batches, state.batch):
         factor = learning_rate(state.step, total, settings)
@@ -221,7 +263,7 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, between_steps: C
                 state.suspects = []
             setup.optimizer.zero_grad()
             state.step, broken = state.step + 1, False
-        state.batch = number + 1
+        state.batch, state.seconds, since = number + 1, state.seconds + time.monotonic() - since, time.monotonic()
         if stepped and number != last:
             between_steps()
     finite = len(setup.batches) - state.lost
