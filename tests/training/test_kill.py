@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import os
+import re
 import signal
+import subprocess
 import time
+from contextlib import suppress
 from dataclasses import asdict
 
 import numpy as np
@@ -35,10 +38,16 @@ def posts(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def nursery(tmp_path_factory):
-    nursery = Nursery(tmp_path_factory.mktemp("nursery") / "said.txt", EACH_STEP)
-    yield nursery
-    nursery.close()
+def mother(tmp_path_factory):
+    mother = Nursery(tmp_path_factory.mktemp("nursery") / "said.txt", EACH_STEP)
+    yield mother
+    mother.close()
+
+
+@pytest.fixture
+def nursery(mother):
+    mother.log.unlink(missing_ok=True)
+    return mother
 
 
 @pytest.fixture
@@ -90,7 +99,7 @@ def test_killed_at_random_moments(nursery, command, tmp_path, workers, accumulat
         while code != 0:
             name = str(generator.choice(["KILL", "TERM", "INT"], p=[0.6, 0.2, 0.2]))
             child = nursery.start(*command(own, accumulation=accumulation, workers=workers))
-            code = nursery.end(child, generator.uniform(0, seconds), getattr(signal, f"SIG{name}"))
+            code = nursery.end(child, generator.uniform(0, seconds / 2), getattr(signal, f"SIG{name}"))
             assert code in (0, *codes[name]), nursery.said()[-2000:]
             count[name] += code != 0
         assert left(tmp_path / own) == whole
@@ -128,3 +137,88 @@ def test_the_control_is_noticed(nursery, command, tmp_path):
     )
     assert nursery.end(nursery.start(*command("forgets"), change=change)) == 0
     assert left(tmp_path / "forgets") != left(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_stops_a_long_validation(nursery, command, tmp_path, name, code):
+    """Without a step done twice, whose weights would differ: nothing else saves inside of an epoch."""
+    assert nursery.end(nursery.start(*command("whole"))) == 0
+    change = (
+        "training.CHECKPOINT_SECONDS = 1e9; import time; from clfa.model.pipeline import Pipeline as P; logits = P.logits\n"
+        "P.logits = lambda *a: (open('{}', 'w').close(), time.sleep(600)) if a[2] == 'validating' else logits(*a)"
+    )
+    child = nursery.start(*command("stopped"), change=change.format(tmp_path / "validates"))
+    while not (tmp_path / "validates").is_file():
+        time.sleep(0.01)
+    begun = time.monotonic()
+    assert nursery.end(child, 0.0, getattr(signal, name)) == code
+    assert time.monotonic() - begun < 60
+    progress = json.loads((newest_whole(Run(tmp_path / "stopped" / "run").checkpoints) / "progress.json").read_text())
+    assert (progress["epoch"], progress["batch"]) == (0, 10)
+    assert nursery.end(nursery.start(*command("stopped"))) == 0
+    assert left(tmp_path / "stopped") == left(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_memory_exhausted_says_what_fits_and_that_fits(nursery, command, posts, tmp_path):
+    """A limit of the operating system, set at the first batch; 960 posts need 1.5 GB and more."""
+    demo.write_posts(posts / "many", 960)
+    change = (
+        "import resource; forward, calls = training._forward, []\n"
+        "def limited(*arguments):\n"
+        "    if not calls:\n"
+        "        size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "        resource.setrlimit(resource.RLIMIT_AS, (size + 800_000_000,) * 2)\n"
+        "    calls.append(1)\n"
+        "    return forward(*arguments)\n"
+        "training._forward = limited"
+    )
+    asked = [*command("limited", batch_size=960, epochs=1), "--data.path", str(posts / "many")]
+    assert nursery.end(nursery.start(*asked, change=change)) == 2
+    assert "Traceback" not in nursery.said()
+    advice = re.search(
+        r"memory exhausted by a batch of 960 posts, of which (\d+) fit: with train.batch_size (\d+) and train.accumulation "
+        r"(\d+) a step has the same 960 posts",
+        nursery.said(),
+    )
+    size, again, times = map(int, advice.groups())
+    assert size == again
+    assert size * times == 960
+    smaller = [*command("smaller", batch_size=size, accumulation=times, epochs=1), "--data.path", str(posts / "many")]
+    assert nursery.end(nursery.start(*smaller, change=change)) == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 150 MB."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=150m", "none", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no right to mount a small file system here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_what_was_saved_goes_on(nursery, command, tmp_path, small_disk):
+    assert nursery.end(nursery.start(*command("whole"))) == 0
+    slowly = (
+        "import time; forward = training._forward; training._forward = lambda *a: (time.sleep(0.1), forward(*a))[1]"
+    )
+    child = nursery.start(*command("full"), change=slowly)
+    while not list((small_disk / "run" / "checkpoints").glob("step-*")):
+        time.sleep(0.01)
+    with open(small_disk / "ballast", "wb") as ballast, suppress(OSError):
+        while True:
+            ballast.write(bytes(1_000_000))
+    assert nursery.end(child) == 2
+    assert re.search(r"the disk is full: this needs \d+\.\d MB, \d+\.\d MB are free", nursery.said())
+    assert "Traceback" not in nursery.said()
+    assert not (small_disk / "run" / "checkpoints" / "partial").exists()
+    (small_disk / "ballast").unlink()
+    assert nursery.end(nursery.start(*command("full"))) == 0
+    assert left(small_disk) == left(tmp_path / "whole")

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from itertools import product
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
@@ -121,8 +121,10 @@ def _run_some(runs: list[RunConfig], split: str, jobs: int, threads: int, failed
                 except Exception as error:  # one run's failure is reported at the end, after all others
                     failed[run.output] = str(error) or type(error).__name__
                     log.info("[%s/%s] %s: failed", number, len(runs), run.output)
-        except BaseException:  # interrupted: do not start what waits; what runs can be resumed
+        except BaseException:  # interrupted: do not start what waits; what runs stops after its step and can be resumed
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():
+                process.terminate()
             raise
     return [run for run in runs if run in lost]
 

@@ -1,5 +1,6 @@
 """Memory exhausted: what would fit is said. The batch is never made smaller in silence, as it is part of the result."""
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -9,28 +10,54 @@ from clfa.errors import UserError
 
 def is_exhausted(error: BaseException) -> bool:
     """Whether the device, or the operating system, had no memory left for an allocation."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "allocate memory" in str(error) or "could not create a " in str(error)  # PyTorch's allocator, oneDNN's
 
 
-def too_large(batch_size: int, accumulation: int, step: Callable[[int], None]) -> UserError:
+def too_large(cause: str, batch_size: int, accumulation: int, step: Callable[[int], None], on_cpu: bool) -> UserError:
     """Find the largest smaller batch that fits and divides the posts of a step, and say it.
 
     Args:
+        cause: in the words of PyTorch.
         batch_size: posts of the batch that did not fit.
         accumulation: batches of a step.
         step: does one with as many of the longest posts.
+        on_cpu: whether it computes there.
     """
     posts = batch_size * accumulation
+    fits = _fits_in_a_child if on_cpu and hasattr(os, "fork") else _fits
     for size in (size for size in range(batch_size // 2, 0, -1) if posts % size == 0):
-        try:
-            step(size)
-        except (RuntimeError, MemoryError) as error:
-            if not is_exhausted(error):
-                raise
-            continue
-        return UserError(
-            f"memory exhausted by a batch of {batch_size} posts, of which {size} fit: with train.batch_size {size} and "
-            f"train.accumulation {posts // size} a step has the same {posts} posts (but alignment sets each against the "
-            f"{size} of its batch; with loss.negatives all against the whole training set)"
-        )
-    return UserError("memory exhausted by a single post: take smaller encoders, freeze them, or lower max_length")
+        if fits(step, size):
+            return UserError(
+                f"memory exhausted by a batch of {batch_size} posts, of which {size} fit: with train.batch_size {size} and "
+                f"train.accumulation {posts // size} a step has the same {posts} posts (but alignment sets each against "
+                f"the {size} of its batch; with loss.negatives all against the whole training set). PyTorch: {cause}"
+            )
+    return UserError(
+        f"memory exhausted by a single post: take smaller encoders, freeze them, or lower max_length. PyTorch: {cause}"
+    )
+
+
+def _fits(step: Callable[[int], None], size: int) -> bool:
+    try:
+        step(size)
+    except (RuntimeError, MemoryError) as error:
+        if not is_exhausted(error):
+            raise
+        return False
+    return True
+
+
+def _fits_in_a_child(step: Callable[[int], None], size: int) -> bool:
+    """In a process of its own, as oneDNN's backward pass crashes where it gets no memory."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    code = 1
+    try:
+        torch.set_num_threads(1)  # those of the parent are not in the child
+        step(size)
+        code = 0
+    finally:
+        os._exit(code)

@@ -55,6 +55,8 @@ class State:
     """Optimizer steps done."""
     batch: int = 0
     """Batches of the epoch that is running that are done."""
+    factor: float = 0.0
+    """Of the peak learning rates, in the last step."""
     sums: dict[str, float] = field(default_factory=dict)
     """Of the terms of the loss over those of them whose loss is finite."""
     lost: int = 0
@@ -158,7 +160,7 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
                 "step": state.step,
                 **losses,
                 **({"skipped_steps": skipped} if skipped else {}),
-                "learning_rate": setup.optimizer.param_groups[-1]["factor"] * settings.head_learning_rate,
+                "learning_rate": state.factor * settings.head_learning_rate,
                 "validation": scores,
                 "examples_per_second": len(setup.rows) / seconds,
             }
@@ -197,6 +199,7 @@ def _explained(epoch: Callable[[], dict[str, float]], setup: Setup, config: RunC
             raise UserError(f"train.deterministic: {str(error).split('. ')[0]}") from None
         if not is_exhausted(error):
             raise
+        cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         traceback.clear_frames(error.__traceback__)  # they hold the batch
     longest = setup.sampler.lengths.argsort(descending=True).tolist()
 
@@ -206,7 +209,8 @@ def _explained(epoch: Callable[[], dict[str, float]], setup: Setup, config: RunC
         _forward(setup, config, batch, 0.5)["loss"].backward()
         setup.optimizer.step()
 
-    raise too_large(config.train.batch_size, config.train.accumulation, step)
+    on_cpu = setup.pipeline.device.type == "cpu"
+    raise too_large(cause, config.train.batch_size, config.train.accumulation, step, on_cpu)
 
 
 @contextmanager
@@ -242,9 +246,9 @@ def _train_epoch(setup: Setup, config: RunConfig, state: State, between_steps: C
     broken, since = False, time.monotonic()
     batches = track(setup.batches, f"posts of epoch {state.epoch + 1}", len(setup.rows), _labelled)
     for number, batch in enumerate(batches, state.batch):
-        factor = learning_rate(state.step, total, settings)
+        state.factor = learning_rate(state.step, total, settings)
         for group in setup.optimizer.param_groups:
-            group["factor"], group["lr"] = factor, group["peak"] * factor
+            group["lr"] = group["peak"] * state.factor
         terms = _forward(setup, config, batch, state.step / total)
         if torch.isfinite(terms["loss"]):
             (terms["loss"] / settings.accumulation).backward()
