@@ -15,20 +15,20 @@ def is_exhausted(error: BaseException) -> bool:
     return "allocate memory" in str(error) or "could not create a " in str(error)  # PyTorch's allocator, oneDNN's
 
 
-def too_large(cause: str, batch_size: int, accumulation: int, step: Callable[[int], None], on_cpu: bool) -> UserError:
+def too_large(cause: str, batch_size: int, accumulation: int, steps: Callable[[int], None], on_cpu: bool) -> UserError:
     """Find the largest smaller batch that fits and divides the posts of a step, and say it.
 
     Args:
         cause: in the words of PyTorch.
         batch_size: posts of the batch that did not fit.
         accumulation: batches of a step.
-        step: does one with as many of the longest posts.
+        steps: does some with as many of the longest posts.
         on_cpu: whether it computes there.
     """
     posts = batch_size * accumulation
     fits = _fits_in_a_child if on_cpu and hasattr(os, "fork") else _fits
     for size in (size for size in range(batch_size // 2, 0, -1) if posts % size == 0):
-        if fits(step, size):
+        if fits(steps, size):
             return UserError(
                 f"memory exhausted by a batch of {batch_size} posts, of which {size} fit: with train.batch_size {size} and "
                 f"train.accumulation {posts // size} a step has the same {posts} posts (but alignment sets each against "
@@ -39,9 +39,9 @@ def too_large(cause: str, batch_size: int, accumulation: int, step: Callable[[in
     )
 
 
-def _fits(step: Callable[[int], None], size: int) -> bool:
+def _fits(steps: Callable[[int], None], size: int) -> bool:
     try:
-        step(size)
+        steps(size)
     except (RuntimeError, MemoryError) as error:
         if not is_exhausted(error):
             raise
@@ -49,7 +49,7 @@ def _fits(step: Callable[[int], None], size: int) -> bool:
     return True
 
 
-def _fits_in_a_child(step: Callable[[int], None], size: int) -> bool:
+def _fits_in_a_child(steps: Callable[[int], None], size: int) -> bool:
     """In a process of its own, as oneDNN's backward pass crashes where it gets no memory."""
     child = os.fork()
     if child:
@@ -57,7 +57,7 @@ def _fits_in_a_child(step: Callable[[int], None], size: int) -> bool:
     code = 1
     try:
         torch.set_num_threads(1)  # those of the parent are not in the child
-        step(size)
+        steps(size)
         code = 0
     finally:
         os._exit(code)

@@ -203,14 +203,17 @@ def _explained(epoch: Callable[[], dict[str, float]], setup: Setup, config: RunC
         traceback.clear_frames(error.__traceback__)  # they hold the batch
     longest = setup.sampler.lengths.argsort(descending=True).tolist()
 
-    def step(size: int) -> None:
-        setup.optimizer.zero_grad()
+    def steps(size: int) -> None:
+        """Two, as memory is in pieces after the first."""
         batch = setup.batches.collate_fn([setup.rows[place] for place in longest[:size]])
-        _forward(setup, config, batch, 0.5)["loss"].backward()
-        setup.optimizer.step()
+        for _ in range(2):
+            _forward(setup, config, batch, 0.5)["loss"].backward()
+            setup.optimizer.step()
+            setup.optimizer.zero_grad()
 
+    setup.optimizer.zero_grad()
     on_cpu = setup.pipeline.device.type == "cpu"
-    raise too_large(cause, config.train.batch_size, config.train.accumulation, step, on_cpu)
+    raise too_large(cause, config.train.batch_size, config.train.accumulation, steps, on_cpu)
 
 
 @contextmanager
