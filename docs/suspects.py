@@ -15,8 +15,8 @@ import numpy as np
 
 from clfa.data.records import labelled_splits, load_manifest
 from clfa.data.rows import load_split
-from clfa.evidence.floors import encoder_features, kernel_probe, linear_probe, teacher_features
-from clfa.evidence.suspects import _groups, better_judge, label_issues, out_of_fold, pair_share
+from clfa.evidence.floors import encoder_features, kernel_probe, linear_probe, teacher_features, tfidf_probe
+from clfa.evidence.suspects import _groups, judge, label_issues, pair_share
 
 SEEDS, SHARE = 5, 0.05
 
@@ -37,9 +37,11 @@ def measure(dataset: Path, text: str, image: str, teacher: str) -> dict:
     manifest = load_manifest(dataset)
     sides = [load_split(dataset, split) for split in labelled_splits(manifest)]
     labels, classes = np.concatenate([rows.labels for rows in sides]), len(manifest["labels"])
-    texts = [text for rows in sides for text in rows.texts]
-    of_text = np.concatenate(encoder_features(dataset, sides, text, "text"))
-    of_image = np.concatenate(encoder_features(dataset, sides, image, "image"))
+    texts = np.array([text for rows in sides for text in rows.texts], dtype=object)
+    of_text, of_image = (
+        np.concatenate(encoder_features(dataset, sides, name, kind)) if name != "-" else None
+        for kind, name in (("text", text), ("image", image))
+    )
     embeds = teacher_features(dataset, sides, teacher)
     groups, found = _groups(sides), {}
     for seed in range(SEEDS):
@@ -51,16 +53,17 @@ def measure(dataset: Path, text: str, image: str, teacher: str) -> dict:
         given[flipped] = (labels[flipped] + generator.integers(1, classes, k)) % classes
         source = np.arange(len(labels))
         source[swapped] = np.roll(swapped, 1)
-        both = np.concatenate([of_text, of_image[source]], axis=1)
-        of_teacher = np.concatenate([embeds[0], embeds[1][source]], axis=1)
-        judges = {
-            "the encoders": out_of_fold(linear_probe, both, given, groups, classes),
-            "the teacher": out_of_fold(kernel_probe, of_teacher, given, groups, classes),
-        }
-        probabilities = judges | {
-            "`clfa audit`: the better of the two": better_judge(judges, given)[1],
-            "cleanlab on texts (TF-IDF)": tfidf(texts, given, groups, classes),
-        }
+        words = (tfidf_probe, texts)
+        teachers = (kernel_probe, np.concatenate([embeds[0], embeds[1][source]], axis=1))
+        both = [side for side in (of_text, None if of_image is None else of_image[source]) if side is not None]
+        seen = {"cleanlab alone, on texts (TF-IDF)": [words], "`clfa audit --teacher`": [words, teachers]}
+        if both:
+            encoders = (linear_probe, np.concatenate(both, axis=1))
+            seen |= {
+                "`clfa audit` with encoders": [words, encoders],
+                "with encoders and teacher": [words, encoders, teachers],
+            }
+        probabilities = {name: judge(probes, given, groups, classes) for name, probes in seen.items()}
         for method, of_method in probabilities.items():
             wrong, quality = label_issues(given, of_method)
             ranking = np.argsort(np.where(wrong, quality, quality + 1), kind="stable")
@@ -97,23 +100,6 @@ def note(found: dict, method: str, fault: str, ranking: np.ndarray, planted: np.
     }
     for name, value in values.items():
         own.setdefault(name, []).append(float(value))
-
-
-def tfidf(texts: list[str], labels: np.ndarray, groups: np.ndarray, classes: int) -> np.ndarray:
-    """Out of fold."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedGroupKFold
-    from sklearn.pipeline import make_pipeline
-
-    result = np.zeros((len(texts), classes))
-    for train, held_out in StratifiedGroupKFold(5, shuffle=True, random_state=0).split(texts, labels, groups):
-        model = make_pipeline(
-            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
-        )
-        model.fit([texts[n] for n in train], labels[train])
-        result[np.ix_(held_out, model[-1].classes_)] = model.predict_proba([texts[n] for n in held_out])
-    return result
 
 
 if __name__ == "__main__":

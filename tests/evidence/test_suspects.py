@@ -10,8 +10,8 @@ import pytest
 from clfa.cli import main
 from clfa.data.records import load_manifest
 from clfa.data.rows import load_split
-from clfa.evidence.floors import kernel_probe, linear_probe
-from clfa.evidence.suspects import Suspect, better_judge, label_issues, out_of_fold, pair_share, write_suspects
+from clfa.evidence.floors import kernel_probe, linear_probe, tfidf_probe
+from clfa.evidence.suspects import Suspect, judge, label_issues, out_of_fold, pair_share, write_suspects
 
 
 def test_flipped_labels_come_first():
@@ -42,7 +42,7 @@ def test_no_post_is_judged_by_its_own_repeats():
     assert abs((together == labels).mean() - 0.5) < 0.15
 
 
-def test_what_only_the_interplay_shows_is_judged_by_the_kernel():
+def test_what_only_the_kernel_sees_is_seen_beside_a_probe_of_noise():
     """The label is whether text and image agree, which a linear probe of both does not see."""
     generator = np.random.default_rng(0)
     texts, images = (generator.choice([-1.0, 1.0], (600, 1)) * np.ones((1, 4)) for _ in range(2))
@@ -51,13 +51,18 @@ def test_what_only_the_interplay_shows_is_judged_by_the_kernel():
     flipped = generator.choice(600, 30, replace=False)
     given = labels.copy()
     given[flipped] = 1 - given[flipped]
-    judges = {
-        "linear": out_of_fold(linear_probe, features, given, np.arange(600), 2),
-        "kernel": out_of_fold(kernel_probe, features, given, np.arange(600), 2),
-    }
-    name, probabilities = better_judge(judges, given)
-    assert name == "kernel"
+    noise = generator.normal(0, 1, (600, 4))
+    probabilities = judge([(linear_probe, noise), (kernel_probe, features)], given, np.arange(600), 2)
     assert set(np.argsort(label_issues(given, probabilities)[1])[:30].tolist()) == set(flipped.tolist())
+
+
+def test_a_class_of_one_post_stops_no_probe():
+    generator = np.random.default_rng(0)
+    features, labels = generator.normal(0, 1, (61, 4)), np.append(np.arange(60) % 2, 2)
+    texts = np.array([f"a post {number}" for number in range(61)], dtype=object)
+    seen = [(tfidf_probe, texts), (linear_probe, features), (kernel_probe, features)]
+    probabilities = judge(seen, labels, np.arange(61), 3)
+    np.testing.assert_allclose(probabilities.sum(1), 1)
 
 
 def test_swapped_pairs_come_first_and_gaps_are_left_out():

@@ -1,6 +1,7 @@
 """What a model must beat: predictions that need no understanding of the post, or only one half of it."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,6 @@ def floor_predictions(train: Rows, rows: Rows, classes: int) -> dict[str, NDArra
         name -> (N,) class numbers of `rows`.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline, make_union
 
     result = {"majority": np.full(len(rows), np.bincount(train.labels, minlength=classes).argmax())}
     if len(train) > MOST:
@@ -54,12 +52,32 @@ def floor_predictions(train: Rows, rows: Rows, classes: int) -> dict[str, NDArra
         return result
     trees = HistGradientBoostingClassifier(class_weight="balanced", max_leaf_nodes=8, max_iter=300, random_state=0)
     result["format_only"] = trees.fit(count_format(texts), labels).predict(count_format(asked))
-    if sum(bool(text.split()) for text in texts) > 1:  # without words in train there is nothing to fit
-        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
-        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, min_df=2)
-        model = make_pipeline(make_union(words, characters), LogisticRegression(C=10, max_iter=1000))
-        result["tfidf_logistic_regression"] = model.fit(texts, labels).predict(asked)
+    if has_words(texts):
+        result["tfidf_logistic_regression"] = _tfidf_model().fit(texts, labels).predict(asked)
     return result
+
+
+def has_words(texts: Iterable[str]) -> bool:
+    """Whether there is something that TF-IDF can be fitted on."""
+    return sum(bool(text.split()) for text in texts) > 1
+
+
+def tfidf_probe(train: NDArray, labels: NDArray, asked: NDArray, classes: int) -> NDArray[np.float64]:
+    """(N,) texts and (N,) labels -> (M, C) probabilities by the floor on TF-IDF, fitted on at most `MOST` posts."""
+    if len(train) > MOST:
+        chosen = np.sort(np.random.default_rng(0).choice(len(train), MOST, replace=False))
+        train, labels = train[chosen], labels[chosen]
+    return _probabilities(_tfidf_model(), train, labels, asked, classes)
+
+
+def _tfidf_model() -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline, make_union
+
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, min_df=2)
+    return make_pipeline(make_union(words, characters), LogisticRegression(C=10, max_iter=1000))
 
 
 def teacher_floor_predictions(data: DataConfig, teacher: str | None, train: Rows, rows: Rows) -> dict[str, NDArray]:
@@ -199,10 +217,13 @@ def linear_probe(train: NDArray, labels: NDArray, asked: NDArray, classes: int) 
 
 
 def kernel_probe(train: NDArray, labels: NDArray, asked: NDArray, classes: int) -> NDArray[np.float64]:
-    """The same by a support vector machine (RBF kernel, C = 3), Platt-scaled, on at most `MOST_OF_KERNEL` posts."""
+    """The same by a support vector machine (RBF kernel, C = 3), Platt-scaled, on at most `MOST_OF_KERNEL` posts of classes
+    that have three of them."""
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.svm import SVC
 
+    common = np.bincount(labels, minlength=classes)[labels] >= 3
+    train, labels = train[common], labels[common]
     if len(train) > MOST_OF_KERNEL:
         chosen = np.sort(np.random.default_rng(0).choice(len(train), MOST_OF_KERNEL, replace=False))
         train, labels = train[chosen], labels[chosen]

@@ -2,7 +2,8 @@
 
 import csv
 import logging
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 
 from clfa.data.atomic import replacing
 from clfa.data.drawing import text_form
+from clfa.data.progress import track
 from clfa.data.records import labelled_splits, load_manifest
 from clfa.data.rows import Rows, load_split
-from clfa.evidence.floors import encoder_features, kernel_probe, linear_probe, teacher_features
+from clfa.evidence.floors import encoder_features, has_words, kernel_probe, linear_probe, teacher_features, tfidf_probe
 
 FOLDS = 5
 OTHERS = 1_000
@@ -51,10 +53,10 @@ def find_suspects(
     Args:
         dataset: dataset directory.
         text_encoder: frozen encoder, as in `clfa.model.encoders.load_encoder`, on whose features (with those of the images
-            beside them) the posts are classified out of fold.
+            beside them) the posts are classified out of fold; labels are judged by the mean of these probabilities, of
+            those by TF-IDF of the texts, and of those on the teacher's embeddings.
         image_encoder: the same for images.
-        teacher: dual encoder, on whose embeddings the posts are classified, too; the more accurate of the two judges the
-            labels. Without it pairs are not looked at.
+        teacher: dual encoder; without it pairs are not looked at.
     """
     dataset = Path(dataset)
     manifest = load_manifest(dataset)
@@ -70,17 +72,19 @@ def find_suspects(
         text = str(row["text"] or "")
         found.append(Suspect(row["id"], rows.splits[0], what, round(score, 4), names[labels[number]], suggested, text))
 
+    seen: list[tuple[Callable, NDArray]] = []
+    texts = np.array([text for rows in sides for text in rows.texts], dtype=object)
+    if has_words(texts):
+        seen.append((tfidf_probe, texts))
     encoders = {kind: name for kind, name in (("text", text_encoder), ("image", image_encoder)) if name}
-    groups, judges = _groups(sides), {}
     if encoders:
         features = [np.concatenate(encoder_features(dataset, sides, name, kind)) for kind, name in encoders.items()]
-        judges["the encoders"] = out_of_fold(linear_probe, np.concatenate(features, axis=1), labels, groups, len(names))
+        seen.append((linear_probe, np.concatenate(features, axis=1)))
     if teacher:
         embeds = teacher_features(dataset, sides, teacher)
-        judges["the teacher"] = out_of_fold(kernel_probe, np.concatenate(embeds, axis=1), labels, groups, len(names))
-    if judges:
-        judge, probabilities = better_judge(judges, labels)
-        log.info("labels are judged by %s: the more accurate out of fold of %s", judge, " and ".join(judges))
+        seen.append((kernel_probe, np.concatenate(embeds, axis=1)))
+    if seen:
+        probabilities = judge(seen, labels, _groups(sides), len(names))
         wrong, quality = label_issues(labels, probabilities)
         for number in np.flatnonzero(wrong)[np.argsort(quality[wrong], kind="stable")].tolist():
             add("label", number, float(quality[number]), names[int(probabilities[number].argmax())])
@@ -112,22 +116,29 @@ def label_issues(
     return wrong, get_label_quality_scores(labels, probabilities, method="normalized_margin")
 
 
-def better_judge(
-    judges: dict[str, Float[NDArray, "posts classes"]], labels: NDArray[np.int64]
-) -> tuple[str, Float[NDArray, "posts classes"]]:
-    """The most accurate of several out-of-fold probabilities, and its name."""
-    return max(judges.items(), key=lambda named: (named[1].argmax(1) == labels).mean())
+def judge(
+    seen: Sequence[tuple[Callable, NDArray]], labels: NDArray[np.int64], groups: NDArray, classes: int
+) -> Float[NDArray, "posts classes"]:
+    """The mean of the out-of-fold probabilities of several probes, each with what it sees of the posts."""
+    each = [
+        out_of_fold(probe, features, labels, groups, classes)
+        for probe, features in track(seen, "probes that judge labels", len(seen))
+    ]
+    return np.mean(each, axis=0)
 
 
 def out_of_fold(
-    probe: Callable, features: Float[NDArray, "posts width"], labels: NDArray[np.int64], groups: NDArray, classes: int
+    probe: Callable, features: NDArray, labels: NDArray[np.int64], groups: NDArray, classes: int
 ) -> Float[NDArray, "posts classes"]:
     """Probabilities of each post by a probe (of `clfa.evidence.floors`) that has not seen it, nor a post of its group."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     result = np.zeros((len(labels), classes))
     folds = StratifiedGroupKFold(min(FOLDS, int(np.bincount(labels).max())), shuffle=True, random_state=0)
-    for train, held_out in folds.split(features, labels, groups):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class of few posts is not in each fold, which is as it should be
+        splits = list(folds.split(features, labels, groups))
+    for train, held_out in splits:
         result[held_out] = probe(features[train], labels[train], features[held_out], classes)
     return result
 
