@@ -19,13 +19,14 @@ def run(run_config):
     return train(run_config(train__epochs=1, loss__alignment_weight=0.0, model__modalities__image__frozen=True))
 
 
-def test_every_changed_or_missing_file_is_refused(run):
+def test_every_changed_or_missing_file_is_refused(run, record_property):
     """Any byte of any file that the model is made of; each refusal names the file."""
     Pipeline.load(run)
     files = json.loads((run / MANIFEST).read_text())["files"]
     assert {"model.json", "model.safetensors", "text/config.json", "image/config.json"} <= files.keys()
     generator = np.random.default_rng(0)
-    for _ in range(int(os.environ.get("CLFA_FAULTS", "60"))):
+    count = int(os.environ.get("CLFA_FAULTS", "60"))
+    for _ in range(count):
         name = str(generator.choice(sorted(files)))
         path, fault = run / name, generator.integers(3)
         content = path.read_bytes()
@@ -42,6 +43,7 @@ def test_every_changed_or_missing_file_is_refused(run):
             Pipeline.load(run)
         path.write_bytes(content)
     Pipeline.load(run)
+    record_property("corruptions", count)
 
 
 def test_a_missing_tensor_and_a_missing_manifest_are_refused(run, capsys):

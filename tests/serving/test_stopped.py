@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import picture
 from hostile import write_hostile
+from nursery import Nursery
 
 import clfa.serving.files as files
 import clfa.serving.output as output
@@ -162,31 +161,24 @@ def test_the_hostile_corpus_is_predicted_and_explained(run, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_processes_killed_at_random_moments(run, posts, tmp_path):
-    """4 real kills here, 50 with `make faults`; of whatever is done when some shards are finished."""
-    script = "import clfa.serving.files as f; f.CHUNK, f.SHARD = 4, 2\nfrom clfa.cli import run\nrun()"
+def test_processes_killed_at_random_moments(run, posts, tmp_path, record_property):
+    """8 real kills here, 50 with `make faults`."""
+    nursery = Nursery(tmp_path / "said.txt", "import clfa.serving.files as files; files.CHUNK, files.SHARD = 4, 2")
 
-    def start(name: str) -> subprocess.Popen:
+    def start(name: str) -> int:
         arguments = ["predict", str(run), "--input", str(posts), "--output", str(tmp_path / name), "--on-bad", "mask"]
-        command = [sys.executable, "-c", script, *arguments]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return nursery.start(*arguments)
 
-    assert start("whole.csv").wait() == 0
+    begun = time.monotonic()
+    assert nursery.end(start("whole.csv")) == 0, nursery.said()
+    seconds = time.monotonic() - begun
     generator, kills, rounds = np.random.default_rng(0), 0, 0
-    while kills < int(os.environ.get("CLFA_KILLS", "16")) // 4:
+    while kills < int(os.environ.get("CLFA_KILLS", "32")) // 4:
         rounds += 1
         name = f"own{rounds}.csv"
-        shards = tmp_path / f"{name}.shards"
         while not (tmp_path / name).exists():
-            process = start(name)
-            target = len(list(shards.glob("*.json"))) + generator.integers(
-                1, 12
-            )  # shards; loading takes most of the time
-            while process.poll() is None and len(list(shards.glob("*.json"))) < target:
-                time.sleep(0.002)
-            time.sleep(generator.uniform(0, 0.05))
-            kills += process.poll() is None
-            process.kill()
-            process.wait()
+            kills += nursery.end(start(name), generator.uniform(0, seconds)) == -9
         assert (tmp_path / name).read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert not list(Path(tmp_path).glob("*.partial"))
+    nursery.close()
+    record_property("SIGKILL", kills)

@@ -166,7 +166,7 @@ def damage(folder, generator):
     return f"{kind} {path.name}"
 
 
-def test_random_corruptions_are_all_refused_or_healed(tmp_path, unbroken, caplog):
+def test_random_corruptions_are_all_refused_or_healed(tmp_path, unbroken, caplog, record_property):
     """Of the newest checkpoint: the one before is taken, and the end is the same. 100 here, 1,000 with `make faults`."""
     Loop(tmp_path / "whole").run(4)
     generator, count = np.random.default_rng(0), int(os.environ.get("CLFA_FAULTS", "100"))
@@ -183,6 +183,7 @@ def test_random_corruptions_are_all_refused_or_healed(tmp_path, unbroken, caplog
             assert what == "flip manifest.json", what
         assert Loop(folder).resume().run(6).state() == unbroken, what
         shutil.rmtree(folder)
+    record_property("corruptions", count)
 
 
 def test_nothing_whole_is_an_error_and_nothing_at_all_a_start(tmp_path):

@@ -80,7 +80,7 @@ def left(folder):
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_killed_at_random_moments(nursery, command, tmp_path, workers, accumulation):
+def test_killed_at_random_moments(nursery, command, tmp_path, workers, accumulation, record_property):
     """17 kills for each of the four (and the two signals that ask to stop, each a third as often), 50 with `make faults`;
     the unbroken run has no workers."""
     begun = time.monotonic()
@@ -103,7 +103,8 @@ def test_killed_at_random_moments(nursery, command, tmp_path, workers, accumulat
             assert code in (0, *codes[name]), nursery.said()[-2000:]
             count[name] += code != 0
         assert left(tmp_path / own) == whole
-    print(f"workers {workers}, accumulation {accumulation}: {count} in {rounds} runs, unbroken {seconds:.1f} s")
+    for name, times in count.items():
+        record_property(f"SIG{name}", times)
 
 
 @pytest.mark.slow
