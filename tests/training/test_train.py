@@ -1,18 +1,24 @@
 """Training: learns, selects on validation, resumes exactly, never opens test."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from conftest import DIM, make_dataset
+from hostile import write_hostile
 from safetensors.torch import load_file
 
 import clfa.training.train as training
+from clfa.commands import import_table
 from clfa.config import TrainConfig
 from clfa.data.images import open_image
 from clfa.data.records import Record
+from clfa.data.rows import load_split
 from clfa.errors import UserError
 from clfa.evidence.evaluate import evaluate
+from clfa.model.pipeline import Pipeline
 from clfa.runs import Run
 from clfa.serving.predictor import Predictor
 from clfa.training.checkpoint import newest_whole
@@ -151,10 +157,61 @@ def test_same_seed_same_bytes_other_seed_not(run_config, tmp_path):
     assert first != third
 
 
+@pytest.mark.slow
+def test_the_reported_scores_are_those_of_a_fresh_process(run_config, tmp_path):
+    """Logits of both, from the saved run alone; they differ by 0.0."""
+    run = train(run_config())
+    reported = evaluate(run, "test", evidence=False)
+    rows = load_split(run_config().data.path, "test")
+    here = Pipeline.load(run).logits(rows)
+    code = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from clfa.data.rows import load_split; from clfa.model.pipeline import Pipeline\n"
+        "from clfa.evidence.evaluate import evaluate; from clfa.evidence.results import write_result\n"
+        "from pathlib import Path; run, data, out = sys.argv[1:]\n"
+        "torch.save(Pipeline.load(run).logits(load_split(data, 'test')), out + '/logits')\n"
+        "write_result(Path(out, 'again.json'), evaluate(run, 'test', evidence=False))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(run), run_config().data.path, str(tmp_path)], check=True)
+    assert (torch.load(tmp_path / "logits") - here).abs().max() == 0.0
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert {name: score["value"] for name, score in again["metrics"].items()} == {
+        name: score.value for name, score in reported.metrics.items()
+    }
+
+
+def test_deterministic_refuses_what_cannot_be_repeated(run_config, tmp_path, monkeypatch):
+    whole = train(run_config(output=str(tmp_path / "whole"), train__deterministic=True))
+    same = train(run_config(output=str(tmp_path / "same")))
+    assert (whole / "model.safetensors").read_bytes() == (same / "model.safetensors").read_bytes()
+    real = training._forward
+
+    def unrepeatable(*arguments):
+        torch.zeros(4).put_(torch.tensor([0]), torch.tensor([1.0]))
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "_forward", unrepeatable)
+    with pytest.raises(UserError, match=r"train\.deterministic: put_ does not have a deterministic implementation"):
+        train(run_config(output=str(tmp_path / "refused"), train__deterministic=True))
+    assert not torch.are_deterministic_algorithms_enabled()
+    train(run_config(output=str(tmp_path / "not asked"), train__epochs=1))
+
+
+def test_the_hostile_corpus_is_trained_on(run_config, tmp_path):
+    """All of it that can be used, images that cannot left out."""
+    write_hostile(tmp_path / "hostile")
+    source = str(tmp_path / "hostile" / "posts.jsonl")
+    import_table(
+        source, out=str(tmp_path / "data"), images=str(tmp_path / "hostile"), rare="train", max_bad=1.0, on_bad="skip"
+    )
+    config = run_config(data__path=str(tmp_path / "data"), train__epochs=1, train__monitor="nll")
+    run = train(config)
+    assert read_log(run)[0]["loss"] == pytest.approx(read_log(run)[0]["loss"])
+    assert evaluate(run, "validation", evidence=False).rows > 0
+
+
 def test_cached_states_give_the_same_model_output(run_config, tmp_path):
     """A frozen encoder read from the cache is the frozen encoder run on the fly."""
-    from clfa.data.rows import load_split
-
     config = run_config(model__modalities__text__frozen=True, model__modalities__image__frozen=True)
     run = train(config)
     evaluate(run, "test", evidence=False)
