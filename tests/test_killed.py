@@ -115,8 +115,8 @@ def timeless(value):
 def test_killed_and_begun_again(nursery, commands, tmp_path, name, record_property):
     """3 kills of each here, 24 with `make faults`."""
     (tmp_path / "whole").mkdir()
-    begun = time.monotonic()
-    assert nursery.end(nursery.start(*commands[name](tmp_path / "whole"))) == 0, nursery.said()[-2000:]
+    child, begun = nursery.start(*commands[name](tmp_path / "whole")), time.monotonic()
+    assert nursery.end(child) == 0, nursery.said()[-2000:]
     seconds, whole = time.monotonic() - begun, left(tmp_path / "whole")
     assert whole
     generator, kills, rounds, attempts = np.random.default_rng(0), 0, 0, 0

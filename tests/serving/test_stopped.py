@@ -169,8 +169,8 @@ def test_processes_killed_at_random_moments(run, posts, tmp_path, record_propert
         arguments = ["predict", str(run), "--input", str(posts), "--output", str(tmp_path / name), "--on-bad", "mask"]
         return nursery.start(*arguments)
 
-    begun = time.monotonic()
-    assert nursery.end(start("whole.csv")) == 0, nursery.said()
+    child, begun = start("whole.csv"), time.monotonic()
+    assert nursery.end(child) == 0, nursery.said()
     seconds = time.monotonic() - begun
     generator, kills, rounds = np.random.default_rng(0), 0, 0
     while kills < int(os.environ.get("CLFA_KILLS", "32")) // 4:

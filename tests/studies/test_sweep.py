@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +21,7 @@ from clfa.errors import UserError
 from clfa.evidence.results import Sweep, read_result
 from clfa.runs import Run
 from clfa.studies.sweep import _as_completed, own_device, run_all, sweep
+from clfa.training.checkpoint import newest_whole
 
 SYSTEMS = {
     "text_only": {"model.modalities.image": None, "loss.alignment_weight": 0},
@@ -177,3 +180,26 @@ def test_runs_in_work_are_named_while_nothing_ends(run_config, tmp_path, monkeyp
     with caplog.at_level("INFO", "clfa"):
         assert list(_as_completed(futures, 1)) == list(futures)
     assert caplog.messages[0] == f"in work: {run.output}, 2 of at most 7 epochs"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_sweep_ends_all_of_it_and_it_goes_on(run_config, tmp_path, number):
+    """Runs would take minutes; what is in work is saved, nothing waiting is begun."""
+    config = SweepConfig(
+        run_config(train__epochs=2000, train__patience=2000), SYSTEMS, str(tmp_path / "sweep"), seeds=2, jobs=2
+    )
+    (tmp_path / "sweep.yaml").write_text(dump_config(config))
+    process = subprocess.Popen([sys.executable, "-m", "clfa", "sweep", "--config", str(tmp_path / "sweep.yaml")])
+    logs = []
+    while len(logs) < 2:
+        time.sleep(0.05)
+        logs = list((tmp_path / "sweep").glob("*/*/log.jsonl"))
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 128 + number
+    begun = sorted(path.parent for path in (tmp_path / "sweep").glob("*/*/config.yaml"))
+    assert len(begun) == 2
+    assert all(newest_whole(Run(folder).checkpoints) for folder in begun)
+    sizes = [path.stat().st_size for path in logs]
+    time.sleep(2)
+    assert sizes == [path.stat().st_size for path in logs], "nobody is at work any more"

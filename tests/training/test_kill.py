@@ -83,8 +83,8 @@ def left(folder):
 def test_killed_at_random_moments(nursery, command, tmp_path, workers, accumulation, record_property):
     """17 kills for each of the four (and the two signals that ask to stop, each a third as often), 50 with `make faults`;
     the unbroken run has no workers."""
-    begun = time.monotonic()
-    assert nursery.end(nursery.start(*command("whole", accumulation=accumulation))) == 0, nursery.said()[-2000:]
+    child, begun = nursery.start(*command("whole", accumulation=accumulation)), time.monotonic()
+    assert nursery.end(child) == 0, nursery.said()[-2000:]
     seconds = time.monotonic() - begun
     whole = left(tmp_path / "whole")
     generator, count = np.random.default_rng(workers + accumulation), dict.fromkeys(("KILL", "TERM", "INT"), 0)

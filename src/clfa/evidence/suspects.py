@@ -136,7 +136,9 @@ def out_of_fold(
     result = np.zeros((len(labels), classes))
     folds = StratifiedGroupKFold(min(FOLDS, int(np.bincount(labels).max())), shuffle=True, random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class of few posts is not in each fold, which is as it should be
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # a class of few posts is not in each fold, which is as it should be
         splits = list(folds.split(features, labels, groups))
     for train, held_out in splits:
         result[held_out] = probe(features[train], labels[train], features[held_out], classes)

@@ -123,8 +123,11 @@ def _run_some(runs: list[RunConfig], split: str, jobs: int, threads: int, failed
                     log.info("[%s/%s] %s: failed", number, len(runs), run.output)
         except BaseException:  # interrupted: do not start what waits; what runs stops after its step and can be resumed
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in active_children():
+            children = active_children()
+            for process in children:
                 process.terminate()
+            for process in children:
+                process.join()
             raise
     return [run for run in runs if run in lost]
 
@@ -205,9 +208,12 @@ def _run_one(config: RunConfig, split: str, threads: int) -> float:
     from clfa.training.train import train
 
     torch.set_num_threads(threads)
-    run = train(config, resume=True)
-    result = evaluate(run, split, evidence=False)
-    write_card(Run(run))
+    try:
+        run = train(config, resume=True)
+        result = evaluate(run, split, evidence=False)
+        write_card(Run(run))
+    except (KeyboardInterrupt, SystemExit):
+        os._exit(1)  # the pool would hand this process the next run
     return result.metrics[METRIC].value
 
 
