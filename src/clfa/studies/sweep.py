@@ -31,6 +31,9 @@ METRIC = "macro_f1"
 PULSE = 10
 """Seconds between two lines about the runs in work."""
 
+stopped: list[str] = []
+"""Of a process that trains: the run that a signal has ended. The pool has one more ready for it, which is not begun."""
+
 log = logging.getLogger(__name__)
 
 
@@ -208,12 +211,15 @@ def _run_one(config: RunConfig, split: str, threads: int) -> float:
     from clfa.training.train import train
 
     torch.set_num_threads(threads)
+    if stopped:
+        raise SystemExit
     try:
         run = train(config, resume=True)
         result = evaluate(run, split, evidence=False)
         write_card(Run(run))
     except (KeyboardInterrupt, SystemExit):
-        os._exit(1)  # the pool would hand this process the next run
+        stopped.append(config.output)
+        raise
     return result.metrics[METRIC].value
 
 
