@@ -24,6 +24,7 @@ import numpy as np
 from alignment_page import SIZES, TEACHERS, chosen_rows, draw_quality, quality_rows
 from dial_page import dial_values, draw_dial
 from jinja2 import FileSystemLoader
+from reliability_page import reliability_rows
 from scipy import stats
 
 from clfa.data.atomic import read_json
@@ -65,7 +66,7 @@ from clfa.report.tables import (
 
 DOCS = Path(__file__).resolve().parent
 STORED = DOCS / "results"
-PAGES = ("results", "findings", "when-alignment-helps", "errors")
+PAGES = ("results", "findings", "when-alignment-helps", "errors", "reliability")
 SOURCES: dict[str, tuple[Any, str]] = {
     "table": (Sweep, "mvsa_single/table/sweep.json"),
     "folds": (Sweep, "mvsa_single/folds/sweep.json"),
@@ -96,6 +97,9 @@ COLLECTED: dict[str, Any] = {
     "quality_pairs": dict[str, Comparison],
     "strong_teachers": dict[str, dict[str, Any]],
     "missing": dict[str, dict[str, Any]],
+    "suspects": dict[str, dict[str, Any]],
+    "faults": dict[str, dict[str, Any]],
+    "reliability": dict[str, dict[str, Any]],
 }
 AUDITS = ("mmsd", "mmsd_raw", "mmsd_unfiltered", "mmsd_substrings", "mmsd2", "mvsa_single")
 PROBES = {
@@ -225,6 +229,9 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         "quality_rows": quality_rows(found["quality_pairs"], found["strong_teachers"]),
         "missing_rows": missing_rows(found["missing"]),
         "missing_gains": missing_gains(found["missing"]),
+        "suspect_rows": {name: suspect_rows(one) for name, one in found["suspects"].items()},
+        "reliability_rows": reliability_rows(found["faults"]),
+        **image_values(found["reliability"]["images"]),
     }
     parts: Any = templates.get_template("parts.md.j2").make_module(values)
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
@@ -308,6 +315,26 @@ def nested(encoders: str) -> dict[str, Any]:
             told[-1].append(f"{METRIC_TITLES[how].title}: {verdict_word(row.metrics[how], 'better', 'worse')}")
     scored.sort(key=lambda row: list(SYSTEMS_OF_FIT.values()).index(row.system.split(", decided")[0]))
     return {"posts": posts, "systems": markdown(system_rows(scored, METRICS)), "differences": markdown(told)}
+
+
+def suspect_rows(found: dict[str, Any]) -> list[list[str]]:
+    """Of one data set: what each method has of what was planted."""
+    rows = [["method", "planted", "precision = recall at k", "recall at 2 k", "listed", "precision of these", "recall"]]
+    for method, faults in found["methods"].items():
+        for fault, own in faults.items():
+            shown = ("precision and recall at k", "recall at 2 k", "listed", "precision of what is listed")
+            cells = [f"{100 * own[name]:.1f}" for name in (*shown, "recall of what is listed")]
+            if (fault == "images swapped") == (method == "the teacher's cosine"):
+                rows.append([method, fault, *cells])
+    return rows
+
+
+def image_values(images: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The rows of the largest images, and which of them miss the goal."""
+    rows = [["image", "seconds", "MB"]]
+    rows += [[kind, f"{own['seconds']:.2f}", f"{own['bytes'] / 1e6:.0f}"] for kind, own in images.items()]
+    missed = [kind for kind, own in images.items() if own["seconds"] >= 1 or own["bytes"] >= 300e6]
+    return {"image_rows": rows, "missed_images": f"missed by {', '.join(missed)}" if missed else ""}
 
 
 def tidy(text: str) -> str:

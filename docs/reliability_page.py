@@ -98,7 +98,7 @@ TARGETS = {
             "R11",
             "safetensors and JSON only; memory exhausted says the largest batch that fits; checkpoints cost at most 5 % "
             "of the time (below)",
-            (f"{KILL}::test_memory", "test_cli.py::test_no_pickle", f"{CHECKPOINT}::test_the_manifest"),
+            (f"{KILL}::test_memory", "test_cli.py::test_nothing_unsafe", f"{CHECKPOINT}::test_the_manifest"),
         ),
         Target(
             "long",
@@ -111,7 +111,7 @@ TARGETS = {
             "D1",
             "The hostile corpus (tests/hostile.py): each file and row with its code, through check, import, training, "
             "predict and explain",
-            (f"{CHECK}::test_the_hostile", f"{STOPPED}::test_the_hostile"),
+            (f"{CHECK}::test_the_hostile", f"{TRAIN}::test_the_hostile", f"{STOPPED}::test_the_hostile"),
         ),
         Target(
             "D2, D3",
