@@ -1,7 +1,7 @@
 """clfa: understanding posts that mix text and an image, by contrastive cross-modal feature alignment.
 
-`from clfa import Predictor` loads a trained run; `train`, `evaluate`, `audit`, `compare`, `probe` and `sweep` do what the
-commands of these names do and return their results; everything else lives in the module named after it.
+`from clfa import Predictor` loads a trained run; `fit`, `train`, `check`, `audit` … do what the commands of these names do and
+return their results; everything else lives in the module named after it.
 """
 
 from importlib import import_module
@@ -11,7 +11,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "Predictor": "clfa.serving.predictor",
     "audit": "clfa.evidence.audit",
+    "check": "clfa.data.check",
     "compare": "clfa.evidence.compare",
+    "correct": "clfa.data.corrections",
     "evaluate": "clfa.evidence.evaluate",
     "fit": "clfa.studies.fit",
     "probe": "clfa.evidence.probe",

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from clfa.data.formats import open_file
 from clfa.data.records import Bad, Dropped, Manifest, Record, Source, load_manifest
-from clfa.data.writing import sha256, write_dataset
+from clfa.data.seal import sha256
+from clfa.data.writing import write_dataset
 from clfa.errors import UserError
 
 DROP = "drop"

@@ -60,6 +60,11 @@ def refuse_changed(folder: Path) -> None:
         )
 
 
-def _described(path: Path) -> dict[str, Any]:
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _described(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}

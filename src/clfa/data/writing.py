@@ -1,6 +1,5 @@
 """Rows of a source -> a dataset directory, in a stream, whole or not at all."""
 
-import hashlib
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from clfa.data.problems import PROBLEMS
 from clfa.data.progress import track
 from clfa.data.records import SPLITS, UNLABELLED, Bad, Dropped, Manifest, Record, normalise_text
 from clfa.data.scripts import watch_scripts
+from clfa.data.seal import sha256
 from clfa.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -240,9 +240,3 @@ def _schema(class_names: list[str], columns: Mapping[str, str]) -> Any:
         **{name: Value(kind) for name, kind in columns.items()},
     )
     return features.arrow_schema
-
-
-def sha256(path: Path) -> str:
-    """Of a file, as in `dataset.json`."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
