@@ -73,6 +73,8 @@ SOURCES: dict[str, tuple[Any, str]] = {
     "curve": (Sweep, "mvsa_single/curve/sweep.json"),
     "fine_tune": (Sweep, "mvsa_single/fine_tune/sweep.json"),
     "tune": (Sweep, "mvsa_single/tune/sweep.json"),
+    "unlabelled": (Sweep, "mvsa_single/unlabelled/sweep.json"),
+    "text_tuned_ways": (Sweep, "mvsa_single/text_tuned_ways/sweep.json"),
     "grid": (Sweep, "mvsa_single/grid/sweep.json"),
     "guidance": (Sweep, "mvsa_single/guidance/sweep.json"),
     "demo": (Demo, "demo/results.json"),
@@ -118,6 +120,11 @@ GRID = {
 }
 TITLES = NAMES | {
     "clfa_lr3e-4": "CLFA, learning rate 3e-4",
+    "clfa_unlabelled": "CLFA, unlabelled posts aligned too",
+    "all_layers": "all layers",
+    "last_two_layers": "last two layers of six, on cached states",
+    "lora": "LoRA, rank 8",
+    "averaged": "all layers, averaged weights",
     "clfa_teacher_saw_posts": "CLFA, teacher saw the training posts",
     "tfidf_logistic_regression": "TF-IDF of words + logistic regression",  # as it was when the stored sweeps ran
 }

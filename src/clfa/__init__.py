@@ -1,6 +1,6 @@
 """clfa: understanding posts that mix text and an image, by contrastive cross-modal feature alignment.
 
-`from clfa import Predictor` loads a trained run; `fit`, `train`, `check`, `audit` … do what the commands of these names do and
+`from clfa import Predictor` loads a trained run; `fit`, `train`, `check`, `audit` … do what commands of these names do and
 return their results; everything else lives in the module named after it.
 """
 

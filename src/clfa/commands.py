@@ -457,7 +457,7 @@ def predict(
         columns = {"text": text_column, "image": image_column, "knowledge": knowledge_column, **_further(column)}
         directory = Path(image_dir) if image_dir else None
         return predict_file(run, Path(input), Path(output), columns, directory, on_bad)
-    return vars(clfa.Predictor(run)([{"text": text, "image": image}])[0])
+    return vars(clfa.Predictor(run).one({"text": text, "image": image}))
 
 
 def check(

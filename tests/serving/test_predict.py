@@ -4,7 +4,9 @@ import csv
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from conftest import DIM, make_dataset, picture, text
@@ -12,6 +14,7 @@ from conftest import DIM, make_dataset, picture, text
 from clfa import Predictor
 from clfa.cli import main
 from clfa.data.records import Record
+from clfa.data.rows import load_split
 from clfa.errors import UserError
 from clfa.evidence.alignment import alignment_heatmap, worst_errors
 from clfa.evidence.evaluate import evaluate
@@ -81,7 +84,74 @@ def test_predictor_takes_paths_bytes_and_images(run, tmp_path):
     assert all(other == found[0] for other in found)
     assert Predictor(run)([]) == []
     with pytest.raises(UserError, match="no such file"):
-        Predictor(run)([{"text": "x", "image": tmp_path / "none.png"}])
+        Predictor(run).one({"text": "x", "image": tmp_path / "none.png"})
+
+
+def test_posts_of_any_form_are_answered_alike(run, dataset):
+    """A list, an iterator, a DataFrame with gaps, a data set of `datasets`: in their order, past the end of a chunk."""
+    import datasets
+    import pandas as pd
+
+    rows = load_split(dataset, "test")
+    posts = [{"text": row["text"], "image": row["image"]["bytes"]} for row in rows] * 40
+    posts[3], posts[5] = {"text": posts[3]["text"], "image": None}, {"text": None, "image": posts[5]["image"]}
+    predictor = Predictor(run)
+    expected = predictor(posts)
+    assert len(expected) == len(posts) > 256
+    for form in (iter(posts), pd.DataFrame(posts), datasets.Dataset.from_list(posts), tuple(posts)):
+        for found, wanted in zip(predictor(form), expected, strict=True):
+            assert found.predicted == wanted.predicted
+            assert found.probabilities == pytest.approx(wanted.probabilities, abs=1e-5)
+    frame = pd.DataFrame({"text": ["word1", None, float("nan")], "image": [float("nan"), posts[0]["image"], None]})
+    assert [found.problem for found in predictor(frame)] == ["", "", ""]
+    with pytest.raises(UserError, match=r"no column that the run reads: it reads text, image.*the posts have sentence"):
+        predictor(pd.DataFrame({"sentence": ["word1"]}))
+    with pytest.raises(UserError, match=r"Predictor\.one"):
+        predictor({"text": "word1"})
+    assert predictor.one(posts[0]).probabilities == pytest.approx(expected[0].probabilities, abs=1e-5)
+
+
+def test_a_post_that_cannot_be_read_has_a_problem_and_the_rest_an_answer(run, tmp_path):
+    (tmp_path / "broken.png").write_bytes(picture(0)[:200])
+    bad = [
+        ({"text": "word1", "image": str(tmp_path / "none.png")}, "image-missing"),
+        ({"text": "word1", "image": tmp_path / "broken.png"}, "image-damaged"),
+        ({"text": "word1", "image": "https://example.org/a.png"}, "image-url"),
+        ({"text": "word1", "image": 12}, "image-path"),
+        ({"text": b"word1", "image": None}, "a text was expected"),
+        ("word1", "a post is a mapping"),
+    ]
+    good = {"text": "word1 word2", "image": picture(1)}
+    predictor = Predictor(run)
+    posts = [good, *(post for post, _ in bad), good]
+    found = predictor(posts)
+    assert found[0] == found[-1] == predictor.one(good)
+    for answer, (_, problem) in zip(found[1:-1], bad):
+        assert answer.predicted is None
+        assert answer.probabilities == {}
+        assert answer.problem.startswith(problem)
+    assert predictor.predict(posts).tolist() == [found[0].predicted, *[None] * len(bad), found[0].predicted]
+    probabilities = predictor.predict_proba(posts)
+    assert predictor.classes_.tolist() == ["no", "yes"]
+    assert np.isnan(probabilities[1:-1]).all()
+    np.testing.assert_allclose(probabilities[0], list(found[0].probabilities.values()))
+    embeds = predictor.embed(posts)
+    assert {name: values.shape for name, values in embeds.items()} == {
+        "text": (len(posts), DIM),
+        "image": (len(posts), DIM),
+    }
+    assert np.isnan(embeds["text"][1:-1]).all()
+    np.testing.assert_allclose(embeds["image"][0], embeds["image"][-1], atol=1e-6)
+    assert predictor.predict_proba([]).shape == (0, 2)
+
+
+def test_threads_share_a_predictor(run):
+    """As many as a service has; answers are those of one thread."""
+    predictor = Predictor(run)
+    posts = [{"text": text(number, 3 + number), "image": picture(number)} for number in range(24)]
+    expected = [predictor([post])[0] for post in posts]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda post: predictor([post])[0], posts * 4)) == expected * 4
 
 
 def test_predictor_cleans_text_as_in_training(run):
@@ -90,8 +160,6 @@ def test_predictor_cleans_text_as_in_training(run):
 
 
 def test_prediction_equals_evaluation(run, dataset):
-    from clfa.data.rows import load_split
-
     rows = load_split(dataset, "test")
     table = Run(run).predictions("test")
     predicted, probabilities = table.predicted, table.probabilities
@@ -281,7 +349,7 @@ def test_commands_end_to_end(run, posts, dataset, tmp_path, capsys):
         return json.loads(printed)
 
     one = json_of("predict", str(run), "--text", "word1 word2", "--image", str(tmp_path / "1.png"))
-    assert set(one) == {"predicted", "probabilities"}
+    assert set(one) == {"predicted", "probabilities", "problem"}
     many = json_of("predict", str(run), "--input", str(posts), "--output", str(tmp_path / "o.csv"), "--on-bad", "mask")
     assert many["rows"] == 12
     assert json_of("evaluate", str(run), "--split", "validation")["rows"] == 8

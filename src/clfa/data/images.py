@@ -46,10 +46,7 @@ def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:
         value = value.get("bytes") or value.get("path")
     if value is None or value == "" or isinstance(value, bytes):
         return value or None
-    if "://" in str(value):
-        raise UserError(
-            f"{where}: {value!r} is a URL; nothing is fetched, save the image and give its path", "image-url"
-        )
+    refuse_url(value, f"{where}: ")
     try:
         path = (root / str(value)).resolve()
         path.is_file()
@@ -62,6 +59,12 @@ def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:
             "image-outside",
         )
     return path
+
+
+def refuse_url(value: Any, where: str = "") -> None:
+    """Raises a UserError where a path would be a URL."""
+    if "://" in str(value):
+        raise UserError(f"{where}{value!r} is a URL; nothing is fetched, save the image and give its path", "image-url")
 
 
 def open_image(data: bytes, name: str = "image") -> Image.Image:

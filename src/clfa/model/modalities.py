@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from clfa.config import ModalityConfig
 from clfa.data.columns import as_cell
-from clfa.data.images import open_image, read_image, to_rgb
+from clfa.data.images import open_image, read_image, refuse_url, to_rgb
 from clfa.data.records import normalise_text
 from clfa.errors import UserError
 from clfa.fusion import grid_edges, window_edges
@@ -150,8 +150,12 @@ class ImageKind(Kind):
             return None
         if isinstance(value, Image.Image):
             return {"bytes": _stored(to_rgb(ImageOps.exif_transpose(value))), "path": None}
-        source = bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else Path(value)
-        return {"bytes": read_image(source), "path": None}
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return {"bytes": read_image(bytes(value)), "path": None}
+        if not isinstance(value, (str, Path)):
+            raise UserError(f"an image is a path, bytes or a PIL image, found {type(value).__name__}", "image-path")
+        refuse_url(value)
+        return {"bytes": read_image(Path(value)), "path": None}
 
     def read(self, cell: Any, modality: ModalityConfig) -> bytes | None:
         return cell["bytes"] if isinstance(cell, dict) else cell

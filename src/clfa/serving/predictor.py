@@ -1,29 +1,50 @@
-"""A trained run, callable on posts."""
+"""A trained run, callable on posts of any form: one, a list, a DataFrame, a `datasets.Dataset`, an iterator."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from clfa.errors import UserError
 from clfa.model.pipeline import Pipeline
+
+Post = Mapping[str, Any]
+Posts = Iterable[Any]
+"""Of posts; a DataFrame, whose elements are its columns, is one, too."""
+CHUNK = 256
+"""Posts in memory."""
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The answer for one post."""
 
-    predicted: str
-    """Name of the most probable class, or of the one that the run decides for (`clfa fit` tunes that)."""
+    predicted: str | None
+    """Name of the most probable class, or of the one that the run decides for (`clfa fit` tunes that); `None` where the post
+    cannot be read."""
     probabilities: dict[str, float]
-    """Class name -> probability."""
+    """Class name -> probability; empty for a post that cannot be read."""
+    problem: str = ""
+    """Why it cannot be read: the code of docs/errors.md, where there is one, and what is wrong."""
 
 
 class Predictor:
-    """A trained run, callable on posts.
+    """A trained run, callable on posts; several threads may share one.
+
+    A post is a mapping with the keys `text`, `image` (path, bytes, PIL image or None) and any column that the run reads;
+    what it lacks is masked, or has the token that training learned for it. Posts are a list of such mappings, an iterator,
+    a pandas DataFrame or a `datasets.Dataset`. Those that cannot be read have a `problem` instead of an answer, and the
+    others are answered.
 
     >>> predictor = Predictor("runs/demo/runs/clfa/seed-0")                    # doctest: +SKIP
     >>> predictor([{"text": "what a lovely day", "image": "storm.jpg"}])    # doctest: +SKIP
-    [Prediction(predicted='sarcastic', probabilities={'not_sarcastic': 0.03, 'sarcastic': 0.97})]
+    [Prediction(predicted='sarcastic', probabilities={'not_sarcastic': 0.03, 'sarcastic': 0.97}, problem='')]
 
     Args:
         run: run directory, or any folder written by `Classifier.save_pretrained`.
@@ -36,25 +57,111 @@ class Predictor:
     def __init__(self, run: str | Path, batch_size: int = 32):
         self.pipeline = Pipeline.load(run, batch_size)
         self.class_names = self.pipeline.class_names
+        self._lock = Lock()  # tokenizers are not made for several threads
 
-    def __call__(self, posts: Sequence[Mapping[str, Any]]) -> list[Prediction]:
-        """Predict posts with the keys `text`, `image` (path, bytes, PIL image or None) and any column that the run reads.
+    @property
+    def classes_(self) -> NDArray:
+        """Class names in the order of `predict_proba`, as scikit-learn calls them."""
+        return np.array(self.class_names)
 
-        A post without an image is predicted from its text, with the image masked.
+    def __call__(self, posts: Posts) -> list[Prediction]:
+        """Predict posts, in their order.
 
         Raises:
-            UserError: an image is missing on disk or unreadable.
+            UserError: a table without any column that the run reads.
         """
-        return self.answer([self.pipeline.prepare(post) for post in posts])
+        return list(self.stream(posts))
 
-    def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[Prediction]:
+    def one(self, post: Post) -> Prediction:
+        """Predict one post.
+
+        Raises:
+            UserError: it cannot be read, such as an image that is missing on disk.
+        """
+        return self.answer([self.pipeline.prepare(post)])[0]
+
+    def stream(self, posts: Posts) -> Iterator[Prediction]:
+        """Predict posts as they come, `CHUNK` at a time.
+
+        Raises:
+            UserError: see `__call__`.
+        """
+        for chunk in self._chunks(posts):
+            rows, problems = self._prepared(chunk)
+            answers = iter(self.answer([row for row in rows if row is not None]))
+            for problem in problems:
+                yield Prediction(None, {}, problem) if problem else next(answers)
+
+    def predict(self, posts: Posts) -> NDArray[np.object_]:
+        """(N,) class names, as scikit-learn's `predict`; `None` for a post that cannot be read."""
+        return np.array([found.predicted for found in self.stream(posts)], dtype=object)
+
+    def predict_proba(self, posts: Posts) -> Float[NDArray, "posts classes"]:
+        """(N, C) probabilities in the order of `classes_`; NaN for a post that cannot be read."""
+        empty = dict.fromkeys(self.class_names, np.nan)
+        rows = [list((found.probabilities or empty).values()) for found in self.stream(posts)]
+        return np.array(rows, dtype=np.float64).reshape(-1, len(self.class_names))
+
+    def embed(self, posts: Posts) -> dict[str, Float[NDArray, "posts dim"]]:
+        """Modality -> (N, D), as `Pipeline.embeds`; NaN where a post lacks it or cannot be read."""
+        blocks: dict[str, list[NDArray]] = {}
+        for chunk in self._chunks(posts):
+            rows, problems = self._prepared(chunk)
+            with self._lock:
+                found = self.pipeline.embeds([row if row is not None else self.pipeline.prepare({}) for row in rows])
+            bad = np.array([bool(problem) for problem in problems])
+            for name, values in found.items():
+                blocks.setdefault(name, []).append(np.where(bad[:, None], np.nan, values))
+        return {name: np.concatenate(parts) for name, parts in blocks.items()}
+
+    def answer(self, rows: Sequence[Post]) -> list[Prediction]:
         """Predict rows that `Pipeline.prepare` made."""
         if not rows:
             return []
-        logits = self.pipeline.logits(rows).double()
-        decided = self.pipeline.decide(logits.numpy())
+        with self._lock:
+            logits = self.pipeline.logits(rows).double()
+            decided = self.pipeline.decide(logits.numpy())
         return [self._prediction(*each) for each in zip(decided.tolist(), logits.softmax(1).tolist())]
 
     def _prediction(self, decided: int, probabilities: list[float]) -> Prediction:
         named = {name: round(value, 6) for name, value in zip(self.class_names, probabilities)}
         return Prediction(self.class_names[decided], named)
+
+    def _chunks(self, posts: Posts) -> Iterator[list[Any]]:
+        """Posts of any form, as mappings."""
+        columns = getattr(posts, "columns", getattr(posts, "column_names", None))
+        if columns is not None and not set(columns) & set(self.pipeline.config.columns()):
+            raise UserError(
+                f"no column that the run reads: it reads {', '.join(self.pipeline.config.columns())}, the posts have "
+                f"{', '.join(map(str, columns))}; rename them",
+                "column-missing",
+            )
+        if isinstance(posts, Mapping):
+            raise UserError(
+                "one post is given to Predictor.one; several are a list, a DataFrame, a Dataset or an iterator"
+            )
+        rows = _records(posts) if hasattr(posts, "iloc") else iter(posts)
+        while chunk := list(islice(rows, CHUNK)):
+            yield chunk
+
+    def _prepared(self, posts: list[Any]) -> tuple[list[dict[str, Any] | None], list[str]]:
+        """Rows for the model, `None` for each that has a problem."""
+        rows: list[dict[str, Any] | None] = []
+        problems = []
+        for post in posts:
+            try:
+                if not isinstance(post, Mapping):
+                    raise UserError(f"a post is a mapping with the keys text and image, found {type(post).__name__}")
+                rows.append(self.pipeline.prepare(post))
+                problems.append("")
+            except UserError as error:
+                rows.append(None)
+                problems.append(f"{error.code}: {error}" if error.code else str(error))
+        return rows, problems
+
+
+def _records(frame: Any) -> Iterator[dict[str, Any]]:
+    """Rows of a pandas DataFrame, a part of it at a time; missing values are `None`."""
+    for start in range(0, len(frame), CHUNK):
+        part = frame.iloc[start : start + CHUNK].astype(object)
+        yield from part.where(part.notna(), None).to_dict("records")
