@@ -1,4 +1,4 @@
-"""Progress of everything that can take over two seconds: a bar on a terminal, elsewhere a line after two, then each ten."""
+"""Progress of what can take over two seconds: a bar on a terminal, elsewhere a line after two, then each ten."""
 
 import logging
 import sys
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
+ALMOST = 2
+"""Seconds left of which nothing is said."""
 log = logging.getLogger(__name__)
 
 
@@ -35,11 +37,14 @@ class Progress:
         if self.bar is not None:
             self.bar.update(count)
         elif (now := time.monotonic()) >= self.next_line:
-            self.next_line = now + 10
             rate = self.done / (now - self.started)
             of, left = "", ""
             if self.total and rate:
-                of, left = f" of {self.total:,}", f", {(self.total - self.done) / rate:.0f} s left"
+                seconds = (self.total - self.done) / rate
+                if seconds < ALMOST:
+                    return
+                of, left = f" of {self.total:,}", f", {seconds:.0f} s left"
+            self.next_line = now + 10
             log.info("%s: %s%s, %.0f a second%s", self.what, f"{self.done:,}", of, rate, left)
 
     def close(self) -> None:
