@@ -70,7 +70,7 @@ TARGETS = {
             "R6",
             "SIGTERM and SIGINT in training, waiting for data loaders, and validation: a checkpoint after the step, exit "
             "143 or 130, nothing computed twice differs",
-            (f"{KILL}::test_a_signal", f"{KILL}::test_killed"),
+            (f"{KILL}::test_a_signal", f"{KILL}::test_killed", "studies/test_sweep.py::test_a_signal"),
         ),
         Target(
             "R7",
@@ -99,6 +99,11 @@ TARGETS = {
             "safetensors and JSON only; memory exhausted says the largest batch that fits; checkpoints cost at most 5 % "
             "of the time (below)",
             (f"{KILL}::test_memory", "test_cli.py::test_nothing_unsafe", f"{CHECKPOINT}::test_the_manifest"),
+        ),
+        Target(
+            "proof",
+            "The tests can fail: fourteen changed lines of the checkpoint code, one at a time, are each caught",
+            ("training/test_mutations.py",),
         ),
         Target(
             "long",

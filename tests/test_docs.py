@@ -28,10 +28,29 @@ def pages():
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/results.md", "docs/findings.md", "docs/when-alignment-helps.md", "docs/errors.md"]
+    "name",
+    [
+        "README.md",
+        "docs/results.md",
+        "docs/findings.md",
+        "docs/when-alignment-helps.md",
+        "docs/errors.md",
+        "docs/reliability.md",
+    ],
 )
 def test_numbers_are_generated_not_typed(name):
     assert (ROOT / name).read_text() == pages()[name]
+
+
+def test_each_target_of_reliability_has_tests_that_ran_and_passed():
+    import reliability_page
+
+    stored = generator().load()["faults"]
+    assert not reliability_page.unshown(stored)
+    assert {name: test for name, test in stored.items() if test["outcome"] != "passed"} == {}
+    failed = {name: test | {"outcome": "failed"} for name, test in stored.items()}
+    rows = [row for table in reliability_page.reliability_rows(failed).values() for row in table[1:]]
+    assert all("failed" in row[3] and "passed" not in row[3] for row in rows)
 
 
 def test_stored_results_hold_no_posts():
