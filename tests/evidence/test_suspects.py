@@ -10,6 +10,7 @@ import pytest
 from clfa.cli import main
 from clfa.data.records import load_manifest
 from clfa.data.rows import load_split
+from clfa.evidence import floors
 from clfa.evidence.floors import kernel_probe, linear_probe, tfidf_probe
 from clfa.evidence.suspects import Suspect, judge, label_issues, out_of_fold, pair_share, write_suspects
 
@@ -63,6 +64,33 @@ def test_a_class_of_one_post_stops_no_probe():
     seen = [(tfidf_probe, texts), (linear_probe, features), (kernel_probe, features)]
     probabilities = judge(seen, labels, np.arange(61), 3)
     np.testing.assert_allclose(probabilities.sum(1), 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts"),
+    [
+        ([0] * 12, [f"post {number}" for number in range(12)]),  # one class
+        ([0] * 11 + [1], [f"post {number}" for number in range(12)]),  # a class that is held out as a whole
+        ([0, 1] * 6, ["one post"] * 12),  # one group
+        ([0, 1] * 6, ["one post", "another post"] * 6),
+        ([0, 1] * 6, ["words"] * 2 + [""] * 10),  # hardly a text
+        (list(range(12)), [f"post {number}" for number in range(12)]),  # no class twice
+    ],
+)
+def test_where_nothing_can_be_fitted_the_probabilities_are_the_shares_of_the_classes(labels, texts):
+    labels, texts = np.array(labels), np.array(texts, dtype=object)
+    features = np.random.default_rng(0).normal(0, 1, (12, 3))
+    groups = np.unique([text or f"\0{number}" for number, text in enumerate(texts)], return_inverse=True)[1]
+    seen = [(tfidf_probe, texts), (linear_probe, features), (kernel_probe, features)]
+    probabilities = judge(seen, labels, groups, 12)
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+
+
+def test_a_rare_class_survives_the_sample_of_a_kernel(monkeypatch):
+    monkeypatch.setattr(floors, "MOST_OF_KERNEL", 60)
+    labels = np.append(np.arange(120) % 2, [2] * 4)
+    features = np.random.default_rng(0).normal(0, 1, (124, 3))
+    np.testing.assert_allclose(kernel_probe(features, labels, features, 3).sum(1), 1)
 
 
 def test_swapped_pairs_come_first_and_gaps_are_left_out():

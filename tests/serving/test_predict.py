@@ -112,6 +112,9 @@ def test_posts_of_any_form_are_answered_alike(run, dataset):
 
 
 def test_a_post_that_cannot_be_read_has_a_problem_and_the_rest_an_answer(run, tmp_path):
+    import pandas as pd
+    from PIL import Image
+
     (tmp_path / "broken.png").write_bytes(picture(0)[:200])
     bad = [
         ({"text": "word1", "image": str(tmp_path / "none.png")}, "image-missing"),
@@ -119,6 +122,9 @@ def test_a_post_that_cannot_be_read_has_a_problem_and_the_rest_an_answer(run, tm
         ({"text": "word1", "image": "https://example.org/a.png"}, "image-url"),
         ({"text": "word1", "image": 12}, "image-path"),
         ({"text": b"word1", "image": None}, "a text was expected"),
+        ({"text": "word1", "image": "x" * 300}, "it cannot be read: OSError"),
+        ({"text": "word1", "image": Image.new("RGB", (0, 0))}, "it cannot be read"),
+        ({"text": pd.NA, "image": None}, "it cannot be read: TypeError"),
         ("word1", "a post is a mapping"),
     ]
     good = {"text": "word1 word2", "image": picture(1)}

@@ -183,23 +183,39 @@ def test_runs_in_work_are_named_while_nothing_ends(run_config, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_sweep_ends_all_of_it_and_it_goes_on(run_config, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "send"),
+    [(signal.SIGTERM, os.kill), (signal.SIGINT, os.kill), (signal.SIGINT, os.killpg), (signal.SIGKILL, os.kill)],
+    ids=["SIGTERM", "SIGINT", "SIGINT of a terminal", "SIGKILL"],
+)
+def test_a_signal_to_the_sweep_ends_all_of_it(run_config, tmp_path, number, send):
     """Runs would take minutes; what is in work is saved, nothing waiting is begun."""
     config = SweepConfig(
         run_config(train__epochs=2000, train__patience=2000), SYSTEMS, str(tmp_path / "sweep"), seeds=2, jobs=2
     )
     (tmp_path / "sweep.yaml").write_text(dump_config(config))
-    process = subprocess.Popen([sys.executable, "-m", "clfa", "sweep", "--config", str(tmp_path / "sweep.yaml")])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clfa", "sweep", "--config", str(tmp_path / "sweep.yaml")], start_new_session=True
+    )
     logs = []
     while len(logs) < 2:
         time.sleep(0.05)
         logs = list((tmp_path / "sweep").glob("*/*/log.jsonl"))
-    process.send_signal(number)
-    assert process.wait(timeout=60) == 128 + number
+    send(process.pid, number)
+    assert process.wait(timeout=60) == (-number if number == signal.SIGKILL else 128 + number)
+    ended = time.monotonic() + 30
+    while process_group(process.pid) and time.monotonic() < ended:
+        time.sleep(0.1)
+    assert not process_group(process.pid), "all of its processes have ended"
     begun = sorted(path.parent for path in (tmp_path / "sweep").glob("*/*/config.yaml"))
     assert len(begun) == 2
     assert all(newest_whole(Run(folder).checkpoints) for folder in begun)
-    sizes = [path.stat().st_size for path in logs]
-    time.sleep(2)
-    assert sizes == [path.stat().st_size for path in logs], "nobody is at work any more"
+
+
+def process_group(leader):
+    """Whether any process of it is left."""
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,5 +1,6 @@
 """Checkpoints: killed at any point, damaged in any way, what is loaded is what was written."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -118,6 +119,40 @@ def test_killed_inside_of_each_phase_of_a_write(tmp_path, unbroken, phase, after
             loop.run(6)
     assert Loop(tmp_path / "killed").resume().run(6).state() == unbroken
     assert len(list((tmp_path / "killed").iterdir())) == KEPT
+
+
+@pytest.mark.parametrize(("phase", "after"), PHASES)
+def test_killed_while_the_same_step_is_saved_again(tmp_path, phase, after):
+    """As after an interrupted validation: the first of them, which may be all there is, stays until the second is whole."""
+    loop = Loop(tmp_path / "killed").run(1, best=(1,))
+    expected = loop.state()
+    owner, attribute = (checkpoint, phase.removeprefix("after ").split(".")[-1])
+    if "." in phase:
+        owner = getattr(checkpoint, phase.removeprefix("after ").split(".")[0])
+    real, calls = getattr(owner, attribute), []
+
+    def dies(*arguments, **options):
+        calls.append(1)
+        if len(calls) > after:
+            raise Killed
+        return real(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, attribute, dies)
+        with contextlib.suppress(Killed):
+            save_checkpoint(loop.folder, loop.model, loop.optimizer, {"step": 1, "again": True}, loop.average)
+    again = Loop(tmp_path / "killed").resume()
+    assert again.step == 1
+    assert again.state() == expected
+
+
+def test_of_one_step_the_last_is_the_newest(tmp_path):
+    loop = Loop(tmp_path / "run").run(1)
+    for number in range(12):
+        save_checkpoint(loop.folder, loop.model, loop.optimizer, {"step": 1, "number": number}, loop.average)
+    saved = load_checkpoint(loop.folder, loop.model, loop.optimizer, loop.average)
+    assert saved == {"step": 1, "number": 11}
+    assert len(list(loop.folder.iterdir())) == KEPT
 
 
 def test_what_is_left_out_is_noticed(tmp_path, unbroken, monkeypatch):

@@ -1,6 +1,7 @@
 """One process at a time where something is written."""
 
 import json
+import logging
 import os
 import platform
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from clfa.errors import UserError
 
+log = logging.getLogger(__name__)
 ORPHANS = 15
 """Seconds that the children of a process that was killed, such as data loaders, may take to notice it."""
 
@@ -37,11 +39,16 @@ def only_one(written: Path, inside: bool = False) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        holder = _holder(path)
         try:
-            lock.acquire(timeout=0 if _is_alive(holder) else ORPHANS)
+            if _is_alive(_holder(path)):
+                raise
+            log.info("%s: waiting for what a process that was killed has left at work", written)
+            lock.acquire(timeout=ORPHANS)
         except Timeout:
+            holder = _holder(path)
             name = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+            if not _is_alive(holder):
+                name = f"a process that {name} has left"
             raise UserError(
                 f"{written}: {name} is at work here: wait for it, or end it, or choose another place"
             ) from None

@@ -67,6 +67,8 @@ def tfidf_probe(train: NDArray, labels: NDArray, asked: NDArray, classes: int) -
     if len(train) > MOST:
         chosen = np.sort(np.random.default_rng(0).choice(len(train), MOST, replace=False))
         train, labels = train[chosen], labels[chosen]
+    if not has_words(train):
+        return frequencies(labels, len(asked), classes)
     return _probabilities(_tfidf_model(), train, labels, asked, classes)
 
 
@@ -222,16 +224,25 @@ def kernel_probe(train: NDArray, labels: NDArray, asked: NDArray, classes: int) 
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.svm import SVC
 
-    common = np.bincount(labels, minlength=classes)[labels] >= 3
-    train, labels = train[common], labels[common]
     if len(train) > MOST_OF_KERNEL:
         chosen = np.sort(np.random.default_rng(0).choice(len(train), MOST_OF_KERNEL, replace=False))
         train, labels = train[chosen], labels[chosen]
+    common = np.bincount(labels, minlength=classes)[labels] >= 3
+    if len(np.unique(labels[common])) < 2:
+        return frequencies(labels, len(asked), classes)
+    train, labels = train[common], labels[common]
     model = CalibratedClassifierCV(_prepared(SVC(C=3, gamma="auto")), cv=3, ensemble=False)
     return _probabilities(model, train, labels, asked, classes)
 
 
+def frequencies(labels: NDArray, count: int, classes: int) -> NDArray[np.float64]:
+    """(count, C): for each post the shares of the classes, where nothing can be fitted."""
+    return np.tile(np.bincount(labels, minlength=classes) / len(labels), (count, 1))
+
+
 def _probabilities(model: Any, train: NDArray, labels: NDArray, asked: NDArray, classes: int) -> NDArray[np.float64]:
+    if len(np.unique(labels)) < 2:
+        return frequencies(labels, len(asked), classes)
     model.fit(train, labels)
     result = np.zeros((len(asked), classes))
     result[:, model.classes_] = model.predict_proba(asked)

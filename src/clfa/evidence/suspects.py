@@ -16,7 +16,15 @@ from clfa.data.drawing import text_form
 from clfa.data.progress import track
 from clfa.data.records import labelled_splits, load_manifest
 from clfa.data.rows import Rows, load_split
-from clfa.evidence.floors import encoder_features, has_words, kernel_probe, linear_probe, teacher_features, tfidf_probe
+from clfa.evidence.floors import (
+    encoder_features,
+    frequencies,
+    has_words,
+    kernel_probe,
+    linear_probe,
+    teacher_features,
+    tfidf_probe,
+)
 
 FOLDS = 5
 OTHERS = 1_000
@@ -83,7 +91,7 @@ def find_suspects(
     if teacher:
         embeds = teacher_features(dataset, sides, teacher)
         seen.append((kernel_probe, np.concatenate(embeds, axis=1)))
-    if seen:
+    if seen and len(np.unique(labels)) > 1:
         probabilities = judge(seen, labels, _groups(sides), len(names))
         wrong, quality = label_issues(labels, probabilities)
         for number in np.flatnonzero(wrong)[np.argsort(quality[wrong], kind="stable")].tolist():
@@ -134,7 +142,10 @@ def out_of_fold(
     from sklearn.model_selection import StratifiedGroupKFold
 
     result = np.zeros((len(labels), classes))
-    folds = StratifiedGroupKFold(min(FOLDS, int(np.bincount(labels).max())), shuffle=True, random_state=0)
+    count = min(FOLDS, int(np.bincount(labels).max()), len(np.unique(groups)))
+    if count < 2:
+        return frequencies(labels, len(labels), classes)
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", UserWarning

@@ -129,6 +129,10 @@ class Predictor:
 
     def _chunks(self, posts: Posts) -> Iterator[list[Any]]:
         """Posts of any form, as mappings."""
+        if isinstance(posts, Mapping):
+            raise UserError(
+                "one post is given to Predictor.one; several are a list, a DataFrame, a Dataset or an iterator"
+            )
         columns = getattr(posts, "columns", getattr(posts, "column_names", None))
         if columns is not None and not set(columns) & set(self.pipeline.config.columns()):
             raise UserError(
@@ -136,11 +140,7 @@ class Predictor:
                 f"{', '.join(map(str, columns))}; rename them",
                 "column-missing",
             )
-        if isinstance(posts, Mapping):
-            raise UserError(
-                "one post is given to Predictor.one; several are a list, a DataFrame, a Dataset or an iterator"
-            )
-        rows = _records(posts) if hasattr(posts, "iloc") else iter(posts)
+        rows = _records(posts) if hasattr(posts, "iloc") and columns is not None else iter(posts)
         while chunk := list(islice(rows, CHUNK)):
             yield chunk
 
@@ -157,6 +157,9 @@ class Predictor:
             except UserError as error:
                 rows.append(None)
                 problems.append(f"{error.code}: {error}" if error.code else str(error))
+            except (OSError, TypeError, ValueError) as error:  # of any object that somebody may give
+                rows.append(None)
+                problems.append(f"it cannot be read: {type(error).__name__}: {error}")
         return rows, problems
 
 

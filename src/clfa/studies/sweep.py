@@ -2,13 +2,16 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from itertools import product
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +114,8 @@ def run_all(plan: list[RunConfig], split: str, jobs: int) -> dict[str, str]:
 def _run_some(runs: list[RunConfig], split: str, jobs: int, threads: int, failed: dict[str, str]) -> list[RunConfig]:
     """Run them in a pool of processes; the runs, in their order, that were lost because a process died."""
     lost: list[RunConfig] = []
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    others = set(active_children())
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _end_with_parent) as pool:
         futures = {pool.submit(_run_one, run, split, threads): run for run in runs}
         try:
             for number, future in enumerate(_as_completed(futures, jobs), 1):
@@ -126,7 +130,7 @@ def _run_some(runs: list[RunConfig], split: str, jobs: int, threads: int, failed
                     log.info("[%s/%s] %s: failed", number, len(runs), run.output)
         except BaseException:  # interrupted: do not start what waits; what runs stops after its step and can be resumed
             pool.shutdown(wait=False, cancel_futures=True)
-            children = active_children()
+            children = set(active_children()) - others
             for process in children:
                 process.terminate()
             for process in children:
@@ -219,8 +223,23 @@ def _run_one(config: RunConfig, split: str, threads: int) -> float:
         write_card(Run(run))
     except (KeyboardInterrupt, SystemExit):
         stopped.append(config.output)
+        parent = parent_process()
+        if parent and not parent.is_alive():  # nobody would tell this process to end
+            os._exit(1)
         raise
     return result.metrics[METRIC].value
+
+
+def _end_with_parent() -> None:
+    """A process that trains ends, as by SIGTERM, when the sweep was killed."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent:
+            wait_for([parent.sentinel])
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def own_device(environment: Mapping[str, str]) -> str:

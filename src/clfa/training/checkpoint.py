@@ -1,6 +1,6 @@
 """Training state on disk: safetensors and JSON only, written whole or not at all, verified before it is believed.
 
-A checkpoint is a folder `checkpoints/step-<optimizer steps>`:
+A checkpoint is a folder `checkpoints/step-<optimizer steps>` (`.01`, `.02` … behind it for further ones of the same step):
 
     model.safetensors      the trained weights and all buffers; frozen encoders are left out, they do not change
     best.safetensors       the same as they were in the best epoch so far (a link to the file of the checkpoint before)
@@ -78,7 +78,7 @@ def save_checkpoint(
     Raises:
         UserError: the disk is full; the checkpoint before is as it was.
     """
-    partial, target = folder / PARTIAL, folder / f"step-{progress['step']:08d}"
+    partial = folder / PARTIAL
     moments = {
         f"{number}.{name}": value.detach().contiguous()
         for number, entry in optimizer.state_dict()["state"].items()
@@ -102,11 +102,22 @@ def save_checkpoint(
             _sync(path)
         if problem := problem_of(partial, alone=True):
             raise OSError(f"{partial} was not written as it should be: {problem}")
-        _clear(target)  # one that was refused when this run went on from an earlier one
-        os.replace(partial, target)
+        os.replace(partial, _free_name(folder, progress["step"]))
         _sync(folder)
     for old in _checkpoints(folder)[KEPT:]:
         _clear(old)
+
+
+def _free_name(folder: Path, step: int) -> Path:
+    """The next checkpoint of this step: a validation that was interrupted has one before its end, too. A damaged one, which
+    was refused when this run went on from an earlier one, makes room; a whole one never does."""
+    name = f"step-{step:08d}"
+    for path in _checkpoints(folder):
+        if path.stem == name and problem_of(path, alone=True):
+            _clear(path)
+        elif path.stem == name:
+            return folder / f"{name}.{int(path.suffix[1:] or 0) + 1:02d}"
+    return folder / name
 
 
 def load_checkpoint(

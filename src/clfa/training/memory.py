@@ -1,11 +1,15 @@
 """Memory exhausted: what would fit is said. The batch is never made smaller in silence, as it is part of the result."""
 
 import os
+import signal
 from collections.abc import Callable
 
 import torch
 
 from clfa.errors import UserError
+
+EXHAUSTED, OTHER = 3, 4
+"""Exit codes of the child."""
 
 
 def is_exhausted(error: BaseException) -> bool:
@@ -27,7 +31,7 @@ def too_large(cause: str, batch_size: int, accumulation: int, steps: Callable[[i
     """
     posts = batch_size * accumulation
     fits = _fits_in_a_child if on_cpu and hasattr(os, "fork") else _fits
-    for size in (size for size in range(batch_size // 2, 0, -1) if posts % size == 0):
+    for size in (size for size in range(batch_size - 1, 0, -1) if posts % size == 0):
         if fits(steps, size):
             return UserError(
                 f"memory exhausted by a batch of {batch_size} posts, of which {size} fit: with train.batch_size {size} and "
@@ -53,11 +57,22 @@ def _fits_in_a_child(steps: Callable[[int], None], size: int) -> bool:
     """In a process of its own, as oneDNN's backward pass crashes where it gets no memory."""
     child = os.fork()
     if child:
-        return os.waitpid(child, 0)[1] == 0
-    code = 1
+        try:
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        except BaseException:  # interrupted
+            os.kill(child, signal.SIGKILL)
+            raise
+        if code == OTHER:
+            steps(size)  # raises what it is, in this process
+        return code == 0
+    code = OTHER
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
         torch.set_num_threads(1)  # those of the parent are not in the child
         steps(size)
         code = 0
+    except BaseException as error:
+        code = EXHAUSTED if is_exhausted(error) else OTHER
     finally:
         os._exit(code)

@@ -4,9 +4,13 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+AFTER = 2
+"""Seconds in which a signal of the other kind is no second one: what a terminal sends to all, a sweep passes on."""
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +20,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.since = 0.0
         self.waits = True
 
     @contextmanager
@@ -50,9 +55,11 @@ def stoppable(how: str) -> Iterator[Stop]:
         return
 
     def handle(number: int, _: FrameType | None) -> None:
-        if stop:
+        if stop and (number == stop.signal or time.monotonic() - stop.since > AFTER):
             os._exit(128 + number)
-        stop.signal = number
+        if stop:
+            return
+        stop.signal, stop.since = number, time.monotonic()
         if not stop.waits:
             stop.now()
         log.warning("%s; once more to stop at once", how)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
     with _open_log(run.log_file, state.log_bytes) as file, stoppable(how) as stop:
         between_steps = partial(_between_steps, setup, run, state, stop, deadline, [time.monotonic()])
         for epoch in state.epochs_left(settings):
-            losses = _explained(partial(_train_epoch, setup, config, state, between_steps), setup, config)
+            losses = _explained(partial(_train_epoch, setup, config, state, between_steps), setup, config, stop)
             seconds, skipped = state.seconds - state.seconds_before, state.skipped
             try:
                 with averaged(setup.model, setup.average):
@@ -190,22 +191,28 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
     )
 
 
-def _explained(epoch: Callable[[], dict[str, float]], setup: Setup, config: RunConfig) -> dict[str, float]:
+def _explained(epoch: Callable[[], dict[str, float]], setup: Setup, config: RunConfig, stop: Stop) -> dict[str, float]:
     """What the epoch returns; where PyTorch gives up, why and what helps."""
     try:
         return epoch()
     except (RuntimeError, MemoryError) as error:
         if "deterministic" in str(error):
-            raise UserError(f"train.deterministic: {str(error).split('. ')[0]}") from None
+            raise UserError(
+                f"train.deterministic: {str(error).split('. ')[0]}; leave train.deterministic out, or train on a CPU"
+            ) from None
         if not is_exhausted(error):
             raise
         cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         traceback.clear_frames(error.__traceback__)  # they hold the batch
     longest = setup.sampler.lengths.argsort(descending=True).tolist()
 
+    posts: Any = setup.batches.dataset
+    unlabelled = range(len(setup.rows), len(posts))
+
     def steps(size: int) -> None:
         """Two, as memory is in pieces after the first."""
-        batch = setup.batches.collate_fn([setup.rows[place] for place in longest[:size]])
+        beside = islice(cycle(unlabelled), size)
+        batch = setup.batches.collate_fn([posts[place] for place in (*longest[:size], *beside)])
         for _ in range(2):
             _forward(setup, config, batch, 0.5)["loss"].backward()
             setup.optimizer.step()
@@ -213,20 +220,23 @@ def _explained(epoch: Callable[[], dict[str, float]], setup: Setup, config: RunC
 
     setup.optimizer.zero_grad()
     on_cpu = setup.pipeline.device.type == "cpu"
-    raise too_large(cause, config.train.batch_size, config.train.accumulation, steps, on_cpu)
+    with stop.at_once():
+        raise too_large(cause, config.train.batch_size, config.train.accumulation, steps, on_cpu)
 
 
 @contextmanager
 def _deterministic(wanted: bool) -> Iterator[None]:
     """For a while PyTorch refuses operations whose results differ when they are repeated."""
-    before = torch.are_deterministic_algorithms_enabled()
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for
-    torch.use_deterministic_algorithms(wanted or before)
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def _between_steps(setup: Setup, run: Run, state: State, stop: Stop, deadline: float, saved: list[float]) -> None:
