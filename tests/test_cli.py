@@ -23,6 +23,20 @@ def clfa(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "clfa", *arguments], capture_output=True, text=True)
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_that_a_library_makes_an_error_of_is_still_one(name, code):
+    """As compiled code does with whatever is raised while it calls Python."""
+    script = (
+        "import os, signal, clfa.cli as cli\n"
+        "def main():\n"
+        f"    try: os.kill(os.getpid(), signal.{name}); [0 for _ in range(10**6)]\n"
+        "    except BaseException: raise ValueError('could not determine the shape')\n"
+        "cli.main = main; cli.run()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
 def test_help_imports_nothing_heavy():
     code = "import sys; from clfa.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "print([name for name in ('torch', 'transformers', 'datasets', 'sklearn') if name in sys.modules])"

@@ -67,10 +67,26 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 def run() -> None:
     """Entry point of the `clfa` script."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    received: list[int] = []
+
+    def end(number: int, _: Any) -> None:
+        received.append(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in the background of a shell
+        signal.signal(signal.SIGINT, end)
     # nothing is downloaded unless a hub name is given; usage statistics never
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    sys.exit(main())
+    try:
+        code = main()
+    except Exception:  # what compiled code made of the signal, which it met
+        if not received:
+            raise
+        code = 1
+    sys.exit(128 + received[0] if received and code else code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
