@@ -120,7 +120,9 @@ def label_issues(
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    wrong = find_label_issues(labels, probabilities, filter_by="prune_by_noise_rate", n_jobs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of classes of a few posts, in which it lists none
+        wrong = find_label_issues(labels, probabilities, filter_by="prune_by_noise_rate", n_jobs=1)
     return wrong, get_label_quality_scores(labels, probabilities, method="normalized_margin")
 
 
