@@ -95,11 +95,13 @@ def test_killed_at_random_moments(nursery, command, tmp_path, workers, accumulat
     )
     while count["KILL"] < wanted or count["TERM"] < wanted / 3 or count["INT"] < wanted / 3:
         own, rounds = f"killed-{rounds}", rounds + 1
-        code = None
+        code, attempts = None, 0
         while code != 0:
+            attempts += 1
             name = str(generator.choice(["KILL", "TERM", "INT"], p=[0.6, 0.2, 0.2]))
             child = nursery.start(*command(own, accumulation=accumulation, workers=workers))
-            code = nursery.end(child, generator.uniform(0, seconds / 2), getattr(signal, f"SIG{name}"))
+            after = generator.uniform(0, seconds / 2) if attempts % 8 else None  # then to its end
+            code = nursery.end(child, after, getattr(signal, f"SIG{name}"))
             assert code in (0, *codes[name]), nursery.said()[-2000:]
             count[name] += code != 0
         assert left(tmp_path / own) == whole
