@@ -18,8 +18,13 @@ MUTATIONS = {
     ),
     "written under its final name": (
         CHECKPOINT,
-        "partial, target = folder / PARTIAL, folder / f\"step-{progress['step']:08d}\"",
-        "partial = target = folder / f\"step-{progress['step']:08d}\"",
+        "    partial = folder / PARTIAL\n",
+        "    partial = folder / f\"step-{progress['step']:08d}\"\n",
+    ),
+    "a whole one makes room": (
+        CHECKPOINT,
+        "if path.stem == name and problem_of(path, alone=True):",
+        "if path.stem == name:",
     ),
     "no moments": (CHECKPOINT, '"optimizer": moments,', '"optimizer": {},'),
     "no random generators": (CHECKPOINT, 'torch.set_rng_state(random["cpu"])', "pass"),
