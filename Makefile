@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 help: ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-demo: $(READY) ## the main job on generated data, without network (about 6 minutes on 2 cores): runs/demo/report.html
+demo: $(READY) ## the main job on generated data, without network (about 5 minutes on 2 cores): runs/demo/report.html
 	$(BIN)/clfa demo --out runs/demo
 
 test: $(READY) ## all tests that need no GPU

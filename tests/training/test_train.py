@@ -10,6 +10,7 @@ from conftest import DIM, make_dataset
 from hostile import write_hostile
 from safetensors.torch import load_file
 
+import clfa.training.arithmetic as arithmetic
 import clfa.training.train as training
 from clfa.commands import import_table
 from clfa.config import TrainConfig
@@ -290,7 +291,8 @@ def test_diverging_loss_is_told(run_config):
 
 
 def test_without_instructions_for_bf16_it_is_fp32(run_config, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(training, "has_bf16", lambda device: False)
+    for module in (training, arithmetic):
+        monkeypatch.setattr(module, "has_bf16", lambda device: False)
     settings = {"train__epochs": 1, "loss__alignment_weight": 0}
     runs = [
         train(run_config(**settings, train__precision=precision, output=str(tmp_path / precision)))

@@ -45,8 +45,7 @@ def floor_predictions(train: Rows, rows: Rows, classes: int) -> dict[str, NDArra
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     result = {"majority": np.full(len(rows), np.bincount(train.labels, minlength=classes).argmax())}
-    if len(train) > MOST:
-        train = train.select(np.sort(np.random.default_rng(0).choice(len(train), MOST, replace=False)))
+    train = train.select(sampled(len(train), MOST))
     labels, texts, asked = train.labels, train.texts, rows.texts
     if len(np.unique(labels)) < 2:
         return result
@@ -57,6 +56,11 @@ def floor_predictions(train: Rows, rows: Rows, classes: int) -> dict[str, NDArra
     return result
 
 
+def sampled(count: int, most: int) -> NDArray[np.int64]:
+    """Places of all of `count` posts, or of `most` of them, the same ones each time, in their order."""
+    return np.sort(np.random.default_rng(0).choice(count, most, replace=False)) if count > most else np.arange(count)
+
+
 def has_words(texts: Iterable[str]) -> bool:
     """Whether there is something that TF-IDF can be fitted on."""
     return sum(bool(text.split()) for text in texts) > 1
@@ -64,9 +68,8 @@ def has_words(texts: Iterable[str]) -> bool:
 
 def tfidf_probe(train: NDArray, labels: NDArray, asked: NDArray, classes: int) -> NDArray[np.float64]:
     """(N,) texts and (N,) labels -> (M, C) probabilities by the floor on TF-IDF, fitted on at most `MOST` posts."""
-    if len(train) > MOST:
-        chosen = np.sort(np.random.default_rng(0).choice(len(train), MOST, replace=False))
-        train, labels = train[chosen], labels[chosen]
+    chosen = sampled(len(train), MOST)
+    train, labels = train[chosen], labels[chosen]
     if not has_words(train):
         return frequencies(labels, len(asked), classes)
     return _probabilities(_tfidf_model(), train, labels, asked, classes)
@@ -109,8 +112,7 @@ def teacher_floor_predictions(data: DataConfig, teacher: str | None, train: Rows
     except UserError as error:
         log.warning("no floor on the teacher: %s", str(error).splitlines()[0])
         return {}
-    if len(train) > MOST_OF_KERNEL:
-        train = train.select(np.sort(np.random.default_rng(0).choice(len(train), MOST_OF_KERNEL, replace=False)))
+    train = train.select(sampled(len(train), MOST_OF_KERNEL))
     features, asked = _of_teacher(cache, [train, rows])
     return {"teacher_svm": _prepared(SVC(C=3, gamma="auto")).fit(features, train.labels).predict(asked)}
 
@@ -224,9 +226,8 @@ def kernel_probe(train: NDArray, labels: NDArray, asked: NDArray, classes: int) 
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.svm import SVC
 
-    if len(train) > MOST_OF_KERNEL:
-        chosen = np.sort(np.random.default_rng(0).choice(len(train), MOST_OF_KERNEL, replace=False))
-        train, labels = train[chosen], labels[chosen]
+    chosen = sampled(len(train), MOST_OF_KERNEL)
+    train, labels = train[chosen], labels[chosen]
     common = np.bincount(labels, minlength=classes)[labels] >= 3
     if len(np.unique(labels[common])) < 2:
         return frequencies(labels, len(asked), classes)

@@ -23,11 +23,10 @@ from clfa.data.tables import OPTIONS, open_posts
 from clfa.errors import UserError
 from clfa.model.modalities import kind_of
 from clfa.serving.output import WRITERS, Row, Shards, Types
-from clfa.serving.predictor import Predictor
+from clfa.serving.predictor import CHUNK, Predictor
 
 log = logging.getLogger(__name__)
 
-CHUNK = 256  # rows in memory
 SHARD = 16  # chunks in a file of their own
 LISTED = 20  # bad images that are named
 

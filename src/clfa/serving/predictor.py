@@ -94,12 +94,12 @@ class Predictor:
 
     def predict(self, posts: Posts) -> NDArray[np.object_]:
         """(N,) class names, as scikit-learn's `predict`; `None` for a post that cannot be read."""
-        return np.array([found.predicted for found in self.stream(posts)], dtype=object)
+        return np.array([answer.predicted for answer in self.stream(posts)], dtype=object)
 
     def predict_proba(self, posts: Posts) -> Float[NDArray, "posts classes"]:
         """(N, C) probabilities in the order of `classes_`; NaN for a post that cannot be read."""
         empty = dict.fromkeys(self.class_names, np.nan)
-        rows = [list((found.probabilities or empty).values()) for found in self.stream(posts)]
+        rows = [list((answer.probabilities or empty).values()) for answer in self.stream(posts)]
         return np.array(rows, dtype=np.float64).reshape(-1, len(self.class_names))
 
     def embed(self, posts: Posts) -> dict[str, Float[NDArray, "posts dim"]]:
@@ -108,11 +108,11 @@ class Predictor:
         for chunk in self._chunks(posts):
             rows, problems = self._prepared(chunk)
             with self._lock:
-                found = self.pipeline.embeds([row if row is not None else self.pipeline.prepare({}) for row in rows])
+                embeds = self.pipeline.embeds([row if row is not None else self.pipeline.prepare({}) for row in rows])
             bad = np.array([bool(problem) for problem in problems])
-            for name, values in found.items():
+            for name, values in embeds.items():
                 blocks.setdefault(name, []).append(np.where(bad[:, None], np.nan, values))
-        return {name: np.concatenate(parts) for name, parts in blocks.items()}
+        return {name: np.concatenate(own) for name, own in blocks.items()}
 
     def answer(self, rows: Sequence[Post]) -> list[Prediction]:
         """Predict rows that `Pipeline.prepare` made."""
@@ -164,7 +164,7 @@ class Predictor:
 
 
 def _records(frame: Any) -> Iterator[dict[str, Any]]:
-    """Rows of a pandas DataFrame, a part of it at a time; missing values are `None`."""
+    """Rows of a pandas DataFrame, `CHUNK` of them at a time; missing values are `None`."""
     for start in range(0, len(frame), CHUNK):
-        part = frame.iloc[start : start + CHUNK].astype(object)
-        yield from part.where(part.notna(), None).to_dict("records")
+        rows = frame.iloc[start : start + CHUNK].astype(object)
+        yield from rows.where(rows.notna(), None).to_dict("records")

@@ -10,7 +10,6 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import cycle, islice
@@ -27,6 +26,7 @@ from clfa.errors import TimeUp, UserError
 from clfa.metrics import METRICS, all_scores
 from clfa.model.batch import NO_LABEL, Batch
 from clfa.runs import Run
+from clfa.training.arithmetic import deterministic, has_bf16, precision
 from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.average import averaged, update_average
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
@@ -113,7 +113,7 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
     _refuse_several_processes()
     check_ranges(config)
     run = Run(config.output)
-    with only_one(run.path, inside=True), _deterministic(config.train.deterministic):
+    with only_one(run.path, inside=True), deterministic(config.train.deterministic):
         if not run.begin(config, resume):
             log.info("%s: already finished", run)
             return run.path
@@ -224,21 +224,6 @@ def _explained(epoch: Callable[[], dict[str, float]], setup: Setup, config: RunC
         raise too_large(cause, config.train.batch_size, config.train.accumulation, steps, on_cpu)
 
 
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    """For a while PyTorch refuses operations whose results differ when they are repeated."""
-    if not wanted:
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as cuBLAS asks for
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-
-
 def _between_steps(setup: Setup, run: Run, state: State, stop: Stop, deadline: float, saved: list[float]) -> None:
     """Save where it is time to, a signal came, or the deadline has passed; the last two end the training here."""
     up = time.monotonic() > deadline
@@ -314,21 +299,12 @@ def _labelled(batch: Batch) -> int:
 def _forward(setup: Setup, config: RunConfig, batch: Batch, done: float) -> dict[str, Tensor]:
     batch = batch.to(setup.pipeline.device)
     rate = config.train.modality_dropout
-    with _precision(config.train, setup.pipeline.device):
+    with precision(config.train, setup.pipeline.device):
         whole, lacking = forward(setup.model, batch, hide=rate > 0)
     given = (batch, config.loss, setup.model.config, setup.class_weights, done, setup.everyone)
     terms = objective(whole, *given)
     losses = [objective(output, *given)["classification_loss"] for output in lacking]
     return expected_terms(terms, losses, rate) if lacking else terms
-
-
-def _precision(config: TrainConfig, device: torch.device) -> AbstractContextManager:
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16" and has_bf16(device))
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bf16; a CPU without instructions for it emulates them, many times slower than fp32."""
-    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _refuse_several_processes() -> None:
