@@ -237,9 +237,9 @@ def test_the_floor_of_the_teacher_sees_whether_text_and_image_agree(dataset, enc
     rows = {split: load_split(dataset, split) for split in ("train", "test")}
     generator = np.random.default_rng(0)
     bits = {split: generator.integers(0, 2, (len(of), 2)) for split, of in rows.items()}
-    embeds = {split: np.where(own, 1.0, -1.0).repeat(4, 1) for split, own in bits.items()}
     for split, of in rows.items():
-        of.__dict__["labels"] = bits[split].sum(1) % 2
+        bits[split][:, 1] = bits[split][:, 0] ^ of.labels
+    embeds = {split: np.where(own, 1.0, -1.0).repeat(4, 1) for split, own in bits.items()}
     monkeypatch.setattr(floors, "_of_teacher", lambda cache, sides: [embeds["train"], embeds["test"]])
     data = DataConfig(str(dataset))
     assert floors.teacher_floor_predictions(data, teacher, rows["train"], rows["test"]) == {}, (
