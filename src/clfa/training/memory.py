@@ -20,26 +20,28 @@ def is_exhausted(error: BaseException) -> bool:
 
 
 def too_large(cause: str, batch_size: int, accumulation: int, steps: Callable[[int], None], on_cpu: bool) -> UserError:
-    """Find the largest smaller batch that fits and divides the posts of a step, and say it.
+    """Find a smaller batch that fits with room to spare and divides the posts of a step, and say it.
 
     Args:
         cause: in the words of PyTorch.
         batch_size: posts of the batch that did not fit.
         accumulation: batches of a step.
-        steps: does some with as many of the longest posts.
+        steps: does some with so many posts, the longest ones first. A size counts as fitting if twice as many do: memory
+            of a long training is in more pieces than that of a few steps (at a limit, a quarter more was too little).
         on_cpu: whether it computes there.
     """
     posts = batch_size * accumulation
     fits = _fits_in_a_child if on_cpu and hasattr(os, "fork") else _fits
     for size in (size for size in range(batch_size - 1, 0, -1) if posts % size == 0):
-        if fits(steps, size):
+        if fits(steps, min(2 * size, batch_size - 1)):
             return UserError(
                 f"memory exhausted by a batch of {batch_size} posts, of which {size} fit: with train.batch_size {size} and "
                 f"train.accumulation {posts // size} a step has the same {posts} posts (but alignment sets each against "
                 f"the {size} of its batch; with loss.negatives all against the whole training set). PyTorch: {cause}"
             )
     return UserError(
-        f"memory exhausted by a single post: take smaller encoders, freeze them, or lower max_length. PyTorch: {cause}"
+        f"memory exhausted by a batch of {batch_size} posts, and in what is left not one fits: lower train.batch_size and "
+        f"raise train.accumulation, take smaller encoders, freeze them, or lower max_length. PyTorch: {cause}"
     )
 
 

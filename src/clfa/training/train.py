@@ -210,10 +210,11 @@ def _explained(epoch: Callable[[], dict[str, float]], setup: Setup, config: RunC
     unlabelled = range(len(setup.rows), len(posts))
 
     def steps(size: int) -> None:
-        """Two, as memory is in pieces after the first."""
-        beside = islice(cycle(unlabelled), size)
-        batch = setup.batches.collate_fn([posts[place] for place in (*longest[:size], *beside)])
-        for _ in range(2):
+        """Four, of posts of other lengths each time, as memory is in pieces after the first."""
+        beside = tuple(islice(cycle(unlabelled), size))
+        for begin in range(0, len(longest), -(-len(longest) // 4)):
+            labelled = islice(cycle(longest), begin, begin + size)
+            batch = setup.batches.collate_fn([posts[place] for place in (*labelled, *beside)])
             _forward(setup, config, batch, 0.5)["loss"].backward()
             setup.optimizer.step()
             setup.optimizer.zero_grad()
