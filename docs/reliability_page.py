@@ -96,7 +96,7 @@ TARGETS = {
         ),
         Target(
             "R11",
-            "safetensors and JSON only; memory exhausted says the largest batch that fits; checkpoints cost at most 5 % "
+            "safetensors and JSON only; memory exhausted says a smaller batch that fits; checkpoints cost at most 5 % "
             "of the time (below)",
             (f"{KILL}::test_memory", "test_cli.py::test_nothing_unsafe", f"{CHECKPOINT}::test_the_manifest"),
         ),
