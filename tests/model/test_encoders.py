@@ -57,6 +57,18 @@ def test_towers_of_a_dual_encoder_and_their_pooled_embeddings(encoders):
         assert torch.allclose(resnet(inputs["image"])[0][:, 0], expected.flatten(1), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_the_saved_tokenizer_does_not_depend_on_what_was_read_before(encoders, tmp_path, name):
+    encoder = load_encoder(str(encoders / name), "text")
+    encoder.save(tmp_path / "before")
+    inputs = encoder.prepare([text(1), text(2, 30)], max_length=9)
+    encoder.save(tmp_path / "after")
+    for path in (tmp_path / "before").iterdir():
+        assert path.read_bytes() == (tmp_path / "after" / path.name).read_bytes(), path.name
+    again = encoder.prepare([text(1), text(2, 30)], max_length=9)
+    assert torch.equal(again["input_ids"], inputs["input_ids"]) and inputs["input_ids"].shape == (2, 9)
+
+
 def test_no_weights_are_kept_that_are_never_read(encoders):
     for name, kind in (("bert", "text"), ("vit", "image")):
         encoder = load_encoder(str(encoders / name), kind)

@@ -129,7 +129,7 @@ class Encoder(nn.Module):
     def save(self, folder: Path) -> None:
         """Write `config.json` and the preparer's files; weights are saved by whoever owns the encoder."""
         self.backbone.config.save_pretrained(folder)
-        self.preparer.save_pretrained(folder)
+        self.kind.save_preparer(self.preparer, folder)
 
 
 def load_encoder(

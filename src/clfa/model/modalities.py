@@ -63,6 +63,10 @@ class Kind(ABC):
     def load_preparer(self, folder: str | Path) -> Any:
         """Tokenizer or image processor of a folder."""
 
+    def save_preparer(self, preparer: Any, folder: str | Path) -> None:
+        """What `load_preparer` reads; the same files whatever was prepared before."""
+        preparer.save_pretrained(folder)
+
     @abstractmethod
     def prepare(self, preparer: Any, values: list, max_length: int) -> dict[str, Tensor]:
         """Decoded values -> the inputs of an encoder, in Hugging Face names."""
@@ -111,6 +115,13 @@ class TextKind(Kind):
     def load_preparer(self, folder: str | Path) -> Any:
         """A tokenizer for which `[SEP]` or `<|endoftext|>` in a post are text, and not its own marks."""
         return AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
+
+    def save_preparer(self, preparer: Any, folder: str | Path) -> None:
+        """Without the truncation and padding of the last texts, which a tokenizer keeps and would write."""
+        if preparer.is_fast:
+            preparer.backend_tokenizer.no_truncation()
+            preparer.backend_tokenizer.no_padding()
+        preparer.save_pretrained(folder)
 
     def prepare(self, preparer: Any, values: list, max_length: int) -> dict[str, Tensor]:
         """`input_ids`, `attention_mask` (B, L), padded to the longest text."""
