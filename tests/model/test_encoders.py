@@ -66,7 +66,8 @@ def test_the_saved_tokenizer_does_not_depend_on_what_was_read_before(encoders, t
     for path in (tmp_path / "before").iterdir():
         assert path.read_bytes() == (tmp_path / "after" / path.name).read_bytes(), path.name
     again = encoder.prepare([text(1), text(2, 30)], max_length=9)
-    assert torch.equal(again["input_ids"], inputs["input_ids"]) and inputs["input_ids"].shape == (2, 9)
+    assert torch.equal(again["input_ids"], inputs["input_ids"])
+    assert inputs["input_ids"].shape == (2, 9)
 
 
 def test_no_weights_are_kept_that_are_never_read(encoders):
