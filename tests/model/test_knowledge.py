@@ -11,6 +11,7 @@ from conftest import DIM, SHARED, make_dataset, needs_shared, picture
 from datasets import Dataset
 
 from clfa.config import FusionConfig, ModalityConfig, ModelConfig
+from clfa.data.cells import hashtags, without_hashtags
 from clfa.data.columns import knowledge_columns, read_heads, word_places
 from clfa.data.records import Record
 from clfa.errors import UserError
@@ -23,13 +24,11 @@ from clfa.model.knowledge import (
     Words,
     WordStore,
     choose_graph,
-    hashtags,
     parse_heads,
     polarity_bias,
     read_lexicon,
     read_words,
     token_edges,
-    without_hashtags,
     word_edges,
     word_of_token,
 )

@@ -116,11 +116,38 @@ def run_lstm(
     CPU has an LSTM in bf16.
     """
     lengths = mask.sum(1).clamp(min=1).cpu()
-    first = None
-    if begin is not None:
-        hidden, cell = begin.float().view(len(states), 2, 2, lstm.hidden_size).permute(1, 2, 0, 3).contiguous()
-        first = (hidden, cell)
+    if begin is None:
+        begin = states.new_zeros(len(states), 4 * lstm.hidden_size)
+    first = begin.float().view(len(states), 2, 2, lstm.hidden_size).permute(1, 2, 0, 3).contiguous()
+    if torch.compiler.is_exporting():  # packed texts have a length that depends on the data
+        return torch.ops.clfa.lstm(states.float(), lengths, *onnx_weights(lstm), first[0], first[1]) * mask[:, :, None]
     packed = pack_padded_sequence(states.float(), lengths, batch_first=True, enforce_sorted=False)
     with torch.autocast(states.device.type, enabled=False):
-        hidden_states, _ = pad_packed_sequence(lstm(packed, first)[0], batch_first=True, total_length=states.shape[1])
+        hidden_states, _ = pad_packed_sequence(
+            lstm(packed, (first[0], first[1]))[0], batch_first=True, total_length=states.shape[1]
+        )
     return hidden_states * mask[:, :, None]
+
+
+def onnx_weights(
+    lstm: nn.LSTM,
+) -> tuple[Float[Tensor, "2 gates width"], Float[Tensor, "2 gates hidden"], Float[Tensor, "2 biases"]]:
+    """Weights of input and state, and biases, of both directions as the ONNX operator LSTM takes them: its gates are in the
+    order i, o, f, c, those of PyTorch i, f, c, o."""
+
+    def both(name: str) -> Tensor:
+        ways = [getattr(lstm, f"{name}_l0{way}").chunk(4) for way in ("", "_reverse")]
+        return torch.stack([torch.cat([i, o, f, c]) for i, f, c, o in ways])
+
+    return both("weight_ih"), both("weight_hh"), torch.cat([both("bias_ih"), both("bias_hh")], 1)
+
+
+_library = torch.library.Library("clfa", "DEF")
+_GIVEN = ("states", "lengths", "of_input", "of_state", "biases", "hidden", "cell")
+_library.define(f"lstm({', '.join(f'Tensor {name}' for name in _GIVEN)}) -> Tensor")
+
+
+@torch.library.register_fake("clfa::lstm")
+def _shape_of_lstm(states, lengths, of_input, of_state, biases, hidden, cell):
+    """What `run_lstm` is in an exported graph: (B, T, 2 H). It is never computed by PyTorch."""
+    return states.new_empty(*states.shape[:2], 2 * of_state.shape[2])

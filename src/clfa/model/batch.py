@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from clfa.config import ModelConfig
 from clfa.data.cache import Cache, content_key
+from clfa.data.cells import value_of
 from clfa.data.rows import Row
 from clfa.model.knowledge import (
     Words,
@@ -22,7 +23,7 @@ from clfa.model.knowledge import (
     read_words,
     token_edges,
 )
-from clfa.model.modalities import kind_of, value_of
+from clfa.model.modalities import kind_of
 
 NO_LABEL = -100
 """The class that PyTorch's cross entropy leaves out."""
@@ -116,7 +117,7 @@ class Collator:
     def _prepared(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Inputs:
         modality = self.config.modalities[name]
         kind = kind_of(modality)
-        values = [self._value(name, row) for row in rows]
+        values = [value_of(row, name, self.config) for row in rows]
         decoded = [kind.blank if value is None else kind.decode(value) for value in values]
         present = torch.tensor([value is not None for value in values])
         return Inputs(present, kind.prepare(self.preparers[name], decoded, modality.max_length))
@@ -158,15 +159,10 @@ class Collator:
                 stored = row.key(self.config.column(name), modality.kind)
                 if stored is not None:
                     return b"" if self.config.missing == "token" and stored == empty else stored
-            value = self._value(name, row)
+            value = value_of(row, name, self.config)
             return b"" if value is None else content_key(modality.kind, value)
 
         return np.array([key(row) for row in rows], dtype="S16")
-
-    def _value(self, name: str, row: Mapping[str, Any]) -> str | bytes | None:
-        """What the modality reads of a row; of a model with stand-ins for what is missing, `None` for an empty text."""
-        value = value_of(row, name, self.config.modalities[name])
-        return None if self.config.missing == "token" and not value else value
 
     def _with_knowledge(self, name: str, rows: Sequence[Mapping[str, Any]], modalities: Mapping[str, Inputs]) -> Inputs:
         modality, inputs = self.config.modalities[name], modalities[name]
@@ -187,7 +183,7 @@ class Collator:
     def _words(self, name: str, row: Mapping[str, Any]) -> Words:
         modality = self.config.modalities[name]
 
-        tokenizer, text = self.preparers[name], str(value_of(row, name, modality) or "")
+        tokenizer, text = self.preparers[name], str(value_of(row, name, self.config) or "")
         aligned = None
         if isinstance(row, Row) and not row.changes:
             aligned = self.words.get(

@@ -1,10 +1,9 @@
-"""Knowledge about words, brought to the tokens of an encoder: graphs of the sentence, polarities, hashtags.
+"""Knowledge about words, brought to the tokens of an encoder: graphs of the sentence, polarities.
 
 Words are what white space separates. A word's knowledge holds for each of its word pieces; special tokens have none.
 """
 
 import functools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,21 +21,10 @@ from clfa.errors import UserError
 
 WINDOW = 2
 SPACY_MODEL = "en_core_web_sm"
-HASHTAG = re.compile(r"#\s?(\w+)")
 
 Lexicon = Mapping[str, float]
 Aligned = tuple[NDArray[np.int64], list[int] | None]
 """Number of the word of each token, and each word's head where there is a tree (see `Words`)."""
-
-
-def hashtags(text: str) -> str | None:
-    """The words behind `#` (also `# word`, as MMSD writes it), with spaces; `None` if there are none."""
-    return " ".join(HASHTAG.findall(text)) or None
-
-
-def without_hashtags(text: str) -> str:
-    """The text with its hashtags taken out, words included; empty if there is nothing else."""
-    return " ".join(re.sub(r"(?:#\s?)+\w*", " ", text).split())
 
 
 def choose_graph(graph: str, rows: Any, column: str) -> str:

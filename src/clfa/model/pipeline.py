@@ -3,7 +3,7 @@
 Validation in training, evaluation, probes, prediction and services all go through it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from clfa.config import ModelConfig
 from clfa.data.cache import Cache
+from clfa.data.cells import Post, by_length, clean_post
 from clfa.data.progress import progress
 from clfa.data.rows import Rows, fill_split
 from clfa.errors import UserError
@@ -29,9 +30,6 @@ from clfa.model.encoders import Encoder
 from clfa.model.modalities import kind_of
 
 ABSENT = -1
-WINDOW = 2_048  # rows that are sorted by length together
-
-Post = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -126,12 +124,7 @@ class Pipeline:
         Raises:
             UserError: a value cannot be read, such as an image that is missing on disk.
         """
-        row = {"text": "", **post}
-        row.pop("label", None)
-        for name, modality in self.config.modalities.items():
-            column = self.config.column(name)
-            row[column] = kind_of(modality).clean(row.get(column), self.text_cleaning)
-        return row | {"text": row["text"] or ""}
+        return clean_post(post, self.config, self.text_cleaning)
 
     def logits(self, rows: Sequence[Post], what: str = "predicting") -> Float[Tensor, "rows classes"]:
         """Logits of all rows in their order, in fp32 and evaluation mode; posts of similar length share a batch.
@@ -142,7 +135,8 @@ class Pipeline:
         """
         logits = torch.empty(len(rows), len(self.class_names))
         with progress(what, len(rows)) as bar:
-            for places in self._batches(rows):
+            texts = rows.texts if isinstance(rows, Rows) else [row.get("text") or "" for row in rows]
+            for places in by_length(texts, self.batch_size):
                 logits[places] = self.output([rows[place] for place in places]).logits.float().cpu()
                 bar.add(len(places))
         return logits
@@ -226,14 +220,6 @@ class Pipeline:
                 tokens[name] = Tokens(states, mask[:, :length].to(self.device), edges)
             logits.append(self.model.fuse(tokens).logits.double().cpu().numpy())
         return np.concatenate(logits)
-
-    def _batches(self, rows: Sequence[Post]) -> Iterator[list[int]]:
-        """Places of rows that share a batch: windows of rows, sorted by the length of the text."""
-        texts = rows.texts if isinstance(rows, Rows) else [row.get("text") or "" for row in rows]
-        for start in range(0, len(rows), WINDOW):
-            window = sorted(range(start, min(len(rows), start + WINDOW)), key=lambda place: len(texts[place]))
-            for first in range(0, len(window), self.batch_size):
-                yield window[first : first + self.batch_size]
 
 
 def _means(encode: Callable[[list], list[Tensor]], values: list) -> list[Float[Tensor, "1 width"]]:
