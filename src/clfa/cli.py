@@ -47,6 +47,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "probe": commands.probe,
     "predict": commands.predict,
     "explain": commands.explain,
+    "export": commands.export,
 }
 GROUPS = {
     "import": "Turn raw files into a dataset directory: Parquet with the images inside, dataset.json, dropped.jsonl.",

@@ -447,8 +447,6 @@ def predict(
         clfa predict runs/posts --input posts.csv --output predicted.csv --on-bad mask
     """
     log.info("%s: loading the model", run)
-    from clfa.serving.files import predict_file
-
     if (text is None) == (input is None) or (input is None) != (output is None):
         raise UserError("give --text and --image for one post, or --input and --output for a file of posts")
     if text is not None and column:
@@ -456,8 +454,33 @@ def predict(
     if input is not None and output is not None:
         columns = {"text": text_column, "image": image_column, "knowledge": knowledge_column, **_further(column)}
         directory = Path(image_dir) if image_dir else None
+        from clfa.serving.files import predict_file
+
         return predict_file(run, Path(input), Path(output), columns, directory, on_bad)
     return vars(clfa.Predictor(run).one({"text": text, "image": image}))
+
+
+def export(run: RunDir, *, format: Literal["onnx"] = "onnx", out: str | None = None, int8: bool = False) -> object:
+    """Write a trained run as a folder that answers without PyTorch and transformers: `pip install 'clfa[onnx]'` is enough.
+
+    It is compared with the run on 500 posts before it is left: labels, prepared inputs and logits, in batches of each size
+    from 1 to 33, posts without image and posts without text among them.
+
+    Args:
+        format: Of the model's file.
+        out: Folder to write; RUN/onnx by default.
+        int8: Store linear maps and embeddings as 8 bit integers: smaller and faster. What that costs is measured on
+            validation, and said.
+
+    Examples:
+        clfa export runs/posts --format onnx
+        clfa predict runs/posts/onnx --text "what a lovely day" --image storm.jpg
+        clfa export runs/posts --format onnx --int8 --out exported
+    """
+    log.info("%s: loading the model", run)
+    from clfa.studies.export import export as write_onnx
+
+    return {"onnx": write_onnx}[format](run, out, int8)
 
 
 def check(

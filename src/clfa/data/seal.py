@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ LAYOUT = 1
 MANIFEST = "manifest.json"
 
 
-def seal(folder: Path, files: Iterable[Path]) -> None:
-    """Write `manifest.json`: size and SHA-256 of these files of the folder, and the version of this layout."""
+def seal(folder: Path, files: Iterable[Path], made_with: Mapping[str, Any] | None = None) -> None:
+    """Write `manifest.json`: size and SHA-256 of these files of the folder, the version of this layout, and the versions of
+    what it was made with."""
     own = [path for path in sorted(files) if path != folder / MANIFEST]
     described = {path.relative_to(folder).as_posix(): _described(path) for path in own}
-    write_text(folder / MANIFEST, json.dumps({"layout": LAYOUT, "files": described}, indent=1) + "\n")
+    more = {"made_with": dict(made_with)} if made_with else {}
+    write_text(folder / MANIFEST, json.dumps({"layout": LAYOUT, "files": described} | more, indent=1) + "\n")
 
 
 def problem_of(folder: Path, alone: bool = False) -> str:

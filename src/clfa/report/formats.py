@@ -9,7 +9,7 @@ from clfa.data.atomic import replacing
 from clfa.data.check import Check
 from clfa.data.problems import PROBLEMS
 from clfa.data.records import Manifest
-from clfa.evidence.results import Audit, Comparison, Demo, Evaluation, Fit, Probe, Reproduction, Scores, Sweep
+from clfa.evidence.results import Audit, Comparison, Demo, Evaluation, Export, Fit, Probe, Reproduction, Scores, Sweep
 from clfa.metrics import METRICS
 from clfa.report.tables import Rows, cell, footnotes, name_of, reproduction_rows, system_rows, tried_rows
 
@@ -104,6 +104,23 @@ def _check(result: Check) -> str:
             lines.append(f"  {what if what.startswith(each.where) else f'{each.where}{of}: {what}'}")
         if count > len(shown):
             lines.append(f"  … and {count - len(shown):,} more in {result.file}")
+    return "\n".join(lines)
+
+
+@terminal.register
+def _export(result: Export) -> str:
+    lines = [
+        f"{result.output}: {result.megabytes:.1f} MB",
+        f"equal to the run on {result.compared:,} posts ({result.posts_of}): labels, prepared inputs, and logits within "
+        f"{result.largest_difference:.1g}",
+    ]
+    if result.int8 is not None:
+        cost = result.int8
+        gaps = [
+            f"{METRICS[name].title} {gap.text(METRICS[name].unit, signed=True)}"
+            for name, gap in cost.differences.items()
+        ]
+        lines.append(f"8 bit integers change {cost.changed:,} of {cost.rows:,} labels on validation: {', '.join(gaps)}")
     return "\n".join(lines)
 
 

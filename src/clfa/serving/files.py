@@ -13,6 +13,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+from clfa.data.cells import CELLS
 from clfa.data.columns import KNOWLEDGE_COLUMNS, as_text, knowledge_columns
 from clfa.data.formats import Table
 from clfa.data.images import safe_image
@@ -21,7 +22,6 @@ from clfa.data.progress import progress, track
 from clfa.data.seal import MANIFEST
 from clfa.data.tables import OPTIONS, open_posts
 from clfa.errors import UserError
-from clfa.model.modalities import kind_of
 from clfa.serving.output import WRITERS, Row, Shards, Types
 from clfa.serving.predictor import CHUNK, Predictor
 
@@ -68,7 +68,9 @@ class _Source:
     def file_columns(self) -> list[str]:
         """The columns that a modality reads from files, such as images."""
         config = self.predictor.pipeline.config
-        return list(dict.fromkeys(config.column(name) for name, m in config.modalities.items() if kind_of(m).in_files))
+        return list(
+            dict.fromkeys(config.column(name) for name, m in config.modalities.items() if CELLS[m.kind].in_files)
+        )
 
 
 def predict_file(

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from clfa.data.cells import Post
 from clfa.errors import UserError
-from clfa.model.pipeline import Pipeline
 
-Post = Mapping[str, Any]
 Posts = Iterable[Any]
 """Of posts; a DataFrame, whose elements are its columns, is one, too."""
 CHUNK = 256
@@ -47,15 +46,17 @@ class Predictor:
     [Prediction(predicted='sarcastic', probabilities={'not_sarcastic': 0.03, 'sarcastic': 0.97}, problem='')]
 
     Args:
-        run: run directory, or any folder written by `Classifier.save_pretrained`.
+        run: run directory, or any folder written by `Classifier.save_pretrained`, or by `clfa export`.
         batch_size: posts per forward pass.
+        backend: `torch`; or `onnx` for what `clfa export` wrote, there or in the folder `onnx` of a run, without PyTorch
+            and transformers. By default `onnx` for the folder of an export, else `torch`.
 
     Raises:
         UserError: the folder holds no trained model.
     """
 
-    def __init__(self, run: str | Path, batch_size: int = 32):
-        self.pipeline = Pipeline.load(run, batch_size)
+    def __init__(self, run: str | Path, batch_size: int = 32, backend: Literal["torch", "onnx"] | None = None):
+        self.pipeline: Any = _load(Path(run), batch_size, backend)
         self.class_names = self.pipeline.class_names
         self._lock = Lock()  # tokenizers are not made for several threads
 
@@ -119,9 +120,9 @@ class Predictor:
         if not rows:
             return []
         with self._lock:
-            logits = self.pipeline.logits(rows).double()
-            decided = self.pipeline.decide(logits.numpy())
-        return [self._prediction(*each) for each in zip(decided.tolist(), logits.softmax(1).tolist())]
+            logits = np.asarray(self.pipeline.logits(rows), dtype=np.float64)
+        decided, probabilities = self.pipeline.decide(logits), _softmax(logits)
+        return [self._prediction(*each) for each in zip(decided.tolist(), probabilities.tolist())]
 
     def _prediction(self, decided: int, probabilities: list[float]) -> Prediction:
         named = {name: round(value, 6) for name, value in zip(self.class_names, probabilities)}
@@ -161,6 +162,22 @@ class Predictor:
                 rows.append(None)
                 problems.append(f"it cannot be read: {type(error).__name__}: {error}")
         return rows, problems
+
+
+def _load(run: Path, batch_size: int, backend: Literal["torch", "onnx"] | None) -> Any:
+    """A `Pipeline` or an `OnnxPipeline`; each is imported only if it is used."""
+    if backend == "onnx" or (backend is None and (run / "model.onnx").is_file()):
+        from clfa.serving.onnx import OnnxPipeline
+
+        return OnnxPipeline(run, batch_size)
+    from clfa.model.pipeline import Pipeline
+
+    return Pipeline.load(run, batch_size)
+
+
+def _softmax(logits: Float[NDArray, "posts classes"]) -> Float[NDArray, "posts classes"]:
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    return odds / odds.sum(1, keepdims=True)
 
 
 def _records(frame: Any) -> Iterator[dict[str, Any]]:

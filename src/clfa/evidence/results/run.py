@@ -221,3 +221,31 @@ class Probe:
     """`text` and `image`."""
     corruptions: Corruptions | None
     illustrations: Illustrations | None = field(default=None, repr=False, compare=False, metadata=NOT_STORED)
+
+
+@dataclass(frozen=True)
+class Int8:
+    """What integers of 8 bits cost."""
+
+    rows: int
+    """Posts of validation that it was measured on."""
+    changed: int
+    """Of them those with another label than before."""
+    differences: dict[str, Score]
+    """Metric -> with integers minus without, with the interval of a paired bootstrap over posts."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export is, and what was shown of it; stored as `export.json` in its folder."""
+
+    output: str
+    megabytes: float
+    """Of all its files."""
+    compared: int
+    """Posts on which it was compared with the run."""
+    posts_of: str
+    """Where they are from."""
+    largest_difference: float
+    """Of a logit, before weights became integers."""
+    int8: Int8 | None = None

@@ -1,0 +1,131 @@
+"""Exported models answer as the runs they are of, without PyTorch and transformers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import picture, text
+
+from clfa.config import FusionConfig
+from clfa.errors import UserError
+from clfa.fusion import FUSIONS
+from clfa.serving.onnx import OnnxPipeline
+from clfa.serving.predictor import Predictor
+from clfa.training.train import train
+
+POSTS = [
+    {"text": text(1), "image": picture(1)},
+    {"text": text(2, 30), "image": None},
+    {"text": "", "image": picture(3, (7, 90))},
+    {"text": text(4), "knowledge": text(5), "image": picture(4)},
+    {"text": "[SEP] [CLS] 喵", "image": picture(5, (1, 1))},
+]
+
+
+def export(*arguments, change="pass"):
+    """`clfa export` in a process of its own: here the check of shapes would fix, in the graph, the number of posts."""
+    code = f"{change}\nfrom clfa.cli import run\nrun()"
+    done = subprocess.run([sys.executable, "-c", code, "export", *map(str, arguments)], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def proven(run, *options):
+    code, _, said = export(run, *options)
+    assert code == 0, said
+    out = Path(options[1]) if options else run / "onnx"
+    return json.loads((out / "export.json").read_text())
+
+
+@pytest.fixture
+def run(run_config):
+    return train(run_config(train__epochs=1))
+
+
+@pytest.mark.slow
+def test_the_export_answers_without_torch_what_the_run_answers(run, tmp_path):
+    result = proven(run)
+    assert result["compared"] == 500
+    assert 0 < result["largest_difference"] <= 1e-4
+    asked = {"text": text(1), "image": str(tmp_path / "post.png")}
+    (tmp_path / "post.png").write_bytes(picture(1))
+    code = (
+        "import json, sys\n"
+        "from clfa import Predictor\n"
+        f"answer = Predictor({str(run)!r}, backend='onnx').one({asked!r})\n"
+        "heavy = [name for name in ('torch', 'transformers', 'pyarrow', 'sklearn', 'scipy') if name in sys.modules]\n"
+        "print(json.dumps([answer.probabilities, heavy]))\n"
+    )
+    probabilities, heavy = json.loads(subprocess.check_output([sys.executable, "-c", code]))
+    assert not heavy
+    assert probabilities == pytest.approx(Predictor(run).one(asked).probabilities, abs=1e-5)
+    # the folder alone, on posts of all kinds
+    ours, exported = Predictor(run), Predictor(run / "onnx")
+    assert isinstance(exported.pipeline, OnnxPipeline)
+    assert np.allclose(ours.predict_proba(POSTS), exported.predict_proba(POSTS), atol=1e-5)
+    assert (ours.predict(POSTS) == exported.predict(POSTS)).all()
+    for name, values in ours.embed(POSTS).items():
+        assert np.allclose(values, exported.embed(POSTS)[name], atol=1e-4, equal_nan=True), name
+    assert exported([{"text": "word1", "image": b"no image"}])[0].problem.startswith("image-format")
+    manifest = json.loads((run / "onnx" / "manifest.json").read_text())
+    assert {"opset", "onnxruntime", "torch"} <= manifest["made_with"].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FUSIONS)
+def test_every_fusion_is_exported(run_config, tmp_path, name):
+    described = run_config(
+        model__fusion=FusionConfig(name=name, layers=2, heads=2, feedforward=32).__dict__,
+        model__modalities__knowledge={"kind": "text", "shares": "text", "max_length": 16, "align": False},
+        loss__alignment_weight=0,
+        train__epochs=1,
+    )
+    result = proven(train(described), "--out", tmp_path / "exported")
+    assert result["largest_difference"] <= 1e-4
+    posts = [post for post in POSTS if "knowledge" not in post]
+    ours, exported = Predictor(described.output), Predictor(tmp_path / "exported")
+    assert np.allclose(ours.predict_proba(POSTS), exported.predict_proba(POSTS), atol=1e-5)
+    assert np.allclose(ours.predict_proba(posts), exported.predict_proba(posts), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_what_was_changed_or_exists_or_differs_is_refused(run, tmp_path):
+    out = tmp_path / "out"
+    code, printed, said = export(run, "--out", out, "--int8")
+    assert code == 0, said
+    assert "8 bit integers change" in printed
+    assert json.loads((out / "export.json").read_text())["int8"]["rows"] == 8
+    code, _, said = export(run, "--out", out)
+    assert (code, "exists" in said) == (2, True)
+    image = out / "image" / "image.json"
+    kept = image.read_text()
+    image.write_text(kept.replace("0.5", "0.4"))
+    with pytest.raises(UserError, match=r"image/image\.json"):
+        Predictor(out)
+    image.write_text(kept)
+    assert Predictor(out).one(POSTS[0]).predicted in ("no", "yes")
+    with pytest.raises(UserError, match="no exported model"):
+        Predictor(tmp_path, backend="onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("onnx._normalised = lambda values, mean, std: values.astype('float32')", "pixel_values is not prepared as"),
+        ("onnx.OnnxPipeline.output = lambda self, rows: Before(self, rows) + 2e-4", "differs from the run by 0.0002"),
+        ("onnx.OnnxPipeline.decide = lambda self, scores: scores.argmin(-1)", "or in a label"),
+    ],
+)
+def test_an_export_that_differs_leaves_nothing_behind(run, tmp_path, change, what):
+    code, _, said = export(
+        run,
+        "--out",
+        tmp_path / "out",
+        change=f"from clfa.serving import onnx; Before = onnx.OnnxPipeline.output; {change}",
+    )
+    assert (code, what in said) == (2, True), said
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".*partial"))
