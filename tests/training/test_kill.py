@@ -219,3 +219,28 @@ def test_a_full_disk_is_told_and_what_was_saved_goes_on(nursery, command, tmp_pa
     (small_disk / "ballast").unlink()
     assert nursery.end(nursery.start(*command("full"))) == 0
     assert left(small_disk) == left(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_signals_reach_no_loader_and_a_lost_one_ends_the_training(nursery, command, tmp_path, name, code):
+    """A terminal sends its signals to all processes, also at the moment at which those that load data begin."""
+    change = (
+        "import torch.utils.data._utils.worker as w; own = w._worker_loop; import time, os\n"
+        "from torch.utils.data import dataloader\n"
+        "def slow(*a): (open('{}', 'w').close(), time.sleep(1), own(*a))\n"
+        "dataloader._utils.worker._worker_loop = slow"
+    ).format(tmp_path / "begins")
+    child = nursery.start(*command("stopped", workers=2), change=change)
+    while not (tmp_path / "begins").is_file():
+        time.sleep(0.01)
+    assert nursery.end(child, 0.0, getattr(signal, name)) == code
+    assert "exited unexpectedly" not in nursery.said()
+    # one that the operating system kills: an error, and an end, although the others never heard of it
+    kills = "from clfa.model.batch import Collator as C; made = C.__call__; import os, torch.utils.data as d\n" + (
+        "C.__call__ = lambda *a: os._exit(9) if (i := d.get_worker_info()) and i.id else made(*a)"
+    )
+    begun = time.monotonic()
+    assert nursery.end(nursery.start(*command("lost", workers=2), change=kills)) == 1
+    assert "exited unexpectedly" in nursery.said()
+    assert time.monotonic() - begun < 120

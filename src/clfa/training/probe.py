@@ -136,7 +136,7 @@ def _kernel(
     total = np.zeros((), dtype=np.float32)
     for name, values in features.items():
         if name not in distances:
-            z = Probe(_standardisation(plain, {name: values})).hidden(torch.from_numpy(values))
+            z = Probe(_standardisation(plain, {name: values})).hidden(torch.from_numpy(values)).float()
             squares = (z**2).sum(1)
             distances[name] = (squares[:, None] + squares[None] - 2 * z @ z.T).clamp(min=0).fill_diagonal_(0).numpy()
         total = total + settings.scales.get(name, 1.0) ** 2 * distances[name]
@@ -190,7 +190,7 @@ class _Head:
 
     def standardised(self, features: Array) -> Array:
         rest = {name: value for name, value in self.arrays.items() if name in ("mean", "scale")}
-        return Probe(rest).hidden(torch.from_numpy(features)).numpy()
+        return Probe(rest).hidden(torch.from_numpy(features)).float().numpy()
 
     def _regression(self, features: Array, labels: NDArray[np.int64]) -> dict[str, torch.Tensor]:
         from sklearn.linear_model import LogisticRegression

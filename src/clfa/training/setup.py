@@ -2,6 +2,8 @@
 
 import logging
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, load_unlabelled, source_splits
 from clfa.errors import UserError
 from clfa.metrics import metric_names
-from clfa.model.batch import Collator
+from clfa.model.batch import Batch, Collator
 from clfa.model.classifier import Classifier, build_classifier
 from clfa.model.knowledge import with_graphs
 from clfa.model.modalities import kind_of
@@ -95,7 +97,6 @@ def set_up(config: RunConfig) -> Setup:
         batch_sampler=sampler if unlabelled is None else Beside(sampler, len(rows), len(unlabelled)),
         collate_fn=Collator(model.config, pipeline.preparers, pipeline.caches, teacher),
         num_workers=settings.workers,
-        worker_init_fn=_leave_signals,
         generator=torch.Generator().manual_seed(config.seed),
     )
     optimizer = torch.optim.AdamW(parameter_groups(model, settings), betas=(0.9, 0.999))
@@ -106,10 +107,26 @@ def set_up(config: RunConfig) -> Setup:
     return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights, everyone, average)
 
 
-def _leave_signals(_: int) -> None:
-    """A terminal sends its signals to the data loaders, too, whose process decides when they end."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+@contextmanager
+def one_pass(batches: DataLoader) -> Iterator[Iterator[Batch]]:
+    """The batches of an epoch, and whatever ends this block, the end of the processes that make them.
+
+    A terminal sends its signals to these, too. They are begun while signals wait, and never get any: the training decides
+    when they end.
+    """
+    signals = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        made = iter(batches)
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield made
+    finally:
+        # else Python would wait for them at its exit, where they are asked to end by a signal
+        if hasattr(made, "_shutdown_workers"):
+            made._shutdown_workers()
 
 
 def _check_modalities(config: RunConfig, rows: Rows) -> None:

@@ -35,7 +35,7 @@ from clfa.training.modality_dropout import expected_terms, forward
 from clfa.training.objective import aligns_alone, objective
 from clfa.training.optimizer import learning_rate
 from clfa.training.probe import train_probe
-from clfa.training.setup import Setup, set_up
+from clfa.training.setup import Setup, one_pass, set_up
 from clfa.training.stopping import Stop, stoppable
 
 NOT_FINITE = 3
@@ -142,15 +142,18 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
     how = "stopping after this step: the same command with --resume goes on from there"
     with _open_log(run.log_file, state.log_bytes) as file, stoppable(how) as stop:
         between_steps = partial(_between_steps, setup, run, state, stop, deadline, [time.monotonic()])
-        for epoch in state.epochs_left(settings):
-            losses = _explained(partial(_train_epoch, setup, config, state, between_steps), setup, config, stop)
+        for number in state.epochs_left(settings):
+            setup.sampler.set_epoch(state.epoch, state.batch)
+            with one_pass(setup.batches) as batches:
+                epoch = partial(_train_epoch, setup, config, state, batches, between_steps)
+                losses = _explained(epoch, setup, config, stop)
             seconds, skipped = state.seconds - state.seconds_before, state.skipped
             try:
                 with averaged(setup.model, setup.average):
                     with stop.at_once():
                         probabilities = setup.pipeline.probabilities(setup.validation, "validating")
                     scores = all_scores(setup.validation.labels, probabilities)
-                    untrained = aligns_alone(config.loss, (epoch + 1) / settings.epochs)
+                    untrained = aligns_alone(config.loss, (number + 1) / settings.epochs)
                     if state.end_epoch(None if untrained else scores[settings.monitor], better):
                         save_best(run.checkpoints, setup.model)
             except (KeyboardInterrupt, SystemExit):  # it will go on with the validation
@@ -236,15 +239,16 @@ def _between_steps(setup: Setup, run: Run, state: State, stop: Stop, deadline: f
         raise TimeUp
 
 
-def _train_epoch(setup: Setup, config: RunConfig, state: State, between_steps: Callable[[], None]) -> dict[str, float]:
+def _train_epoch(
+    setup: Setup, config: RunConfig, state: State, batches: Iterator[Batch], between_steps: Callable[[], None]
+) -> dict[str, float]:
     """One pass over the training posts, or what is left of it; the mean of each term of the loss over its batches."""
     settings, model = config.train, setup.model
     last, total = len(setup.batches) - 1, math.ceil(len(setup.batches) / settings.accumulation) * settings.epochs
-    setup.sampler.set_epoch(state.epoch, state.batch)
     model.train()
     broken, since = False, time.monotonic()
-    batches = track(setup.batches, f"posts of epoch {state.epoch + 1}", len(setup.rows), _labelled)
-    for number, batch in enumerate(batches, state.batch):
+    tracked = track(batches, f"posts of epoch {state.epoch + 1}", len(setup.rows), _labelled)
+    for number, batch in enumerate(tracked, state.batch):
         state.factor = learning_rate(state.step, total, settings)
         for group in setup.optimizer.param_groups:
             group["lr"] = group["peak"] * state.factor
