@@ -6,6 +6,8 @@ return their results; everything else lives in the module named after it.
 
 from importlib import import_module
 
+from clfa.errors import UserError
+
 __version__ = "0.1.0"
 # by name, and imported on first use: torch and transformers take seconds, `clfa --help` must not
 _HOMES = {
@@ -23,9 +25,20 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
+def lacking(error: ModuleNotFoundError) -> str:
+    """What to install where a package is missing: `pip install clfa` alone brings what an exported model needs."""
+    extra = (
+        "onnx" if error.name in ("onnxruntime", "tokenizers") else "export" if error.name == "onnxscript" else "train"
+    )
+    return f"the package {error.name} is not installed: pip install 'clfa[{extra}]'"
+
+
 def __getattr__(name: str):
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        try:
+            return getattr(import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as error:
+            raise UserError(f"clfa.{name}: {lacking(error)}") from error
     raise AttributeError(f"module 'clfa' has no attribute {name!r}")
 
 

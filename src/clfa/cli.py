@@ -22,7 +22,7 @@ from jsonargparse import (
     set_parsing_settings,
 )
 
-from clfa import __version__, commands
+from clfa import __version__, commands, lacking
 from clfa.errors import UserError
 
 Command = Callable[..., object]
@@ -114,6 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"{error}\nSee `clfa {' '.join([*words, '--help'])}`")
     except UserError as error:
         return _refuse(f"{error} [{error.code}]" if error.code else str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("clfa"):
+            raise
+        return _refuse(lacking(error))
     except BrokenPipeError:  # whoever read the output has heard enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

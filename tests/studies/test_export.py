@@ -129,3 +129,35 @@ def test_an_export_that_differs_leaves_nothing_behind(run, tmp_path, change, wha
     assert (code, what in said) == (2, True), said
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*partial"))
+
+
+WITHOUT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "datasets", "scipy", "sklearn", "pyarrow", "matplotlib"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name.split(".")[0])
+sys.meta_path.insert(0, Absent())
+from clfa.cli import run
+run()
+"""
+
+
+@pytest.mark.slow
+def test_the_small_install_answers_and_says_what_the_rest_needs(run, tmp_path):
+    """What `pip install 'clfa[onnx]'` brings, by hiding all else."""
+
+    def said(*arguments):
+        done = subprocess.run([sys.executable, "-c", WITHOUT, *map(str, arguments)], capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    proven(run)
+    code, answer = said("predict", run / "onnx", "--text", "word1 word2")
+    assert code == 0, answer
+    assert "predicted: " in answer
+    assert said("--help")[0] == 0
+    for command in (("predict", run, "--text", "word1"), ("train", "--config", run / "config.yaml"), ("export", run)):
+        code, answer = said(*command)
+        assert code == 2
+        assert "pip install 'clfa[train]'" in answer
+        assert "Traceback" not in answer
