@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import picture, text
+import torch
+from conftest import DIM, picture, text
 
-from clfa.config import FusionConfig
+from clfa.config import FusionConfig, ModalityConfig, ModelConfig
 from clfa.errors import UserError
 from clfa.fusion import FUSIONS
+from clfa.model.classifier import build_classifier
 from clfa.serving.onnx import OnnxPipeline
 from clfa.serving.predictor import Predictor
 from clfa.training.train import train
@@ -84,10 +86,33 @@ def test_every_fusion_is_exported(run_config, tmp_path, name):
     )
     result = proven(train(described), "--out", tmp_path / "exported")
     assert result["largest_difference"] <= 1e-4
-    posts = [post for post in POSTS if "knowledge" not in post]
     ours, exported = Predictor(described.output), Predictor(tmp_path / "exported")
     assert np.allclose(ours.predict_proba(POSTS), exported.predict_proba(POSTS), atol=1e-5)
-    assert np.allclose(ours.predict_proba(posts), exported.predict_proba(posts), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_graphs_polarities_and_hashtags_are_read_without_torch(encoders, tmp_path):
+    """Of a model without a run, and so without posts of its own to be compared on."""
+    lexicon = tmp_path / "lexicon.txt"
+    lexicon.write_text("".join(f"word{n}\t{(n - 20) / 20}\n" for n in range(40)))
+    knowledge = ModalityConfig("text", shares="text", graph="window", polarity=str(lexicon), max_length=16)
+    modalities = {
+        "text": ModalityConfig("text", str(encoders / "bert"), graph="dependencies", max_length=16),
+        "image": ModalityConfig("image", str(encoders / "vit")),
+        "knowledge": knowledge,
+        "tags": ModalityConfig("text", shares="text", column="text", part="hashtags", max_length=16),
+    }
+    torch.manual_seed(0)
+    model = build_classifier(ModelConfig(modalities, DIM, 32, FusionConfig("cmgcn", 2, 2, 32)), ["no", "yes"])
+    model.save_pretrained(tmp_path / "model")
+    assert proven(tmp_path / "model", "--out", tmp_path / "exported")["posts_of"] == "generated"
+    ours, exported = Predictor(tmp_path / "model"), Predictor(tmp_path / "exported")
+    known = {"text": "word1 word39 #word7", "knowledge": "word2 word38", "dependencies": "2 0 2", "image": picture(7)}
+    posts = [*POSTS, known]
+    expected = ours.predict_proba(posts)
+    assert np.allclose(expected, exported.predict_proba(posts), atol=1e-5)
+    for column in ("dependencies", "knowledge"):  # what they know is read
+        assert not np.allclose(expected[-1], exported.predict_proba([known | {column: None}])[0], atol=1e-6)
 
 
 @pytest.mark.slow

@@ -18,10 +18,9 @@ from clfa.model.knowledge import (
     Words,
     WordStore,
     align_words,
-    polarity_bias,
-    read_lexicon,
+    bias_of,
+    edges_of,
     read_words,
-    token_edges,
 )
 from clfa.model.modalities import kind_of
 
@@ -166,18 +165,16 @@ class Collator:
 
     def _with_knowledge(self, name: str, rows: Sequence[Mapping[str, Any]], modalities: Mapping[str, Inputs]) -> Inputs:
         modality, inputs = self.config.modalities[name], modalities[name]
-        if modality.graph and modality.fused:
-            edges = [token_edges(self._words(name, row), inputs.length) for row in rows]
-            inputs = replace(inputs, edges=torch.stack(edges))
-        if modality.polarity and modality.fused:
+        if not modality.fused or not (modality.graph or modality.polarity):
+            return inputs
+        words = [self._words(name, row) for row in rows]
+        if modality.graph:
+            inputs = replace(inputs, edges=torch.from_numpy(edges_of(words, inputs.length)))
+        if modality.polarity:
             query = self.config.query()
-            bias = torch.zeros(len(rows), modalities[query].length, inputs.length)
-            lexicon = read_lexicon(modality.polarity)
-            for place, row in enumerate(rows):
-                own = polarity_bias(self._words(query, row), self._words(name, row), lexicon)
-                own = own[: bias.shape[1], : bias.shape[2]]
-                bias[place, : own.shape[0], : own.shape[1]] = own
-            inputs = replace(inputs, bias=bias)
+            asking = [self._words(query, row) for row in rows]
+            lengths = (modalities[query].length, inputs.length)
+            inputs = replace(inputs, bias=torch.from_numpy(bias_of(asking, words, modality.polarity, lengths)))
         return inputs
 
     def _words(self, name: str, row: Mapping[str, Any]) -> Words:

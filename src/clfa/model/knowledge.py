@@ -1,6 +1,7 @@
 """Knowledge about words, brought to the tokens of an encoder: graphs of the sentence, polarities.
 
-Words are what white space separates. A word's knowledge holds for each of its word pieces; special tokens have none.
+Words are what white space separates. A word's knowledge holds for each of its word pieces; special tokens have none. Without
+PyTorch, so that an exported model reads the same.
 """
 
 import functools
@@ -10,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
 from clfa.config import ModelConfig
 from clfa.data.columns import read_heads, word_places
@@ -143,21 +142,25 @@ class WordStore:
         return values[1:tokens], values[tokens:].tolist() or None
 
 
-def token_edges(words: Words, length: int) -> Float[Tensor, "tokens tokens"]:
+def edges_of(words: Sequence[Words], length: int) -> Float[NDArray, "posts tokens tokens"]:
+    """The graphs of some texts on their tokens, see `token_edges`."""
+    return np.stack([token_edges(one, length) for one in words])
+
+
+def token_edges(words: Words, length: int) -> Float[NDArray, "tokens tokens"]:
     """The graph of a text's words, on its tokens: 1 between tokens of the same word or of neighbouring words.
 
     Args:
         words: `read_words`; without heads neighbours are words at most two apart.
         length: of the result; tokens beyond the text's have no edges, special tokens only one to themselves.
     """
-    of_token = torch.from_numpy(words.of_token)
-    known, count = of_token >= 0, len(of_token)
-    result = torch.zeros(max(length, count), max(length, count))
-    result[range(count), range(count)] = 1
+    known, count = words.of_token >= 0, len(words.of_token)
+    result = np.zeros((max(length, count),) * 2, dtype=np.float32)
+    np.fill_diagonal(result[:count, :count], 1)
     if words.words:
-        edges = torch.from_numpy(word_edges(len(words.words), words.heads))
-        linked = edges[of_token.clamp(min=0)[:, None], of_token.clamp(min=0)[None]] & known[:, None] & known[None]
-        result[:count, :count][linked] = 1
+        edges = word_edges(len(words.words), words.heads)
+        places = words.of_token.clip(min=0)
+        result[:count, :count][edges[places[:, None], places[None]] & known[:, None] & known[None]] = 1
     return result[:length, :length]
 
 
@@ -167,12 +170,15 @@ def word_of_token(tokenizer: Any, text: str, words: Sequence[tuple[int, int]], m
     Raises:
         UserError: the tokenizer does not say where its tokens come from.
     """
-    if not getattr(tokenizer, "is_fast", False):
+    if hasattr(tokenizer, "encode_batch"):  # of the library tokenizers, which knows where it cuts texts
+        offsets = tokenizer.encode(text).offsets
+    elif getattr(tokenizer, "is_fast", False):
+        offsets = tokenizer(text, truncation=True, max_length=max_length, return_offsets_mapping=True)["offset_mapping"]
+    else:
         raise UserError("graphs and polarities need a fast tokenizer (one that gives character offsets)")
-    encoded = tokenizer(text, truncation=True, max_length=max_length, return_offsets_mapping=True)
     starts = np.array([start for start, _ in words])
     result = []
-    for start, end in encoded["offset_mapping"]:
+    for start, end in offsets:
         if end <= start:
             result.append(-1)
             continue
@@ -229,7 +235,18 @@ def read_lexicon(name: str) -> Lexicon:
     return found
 
 
-def polarity_bias(first: Words, second: Words, lexicon: Lexicon) -> Float[Tensor, "first second"]:
+def bias_of(
+    first: Sequence[Words], second: Sequence[Words], name: str, lengths: tuple[int, int]
+) -> Float[NDArray, "posts first second"]:
+    """`polarity_bias` of the words of some posts, of so many tokens, by the lexicon of this name."""
+    lexicon, result = read_lexicon(name), np.zeros((len(first), *lengths), dtype=np.float32)
+    for place, (one, other) in enumerate(zip(first, second)):
+        own = polarity_bias(one, other, lexicon)[: lengths[0], : lengths[1]]
+        result[place, : own.shape[0], : own.shape[1]] = own
+    return result
+
+
+def polarity_bias(first: Words, second: Words, lexicon: Lexicon) -> Float[NDArray, "first second"]:
     """|s_a - s_b| e^(-s_a s_b) for tokens a and b with polarities s; 0 where one has none or both are the same word.
 
     Large where the polarities are opposite. Source: CMGCN (Liang et al. 2022), section 3.3, and the released code of CLFA,
@@ -241,9 +258,9 @@ def polarity_bias(first: Words, second: Words, lexicon: Lexicon) -> Float[Tensor
         lexicon: `read_lexicon`.
     """
     words = [[side.words[n] if n >= 0 else "" for n in side.of_token] for side in (first, second)]
-    a, b = (torch.tensor([lexicon.get(word, torch.nan) for word in side]) for side in words)
-    same = torch.tensor([[x == y for y in words[1]] for x in words[0]], dtype=torch.bool).reshape(len(a), len(b))
-    return ((a[:, None] - b).abs() * torch.exp(-a[:, None] * b)).nan_to_num(0).masked_fill(same, 0)
+    a, b = (np.array([lexicon.get(word, np.nan) for word in side], dtype=np.float32) for side in words)
+    same = np.array([[x == y for y in words[1]] for x in words[0]], dtype=bool).reshape(len(a), len(b))
+    return np.where(same, np.float32(0), np.nan_to_num(np.abs(a[:, None] - b) * np.exp(-a[:, None] * b)))
 
 
 def parse_heads(nlp: Any, words: Sequence[str]) -> list[int]:

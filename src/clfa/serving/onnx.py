@@ -18,8 +18,11 @@ from clfa.data.cells import CELLS, Post, by_length, clean_post, value_of
 from clfa.data.progress import progress
 from clfa.data.seal import refuse_changed
 from clfa.errors import UserError
+from clfa.model.knowledge import Words, bias_of, edges_of, read_words
 
 MODEL, ABOUT = "model.onnx", "model.json"
+KNOWLEDGE = ("edges", "bias")
+"""What a graph takes of words, beside what its encoders take."""
 SIZES = ({"height", "width"}, {"shortest_edge"})
 """Keys of an image processor's `size` that `ImageReader` understands."""
 
@@ -68,7 +71,30 @@ class OnnxPipeline:
             found[f"{name}.present"] = np.array([value is not None for value in values])
             decoded = [cells.blank if value is None else cells.decode(value) for value in values]
             found |= {f"{name}.{key}": array for key, array in reader(decoded).items()}
+        for name in self.reads:
+            found |= self._known(name, rows, found)
         return found
+
+    def _known(self, name: str, rows: Sequence[Post], found: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Graphs and polarities of the words of a modality that has them, see `clfa.model.knowledge`."""
+        modality, query = self.config.modalities[name], self.config.query()
+        if not (modality.graph or modality.polarity):
+            return {}
+        words = [self._words(name, row) for row in rows]
+        length, asking = (found[f"{self.reads[each]}.input_ids"].shape[1] for each in (name, query))
+        known = {}
+        if modality.graph:
+            known[f"{name}.edges"] = edges_of(words, length)
+        if modality.polarity:
+            first = [self._words(query, row) for row in rows]
+            known[f"{name}.bias"] = bias_of(first, words, modality.polarity, (asking, length))
+        return known
+
+    def _words(self, name: str, row: Post) -> Words:
+        reader, modality = self.readers[self.reads[name]], self.config.modalities[name]
+        assert isinstance(reader, TextReader)
+        text = str(value_of(row, name, self.config) or "")
+        return read_words(reader.tokenizer, row, text, modality.graph, modality.max_length)
 
     def logits(self, rows: Sequence[Post], what: str = "predicting") -> Float[NDArray, "rows classes"]:
         """Logits of all rows in their order; posts of similar length share a batch."""

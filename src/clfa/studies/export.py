@@ -37,7 +37,7 @@ from clfa.model.batch import Batch, Inputs
 from clfa.model.classifier import Classifier
 from clfa.model.pipeline import Pipeline
 from clfa.runs import Run
-from clfa.serving.onnx import ABOUT, MODEL, SIZES, OnnxPipeline
+from clfa.serving.onnx import ABOUT, KNOWLEDGE, MODEL, SIZES, OnnxPipeline
 
 OPSET = 20
 CLOSE = 1e-4
@@ -63,14 +63,13 @@ def export(run: str | Path, output: str | Path | None = None, int8: bool = False
             What that costs is measured on validation.
 
     Raises:
-        UserError: the output exists; the run reads graphs or polarities; an image processor that does something of its own;
-            what was written does not answer as the run does.
+        UserError: the output exists; a tokenizer or image processor that does something of its own; what was written does
+            not answer as the run does.
     """
     target = Path(output or Path(run) / "onnx")
     if target.exists():
         raise UserError(f"{target} exists: choose another --out, or delete it")
     pipeline = Pipeline.load(run)
-    _refuse_knowledge(pipeline.config)
     posts, posts_of = _posts(Run(run), pipeline.config)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -92,16 +91,6 @@ def export(run: str | Path, output: str | Path | None = None, int8: bool = False
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return result
-
-
-def _refuse_knowledge(config: ModelConfig) -> None:
-    for name, modality in config.modalities.items():
-        for key in ("graph", "polarity"):
-            if modality.fused and getattr(modality, key):
-                raise UserError(
-                    f"{name} has the {key} {getattr(modality, key)!r}, which is read from words with PyTorch: such a run "
-                    "cannot be exported; use it as it is, or train it without"
-                )
 
 
 def _posts(run: Run, config: ModelConfig) -> tuple[list[dict[str, Any]], str]:
@@ -224,7 +213,9 @@ class _Graph(nn.Module):
         modalities = {}
         for name, read in self.reads.items():
             own = {key.removeprefix(f"{read}."): value for key, value in inputs.items() if key.startswith(f"{read}.")}
-            modalities[name] = Inputs(own.pop("present"), own)
+            encoded = {key: own[key] for key in own.keys() - {"present", *KNOWLEDGE}}
+            known = {key: inputs.get(f"{name}.{key}") for key in KNOWLEDGE}
+            modalities[name] = Inputs(own["present"], encoded, **known)
         output = self.model(Batch(modalities))
         return (output.logits, *(output.embeds[name] for name in self.reads))
 
@@ -236,6 +227,9 @@ def _given(pipeline: Pipeline, reads: dict[str, str], rows: Sequence[Post]) -> d
         inputs = batch.modalities[name]
         given[f"{name}.present"] = inputs.present
         given |= {f"{name}.{key}": value for key, value in inputs.inputs.items()}
+    for name in reads:
+        known = {key: getattr(batch.modalities[name], key) for key in KNOWLEDGE}
+        given |= {f"{name}.{key}": value for key, value in known.items() if value is not None}
     return given
 
 
@@ -246,7 +240,7 @@ def _write_graph(pipeline: Pipeline, reads: dict[str, str], posts: list[dict[str
     longest = sorted(posts, key=lambda post: sum(len(cell) for cell in post.values() if isinstance(cell, str)))[-5:]
     given = _given(pipeline, reads, longest)
     free = torch.export.Dim.DYNAMIC
-    shapes = {key: {0: free, 1: free} if value.dtype == torch.int64 else {0: free} for key, value in given.items()}
+    shapes = {key: dict.fromkeys(range(1 if value.ndim == 4 else value.ndim), free) for key, value in given.items()}
     names = list(given)
     graph = _Graph(model, reads).eval()
     with torch.no_grad(), _quiet():
