@@ -194,7 +194,8 @@ def test_teacher_commands(dataset, encoders, tmp_path, capsys):
 
 
 ROOMS = """
-__init__ errors
+errors
+__init__
 metrics
 config
 losses fusion data
