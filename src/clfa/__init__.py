@@ -22,6 +22,9 @@ _HOMES = {
     "sweep": "clfa.studies.sweep",
     "train": "clfa.training.train",
 }
+_EXTRAS = {"onnxruntime": "onnx", "tokenizers": "onnx", "onnxscript": "export", "onnx": "export"} | dict.fromkeys(
+    ("fastapi", "uvicorn", "prometheus_client", "python_multipart"), "serve"
+)
 __all__ = ["__version__", *_HOMES]
 
 

@@ -48,6 +48,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "predict": commands.predict,
     "explain": commands.explain,
     "export": commands.export,
+    "serve": commands.serve,
 }
 GROUPS = {
     "import": "Turn raw files into a dataset directory: Parquet with the images inside, dataset.json, dropped.jsonl.",

@@ -483,6 +483,38 @@ def export(run: RunDir, *, format: Literal["onnx"] = "onnx", out: str | None = N
     return {"onnx": write_onnx}[format](run, out, int8)
 
 
+def serve(
+    run: RunDir,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    keys: str | None = None,
+    backend: Literal["torch", "onnx"] | None = None,
+) -> object:
+    """Answer posts over HTTP until SIGTERM or Ctrl-C; then what was asked before is answered, and the process ends with 0.
+
+    POST /predict takes JSON {"posts": [{"text": …, "image": base64}]}, /predict/one a single post, /predict/form a form with
+    the image as a file; /v2/… is the Open Inference Protocol. /openapi.json describes them, /health/ready, /metrics and
+    /info are for whoever runs it. Posts are not stored, not logged, and nothing is fetched.
+
+    Args:
+        host: Address to listen on. Any other than this machine's own needs keys.
+        port: Port to listen on.
+        keys: File with a key a line, one of which each request must have (X-API-Key, or Authorization: Bearer).
+        backend: `onnx` for what `clfa export` wrote; by default what the folder holds.
+
+    Examples:
+        clfa serve runs/posts
+        clfa serve runs/posts/onnx --host 0.0.0.0 --port 80 --keys keys.txt
+    """
+    from clfa.serving.predictor import Predictor
+    from clfa.serving.service import serve as answer
+
+    allowed = [line.strip() for line in Path(keys).read_text(encoding="utf-8").splitlines()] if keys else []
+    answer(run, host, port, [key for key in allowed if key], lambda: Predictor(run, backend=backend))
+    return {}
+
+
 def check(
     source: str,
     *,

@@ -1,0 +1,100 @@
+"""Posts of many requests, predicted together: one queue, one thread that computes."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+LARGEST = 32
+"""Posts of a batch."""
+DELAY = 0.004
+"""Seconds that a first post waits for others, where nothing is being computed."""
+WAITING = 128
+"""Posts that may wait; more are refused."""
+
+
+class Full(Exception):
+    """So many posts wait that no more are taken."""
+
+
+@dataclass
+class _Asked:
+    posts: Sequence[Any]
+    answer: asyncio.Future
+
+
+class Batcher:
+    """`await ask(posts)` gives their answers, in their order; posts of several requests share a call of `predict`.
+
+    Args:
+        predict: posts -> one answer each; called in one thread, one call at a time.
+        computed: told the number of posts of each batch.
+    """
+
+    def __init__(self, predict: Callable[[list], list], computed: Callable[[int], object] = lambda posts: None):
+        self.predict, self.computed = predict, computed
+        self.queue: deque[_Asked] = deque()
+        self.waiting, self.working = 0, 0
+        """Posts in the queue; posts being computed."""
+        self.there = asyncio.Event()
+        self.thread = ThreadPoolExecutor(1, "predict")
+
+    async def ask(self, posts: Sequence[Any]) -> list:
+        """Answers of at most `LARGEST` posts. Who no longer waits for them has them taken out of the queue.
+
+        Raises:
+            Full: too many wait.
+        """
+        if self.waiting + len(posts) > WAITING:
+            raise Full
+        asked = _Asked(posts, asyncio.get_running_loop().create_future())
+        self.queue.append(asked)
+        self.waiting += len(posts)
+        self.there.set()
+        try:
+            return await asked.answer
+        finally:
+            if asked in self.queue:  # given up
+                self.queue.remove(asked)
+                self.waiting -= len(posts)
+
+    async def run(self) -> None:
+        """Answer what is asked, until this is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self.there.wait()
+            if self.waiting < LARGEST:
+                await asyncio.sleep(DELAY)
+            batch = self._take()
+            posts = [post for asked in batch for post in asked.posts]
+            if not posts:
+                continue
+            self.working = len(posts)
+            self.computed(len(posts))
+            try:
+                answers = iter(await loop.run_in_executor(self.thread, self.predict, posts))
+                for asked in batch:
+                    own = [next(answers) for _ in asked.posts]
+                    if not asked.answer.done():
+                        asked.answer.set_result(own)
+            except Exception as error:
+                for asked in batch:
+                    if not asked.answer.done():
+                        asked.answer.set_exception(error)
+            finally:
+                self.working = 0
+
+    def _take(self) -> list[_Asked]:
+        """The next requests, as many as fit into a batch."""
+        batch: list[_Asked] = []
+        size = 0
+        while self.queue and size + len(self.queue[0].posts) <= LARGEST:
+            asked = self.queue.popleft()
+            size += len(asked.posts)
+            batch.append(asked)
+        self.waiting -= size
+        if not self.queue:
+            self.there.clear()
+        return batch
