@@ -66,7 +66,7 @@ class Guard:
     def __init__(self, app: Any, state: State, keys: list[bytes], waiting: Callable[[], int]):
         self.app, self.state, self.keys = app, state, keys
         registry = state.registry
-        self.requests = Counter("clfa_requests", "Requests.", ["route", "status"], registry=registry)
+        self.answered = Counter("clfa_requests", "Requests.", ["route", "status"], registry=registry)
         self.seconds = Histogram("clfa_request_seconds", "Time of an answer.", ["route"], registry=registry)
         Gauge("clfa_waiting_posts", "Posts that wait.", registry=registry).set_function(waiting)
 
@@ -115,7 +115,7 @@ class Guard:
             self.state.open -= 1
             route = getattr(scope.get("route"), "path", "none")
             took = time.perf_counter() - began
-            self.requests.labels(route, status).inc()
+            self.answered.labels(route, status).inc()
             self.seconds.labels(route).observe(took)
             more = {"id": scope["request_id"], "route": route, "status": status, "ms": round(1000 * took, 1)}
             log.info("request", extra={"more": more})
