@@ -131,7 +131,7 @@ def test_lines_that_are_no_rows_are_counted_or_answered_empty(run, tmp_path, cap
     assert counts == {"rows": 4, "predicted": 2, "without_image": 2, "bad_images": 0, "bad_rows": 2}
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["predicted"] is None for line in lines] == [False, True, True, False]
-    assert lines[1]["problem"].startswith("bad row: ")
+    assert lines[1]["problem"].startswith("file-unreadable: ")
 
 
 def test_the_hostile_corpus_is_predicted_and_explained(run, tmp_path, capsys):
@@ -145,10 +145,11 @@ def test_the_hostile_corpus_is_predicted_and_explained(run, tmp_path, capsys):
     for line in lines:
         code = expected.get(line["id"], "file")
         bad_row = code.startswith("file") or code == "knowledge-heads"
-        wrong = "bad image" if code in image_errors else "bad row" if bad_row else ""
-        assert line["problem"].startswith(wrong), (line["id"], line["problem"])
-        assert bool(line["problem"]) == bool(wrong), (line["id"], line["problem"])
-        assert (line["predicted"] is None) == (wrong == "bad row")
+        assert bool(line["problem"]) == (bad_row or code in image_errors), (line["id"], line["problem"])
+        if line["problem"]:
+            said = line["problem"].partition(":")[0]
+            assert said == code if code != "file" else said.startswith("file-"), (line["id"], line["problem"])
+        assert (line["predicted"] is None) == bad_row
     for ending in (".csv", ".parquet"):
         assert predict_file(run, source, tmp_path / f"out{ending}", COLUMNS, on_bad="mask") == counts
     for id in ("image cmyk.jpg", "image sixteen-bit.png", "text special tokens", "image bomb.png", "path 0"):

@@ -22,8 +22,8 @@ from clfa.data.progress import progress, track
 from clfa.data.seal import MANIFEST
 from clfa.data.tables import OPTIONS, open_posts
 from clfa.errors import UserError
-from clfa.serving.output import WRITERS, Row, Shards, Types
-from clfa.serving.predictor import CHUNK, Predictor
+from clfa.serving.output import ABSENT, WRITERS, Row, Shards, Types
+from clfa.serving.predictor import CHUNK, Predictor, problem_of
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class _Source:
     def post(self, row: Row | UserError, line: int) -> tuple[Row | None, str]:
         """A post ready for the model, and its problem. `None`: it is not predicted."""
         if isinstance(row, UserError):
-            return None, f"bad row: {row}"
+            return None, problem_of(row)
         where = self.table.where(line)
         prepare = self.predictor.pipeline.prepare
         try:
@@ -54,15 +54,15 @@ class _Source:
             post |= {ours: row.get(column) for ours, column in self.columns.items()}
             without = prepare(post | dict.fromkeys(self.file_columns))
         except UserError as error:
-            return None, f"bad row: {error}"
+            return None, problem_of(error)
         if not self.file_columns:
             return without, ""
         try:
             post |= {name: safe_image(post.get(name), self.image_dir, where) for name in self.file_columns}
             missing = [name for name in self.file_columns if not post[name]]
-            return prepare(post), f"no {missing[0]}" if missing else ""
+            return prepare(post), f"{ABSENT}{missing[0]}" if missing else ""
         except UserError as error:
-            return None if self.on_bad == "skip" else without, f"bad image: {error}"
+            return None if self.on_bad == "skip" else without, problem_of(error)
 
     @cached_property
     def file_columns(self) -> list[str]:
@@ -199,10 +199,10 @@ def _look(posts: _Source, checked: bool) -> tuple[int, Types]:
                 if value is not None:
                     samples.setdefault(type(value), value)
         problem = posts.post(row, line)[1] if posts.on_bad == "fail" and not checked else ""
-        if problem.startswith("bad"):
+        if problem and not problem.startswith(ABSENT):
             bad_count += 1
             if bad_count <= LISTED:
-                bad.append(f"{posts.table.where(line)}: {problem.partition(': ')[2]}")
+                bad.append(f"{posts.table.where(line)}: {problem}")
     _warn_of_absent(posts, columns)
     if bad:
         listed = "\n  ".join(bad)

@@ -16,6 +16,9 @@ from clfa.data.columns import as_text
 
 log = logging.getLogger(__name__)
 
+ABSENT = "no "
+"""How the problem begins of a post that is predicted without what it lacks: "no image"."""
+
 Row = dict[str, Any]
 Types = dict[str, dict[type, Any]]
 """Column -> a value of each type that occurs in it, to write it in one type."""
@@ -61,12 +64,9 @@ class Shards:
                 write(rows)
                 counts["rows"] += len(rows)
                 counts["predicted"] += sum(row["predicted"] is not None for row in rows)
-                for name, problem in (
-                    ("without_image", "no image"),
-                    ("bad_images", "bad image"),
-                    ("bad_rows", "bad row"),
-                ):
-                    counts[name] += sum(row["problem"].startswith(problem) for row in rows)
+                for row in rows:
+                    if row["problem"]:
+                        counts[_kind_of(row["problem"])] += 1
         write_json(self._place(number, ".json"), counts)
 
     def end(self, number: int, columns: Types) -> dict[str, int]:
@@ -85,6 +85,13 @@ class Shards:
 
     def _place(self, number: int, ending: str) -> Path:
         return self.folder / f"{number:06d}{ending}"
+
+
+def _kind_of(problem: str) -> str:
+    """What a problem is counted as."""
+    if problem.startswith(ABSENT):
+        return "without_image"
+    return "bad_images" if problem.startswith("image-") else "bad_rows"
 
 
 Writer = AbstractContextManager[Callable[[list[Row]], object]]

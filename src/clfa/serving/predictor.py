@@ -157,11 +157,16 @@ class Predictor:
                 problems.append("")
             except UserError as error:
                 rows.append(None)
-                problems.append(f"{error.code}: {error}" if error.code else str(error))
+                problems.append(problem_of(error))
             except (OSError, TypeError, ValueError) as error:  # of any object that somebody may give
                 rows.append(None)
                 problems.append(f"it cannot be read: {type(error).__name__}: {error}")
         return rows, problems
+
+
+def problem_of(error: UserError) -> str:
+    """What a row's `problem` says of an error: the code of docs/errors.md, where it has one, and the message."""
+    return f"{error.code}: {error}" if error.code else str(error)
 
 
 def _load(run: Path, batch_size: int, backend: Literal["torch", "onnx"] | None) -> Any:
