@@ -2,11 +2,14 @@
 
 import os
 import signal
+import traceback
 from collections.abc import Callable
 
 import torch
 
+from clfa.config import TrainConfig
 from clfa.errors import UserError
+from clfa.training.stopping import Stop
 
 EXHAUSTED, OTHER = 3, 4
 """Exit codes of the child."""
@@ -17,6 +20,36 @@ def is_exhausted(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return "allocate memory" in str(error) or "could not create a " in str(error)  # PyTorch's allocator, oneDNN's
+
+
+def explained(
+    epoch: Callable[[], dict[str, float]], trial: Callable[[int], None], settings: TrainConfig, on_cpu: bool, stop: Stop
+) -> dict[str, float]:
+    """What the epoch returns; where PyTorch gives up, why and what helps.
+
+    Args:
+        epoch: to run.
+        trial: some steps with so many posts, as `too_large` takes them.
+        settings: of the training.
+        on_cpu: whether it computes there.
+        stop: what signals ask for.
+
+    Raises:
+        UserError: memory is exhausted, or an operation has no deterministic form.
+    """
+    try:
+        return epoch()
+    except (RuntimeError, MemoryError) as error:
+        if "deterministic" in str(error):
+            raise UserError(
+                f"train.deterministic: {str(error).split('. ')[0]}; leave train.deterministic out, or train on a CPU"
+            ) from None
+        if not is_exhausted(error):
+            raise
+        cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        traceback.clear_frames(error.__traceback__)  # they hold the batch
+    with stop.at_once():
+        raise too_large(cause, settings.batch_size, settings.accumulation, trial, on_cpu)
 
 
 def too_large(cause: str, batch_size: int, accumulation: int, steps: Callable[[int], None], on_cpu: bool) -> UserError:
@@ -39,9 +72,10 @@ def too_large(cause: str, batch_size: int, accumulation: int, steps: Callable[[i
                 f"train.accumulation {posts // size} a step has the same {posts} posts (but alignment sets each against "
                 f"the {size} of its batch; with loss.negatives all against the whole training set). PyTorch: {cause}"
             )
+    smaller = "lower train.batch_size and raise train.accumulation, " if batch_size > 1 else ""
     return UserError(
-        f"memory exhausted by a batch of {batch_size} posts, and in what is left not one fits: lower train.batch_size and "
-        f"raise train.accumulation, take smaller encoders, freeze them, or lower max_length. PyTorch: {cause}"
+        f"memory exhausted by a batch of {batch_size} posts, and in what is left not one fits: {smaller}take smaller "
+        f"encoders, freeze them, or lower max_length. PyTorch: {cause}"
     )
 
 

@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -30,7 +29,7 @@ from clfa.training.arithmetic import deterministic, has_bf16, precision
 from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.average import averaged, update_average
 from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
-from clfa.training.memory import is_exhausted, too_large
+from clfa.training.memory import explained
 from clfa.training.modality_dropout import expected_terms, forward
 from clfa.training.objective import aligns_alone, objective
 from clfa.training.optimizer import learning_rate
@@ -139,6 +138,7 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
     if settings.precision == "bf16" and not has_bf16(setup.pipeline.device):
         log.warning("this CPU has no instructions for bf16, with which it would be many times slower: training in fp32")
 
+    on_cpu = setup.pipeline.device.type == "cpu"
     how = "stopping after this step: the same command with --resume goes on from there"
     with _open_log(run.log_file, state.log_bytes) as file, stoppable(how) as stop:
         between_steps = partial(_between_steps, setup, run, state, stop, deadline, [time.monotonic()])
@@ -146,7 +146,7 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
             setup.sampler.set_epoch(state.epoch, state.batch)
             with one_pass(setup.batches) as batches:
                 epoch = partial(_train_epoch, setup, config, state, batches, between_steps)
-                losses = _explained(epoch, setup, config, stop)
+                losses = explained(epoch, partial(_trial, setup, config), settings, on_cpu, stop)
             seconds, skipped = state.seconds - state.seconds_before, state.skipped
             try:
                 with averaged(setup.model, setup.average):
@@ -194,38 +194,18 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
     )
 
 
-def _explained(epoch: Callable[[], dict[str, float]], setup: Setup, config: RunConfig, stop: Stop) -> dict[str, float]:
-    """What the epoch returns; where PyTorch gives up, why and what helps."""
-    try:
-        return epoch()
-    except (RuntimeError, MemoryError) as error:
-        if "deterministic" in str(error):
-            raise UserError(
-                f"train.deterministic: {str(error).split('. ')[0]}; leave train.deterministic out, or train on a CPU"
-            ) from None
-        if not is_exhausted(error):
-            raise
-        cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        traceback.clear_frames(error.__traceback__)  # they hold the batch
+def _trial(setup: Setup, config: RunConfig, size: int) -> None:
+    """Four steps of so many posts, of other lengths each time, as memory is in pieces after the first."""
     longest = setup.sampler.lengths.argsort(descending=True).tolist()
-
     posts: Any = setup.batches.dataset
-    unlabelled = range(len(setup.rows), len(posts))
-
-    def steps(size: int) -> None:
-        """Four, of posts of other lengths each time, as memory is in pieces after the first."""
-        beside = tuple(islice(cycle(unlabelled), size))
-        for begin in range(0, len(longest), -(-len(longest) // 4)):
-            labelled = islice(cycle(longest), begin, begin + size)
-            batch = setup.batches.collate_fn([posts[place] for place in (*labelled, *beside)])
-            _forward(setup, config, batch, 0.5)["loss"].backward()
-            setup.optimizer.step()
-            setup.optimizer.zero_grad()
-
+    beside = tuple(islice(cycle(range(len(setup.rows), len(posts))), size))
     setup.optimizer.zero_grad()
-    on_cpu = setup.pipeline.device.type == "cpu"
-    with stop.at_once():
-        raise too_large(cause, config.train.batch_size, config.train.accumulation, steps, on_cpu)
+    for begin in range(0, len(longest), -(-len(longest) // 4)):
+        labelled = islice(cycle(longest), begin, begin + size)
+        batch = setup.batches.collate_fn([posts[place] for place in (*labelled, *beside)])
+        _forward(setup, config, batch, 0.5)["loss"].backward()
+        setup.optimizer.step()
+        setup.optimizer.zero_grad()
 
 
 def _between_steps(setup: Setup, run: Run, state: State, stop: Stop, deadline: float, saved: list[float]) -> None:
