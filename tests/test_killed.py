@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from conftest import picture, text
 from nursery import Nursery
 
 from clfa.config import CaptionSource, SweepConfig, TeacherConfig
+from clfa.training.train import train
 
 TIMES = {"seconds", "examples_per_second", "minutes", "openings"}
 """And how often test was opened: again, where the process was killed while it was."""
@@ -60,8 +62,16 @@ def commands(run_config, dataset, encoders, tmp_path):
         config = SweepConfig(run, systems, str(folder / "sweep"), 2, jobs=1, compare_to="no_alignment")
         return ["sweep", "--config", written(folder, config)]
 
+    def probe(folder):
+        if not (tmp_path / "trained").is_dir():
+            train(run_config(output=str(tmp_path / "trained"), train__epochs=1))
+        if not (folder / "run").is_dir():
+            shutil.copytree(tmp_path / "trained", folder / "run")
+        return ["probe", str(folder / "run"), "--posts", "8"]
+
     return {
         "import": imported,
+        "probe": probe,
         "audit": lambda folder: ["audit", str(copy(dataset, folder)), *names, f"--teacher={encoders / 'clip'}"],
         "teacher": teacher,
         "sweep": sweep,
@@ -79,8 +89,6 @@ def commands(run_config, dataset, encoders, tmp_path):
 
 def copy(dataset, folder):
     """The data set in that folder, where caches are filled."""
-    import shutil
-
     target = folder / "posts"
     if not target.is_dir():
         shutil.copytree(dataset, target)
@@ -111,7 +119,7 @@ def timeless(value):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", ["import", "audit", "teacher", "sweep", "fit"])
+@pytest.mark.parametrize("name", ["import", "audit", "teacher", "sweep", "fit", "probe"])
 def test_killed_and_begun_again(nursery, commands, tmp_path, name, record_property):
     """3 kills of each here, 24 with `make faults`."""
     (tmp_path / "whole").mkdir()
