@@ -5,34 +5,26 @@ import json
 import logging
 import os
 import signal
-import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from conftest import picture, text
+from servers import Slow, free_port, serving
 
 from clfa.errors import UserError
 from clfa.serving import batching, service
 from clfa.serving.guard import Lines
-from clfa.serving.predictor import Prediction, Predictor
-from clfa.serving.service import build_app, serve
+from clfa.serving.predictor import Predictor
+from clfa.serving.service import serve
 from clfa.training.train import train
 
 IMAGE = base64.b64encode(picture(1)).decode()
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @pytest.fixture
@@ -42,47 +34,9 @@ def run(run_config):
 
 @pytest.fixture
 def served(run):
-    """`served(predictor, keys)`: a client of the service, which runs in a thread."""
-    servers, clients = [], []
-
-    def start(predictor=None, keys=None):
-        app = build_app(run, lambda: predictor or Predictor(run), keys)
-        server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", free_port(), log_config=None, access_log=False))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        servers.append((server, thread))
-        client = httpx.Client(base_url=f"http://127.0.0.1:{server.config.port}", timeout=60)
-        clients.append(client)
-        for _ in range(600):
-            try:
-                if client.get("/health/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        client.app = app
-        return client
-
-    yield start
-    for client in clients:
-        client.close()
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join()
-
-
-class Slow:
-    """A predictor that answers when it may, and remembers what it was asked."""
-
-    def __init__(self, may=True):
-        self.may, self.asked = threading.Event(), []
-        if may:
-            self.may.set()
-
-    def __call__(self, posts):
-        self.asked.append([post.get("text") for post in posts])
-        assert self.may.wait(30)
-        return [Prediction("yes", {"no": 0.0, "yes": 1.0}) for _ in posts]
+    """`served(predictor, keys)`: a client of the service."""
+    with serving(run) as start:
+        yield start
 
 
 def test_answers_are_those_of_the_predictor_however_they_are_asked(run, served):

@@ -23,7 +23,15 @@ BODY = 10_000_000
 """Bytes of a request, at most; they are counted as they come."""
 PATIENCE = 10
 """Seconds for which the rest of a body that is refused is taken."""
-OPEN = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+OPEN = (
+    "/",
+    "/static/page.css",
+    "/static/page.js",
+    "/health/live",
+    "/health/ready",
+    "/v2/health/live",
+    "/v2/health/ready",
+)
 """Paths that need no key."""
 REQUEST_ID = re.compile(r"[\w.-]{1,64}")
 CODES = {

@@ -16,7 +16,8 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
 from prometheus_client import Histogram, generate_latest
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from starlette.exceptions import HTTPException as StarletteException
@@ -35,6 +36,12 @@ PARTS, TEXT = 4, 10_000
 """Parts of a form, characters of a text: at most."""
 TIMEOUT, DRAIN = 30.0, 1.0
 """Seconds until a request is given up; and that a service which was told to end still says that it is not ready."""
+STATIC = Path(__file__).parent / "static"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What the page may load: nothing from elsewhere."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -120,6 +127,15 @@ def build_app(run: str | Path, load: Callable[[], Predictor], keys: list[str] | 
                 raise HTTPException(422, f"{key}: an image is a file, a text has at most {TEXT:,} characters")
         return _alone((await predict([given]))[0])
 
+    app.mount("/static", StaticFiles(directory=STATIC))
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Any:
+        """A page for people, from this service alone."""
+        return FileResponse(
+            STATIC / "index.html", headers={"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
+        )
+
     @app.get("/health/live")
     @app.get("/v2/health/live")
     async def live() -> Any:
@@ -141,6 +157,7 @@ def build_app(run: str | Path, load: Callable[[], Predictor], keys: list[str] | 
             "clfa": clfa.__version__,
             "classes": described["labels"],
             "columns": config.columns(),
+            "files": sorted(in_files),
             "limits": {"bytes": BODY, "posts": LARGEST, "characters": TEXT, "seconds": TIMEOUT},
         }
 

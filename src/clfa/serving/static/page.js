@@ -1,0 +1,290 @@
+// The page of `clfa serve`: asks the service that it came from, and nobody else. No build step, no dependencies.
+
+const $ = (id) => document.getElementById(id);
+const MOST = 16; // posts of a table in one request
+const KINDS = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
+let info = { columns: ["text", "image"], files: ["image"], classes: [], limits: { bytes: 1e7, characters: 1e4 } };
+let image = null; // of the post: a Blob
+let rows = [], stopped = false;
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+const listed = (names) => names.length > 1 ? `${names.slice(0, -1).join(", ")} and ${names.at(-1)}` : names.join("");
+const percent = (value) => `${(100 * value).toFixed(1)} %`;
+
+// ---- the service
+
+async function ask(path, body) {
+  const headers = { "Content-Type": "application/json" };
+  if ($("key").value) headers["X-API-Key"] = $("key").value;
+  let answer;
+  try {
+    answer = await fetch(path, body === undefined ? { headers } : { method: "POST", headers, body: JSON.stringify(body) });
+  } catch {
+    throw new Error("The service does not answer. Is it still running?");
+  }
+  const said = await answer.json().catch(() => ({}));
+  if (answer.ok) return said;
+  if (answer.status === 401) $("key-field").hidden = false;
+  const help = { 401: "Enter a key at the top of the page.", 413: "Send a smaller image.", 429: "Many ask at once: try again in a moment.",
+    503: "The service is starting or about to end: try again in a moment." }[answer.status] ?? "";
+  throw Object.assign(new Error([said.message ?? `Error ${answer.status}`, help].filter(Boolean).join(" — ")), { status: answer.status });
+}
+
+async function inBase64(blob) {
+  const bytes = new Uint8Array(await blob.arrayBuffer());
+  let text = "";
+  for (let start = 0; start < bytes.length; start += 32768) text += String.fromCharCode(...bytes.subarray(start, start + 32768));
+  return btoa(text);
+}
+
+async function begin() {
+  try {
+    info = await ask("info");
+  } catch (error) {
+    $("error").textContent = error.message;
+    if (error.status !== 401) return;
+  }
+  $("name").textContent = info.name ?? "clfa";
+  document.title = `${info.name ?? "clfa"} · clfa`;
+  if (info.classes.length) $("about").textContent = `Decides between ${listed(info.classes)}, from ${listed(info.columns)}.`;
+  $("drop").hidden = !info.files.length;
+  const typed = $("texts").querySelector("textarea")?.value ?? "";
+  $("texts").replaceChildren(...info.columns.filter((column) => !info.files.includes(column)).map((column) =>
+    element("p", {}, element("label", {}, column === "text" ? "Text" : column,
+      element("textarea", { name: column, maxLength: info.limits.characters, className: column === "text" ? "" : "short" })))));
+  if (typed) $("texts").querySelector("textarea").value = typed;
+}
+
+// ---- one post
+
+function show(blob, name) {
+  if (blob && !KINDS.includes(blob.type)) return refuse(`${name} is no PNG, JPEG, WebP, GIF or BMP image.`);
+  if (blob && blob.size > 0.74 * info.limits.bytes) return refuse(`${name} is too large: ${(blob.size / 1e6).toFixed(1)} MB.`);
+  if (image) URL.revokeObjectURL($("shown").src);
+  image = blob;
+  $("error").textContent = "";
+  $("preview").hidden = !blob;
+  if (blob) {
+    $("shown").src = URL.createObjectURL(blob);
+    $("shown").alt = `The image of the post: ${name}`;
+    $("file-name").textContent = name;
+  } else $("image").value = "";
+}
+
+function refuse(message) {
+  $("error").textContent = message;
+}
+
+async function predict() {
+  const texts = Object.fromEntries([...$("texts").querySelectorAll("textarea")].filter((one) => one.value.trim()).map((one) => [one.name, one.value]));
+  if (!image && !Object.keys(texts).length) return refuse("Write a text, or choose an image.");
+  $("error").textContent = "";
+  $("ask").disabled = true;
+  $("ask").textContent = "Predicting …";
+  try {
+    const files = image ? { [info.files[0]]: await inBase64(image) } : {};
+    const both = image && Object.keys(texts).length;
+    const posts = both ? [{ ...texts, ...files }, texts, files] : [{ ...texts, ...files }];
+    const [whole, ...alone] = (await ask("predict", { posts })).predictions;
+    if (whole.problem) throw new Error(whole.problem);
+    render(whole, alone);
+  } catch (error) {
+    $("result").replaceChildren();
+    refuse(error.message);
+  } finally {
+    $("ask").disabled = false;
+    $("ask").textContent = "Predict";
+  }
+}
+
+function bars(answer) {
+  const table = element("table", { className: "grid" });
+  table.append(element("caption", { className: "skip" }, "Probability of each class"));
+  for (const [name, value] of Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1])) {
+    const bar = element("div");
+    bar.style.width = `${100 * value}%`;
+    const row = element("tr", { className: name === answer.predicted ? "best" : "" }, element("th", { scope: "row" }, name),
+      element("td", { className: "bar" }, bar), element("td", { className: "number" }, percent(value)));
+    table.append(row);
+  }
+  return table;
+}
+
+function render(whole, alone) {
+  const parts = [element("p", { className: "label" }, whole.predicted), bars(whole)];
+  if (alone.length) {
+    const said = element("table", { className: "grid" });
+    ["The text alone", "The image alone"].forEach((name, place) => {
+      const one = alone[place];
+      said.append(element("tr", {}, element("th", { scope: "row" }, name),
+        element("td", {}, one.problem || one.predicted), element("td", { className: "number" }, one.problem ? "" : percent(one.probabilities[one.predicted]))));
+    });
+    parts.push(element("h3", {}, "What each half would say"), said);
+  }
+  $("result").replaceChildren(...parts);
+  $("result").focus();
+}
+
+// ---- example posts, drawn here
+
+const DRAWINGS = {
+  storm(pen) {
+    pen.fillStyle = "#55606e"; pen.fillRect(0, 0, 224, 224);
+    pen.fillStyle = "#8e98a5"; for (const [x, y, r] of [[70, 70, 36], [110, 56, 44], [155, 72, 36]]) { pen.beginPath(); pen.arc(x, y, r, 0, 7); pen.fill(); }
+    pen.strokeStyle = "#b9d4ee"; pen.lineWidth = 4;
+    for (let x = 20; x < 220; x += 22) { pen.beginPath(); pen.moveTo(x, 120); pen.lineTo(x - 16, 200); pen.stroke(); }
+    pen.fillStyle = "#ffd94a"; pen.beginPath(); pen.moveTo(120, 100); pen.lineTo(92, 160); pen.lineTo(114, 156); pen.lineTo(98, 210); pen.lineTo(142, 140); pen.lineTo(118, 144); pen.closePath(); pen.fill();
+  },
+  garden(pen) {
+    pen.fillStyle = "#9fd3f5"; pen.fillRect(0, 0, 224, 224);
+    pen.fillStyle = "#6ab04c"; pen.fillRect(0, 140, 224, 84);
+    pen.fillStyle = "#ffd23f"; pen.beginPath(); pen.arc(176, 46, 28, 0, 7); pen.fill();
+    for (const [x, colour] of [[40, "#e84393"], [90, "#f9ca24"], [140, "#eb4d4b"], [190, "#a55eea"]]) {
+      pen.fillStyle = "#2d7a2d"; pen.fillRect(x - 3, 150, 6, 50);
+      pen.fillStyle = colour; for (let turn = 0; turn < 6; turn++) { pen.beginPath(); pen.arc(x + 13 * Math.cos(turn), 148 + 13 * Math.sin(turn), 9, 0, 7); pen.fill(); }
+      pen.fillStyle = "#fff3b0"; pen.beginPath(); pen.arc(x, 148, 8, 0, 7); pen.fill();
+    }
+  },
+};
+
+async function example(text, name) {
+  const canvas = element("canvas", { width: 224, height: 224 });
+  DRAWINGS[name](canvas.getContext("2d"));
+  $("texts").querySelector("textarea").value = text;
+  show(await new Promise((done) => canvas.toBlob(done, "image/png")), `a drawing of a ${name}`);
+}
+
+// ---- a table
+
+function records(text) {
+  const found = [[""]];
+  let quoted = false;
+  for (let place = 0; place < text.length; place++) {
+    const sign = text[place], line = found[found.length - 1];
+    if (quoted) {
+      if (sign !== '"') line[line.length - 1] += sign;
+      else if (text[place + 1] === '"') { line[line.length - 1] += '"'; place++; } else quoted = false;
+    } else if (sign === '"' && !line[line.length - 1]) quoted = true;
+    else if (sign === ",") line.push("");
+    else if (sign === "\n") found.push([""]);
+    else if (sign !== "\r") line[line.length - 1] += sign;
+  }
+  const [head, ...rest] = found.filter((line) => line.length > 1 || line[0]);
+  return (rest ?? []).map((line) => Object.fromEntries((head ?? []).map((name, place) => [name.trim().replace(/^\ufeff/, ""), line[place] ?? ""])));
+}
+
+async function predictTable(files) {
+  $("table-error").textContent = "";
+  const table = files.find((file) => /\.csv$/i.test(file.name) || file.type === "text/csv");
+  if (!table) { $("table-error").textContent = "Choose a CSV file, with its images beside it."; return; }
+  const read = records(await table.text());
+  const known = info.columns.filter((column) => read[0] && column in read[0]);
+  if (!known.length) { $("table-error").textContent = `${table.name} has no column that the model reads: ${info.columns.join(", ")}.`; return; }
+  const images = new Map(files.map((file) => [file.name, file]));
+  rows = []; stopped = false;
+  $("body").replaceChildren();
+  $("filter").replaceChildren(...["all", ...info.classes, "problems"].map((name) => element("option", { value: name }, name)));
+  $("progress").hidden = $("rows").hidden = false;
+  $("bar").max = read.length;
+  try {
+    for (let start = 0; start < read.length && !stopped; ) {
+      const posts = [], chunk = [];
+      let size = 0;
+      while (start < read.length && chunk.length < MOST && size < 0.5 * info.limits.bytes) {
+        const row = read[start++], post = {};
+        let problem = "";
+        for (const column of known) {
+          if (!row[column]) continue;
+          if (!info.files.includes(column)) { post[column] = row[column].slice(0, info.limits.characters); continue; }
+          const file = images.get(row[column].split(/[\\/]/).pop());
+          if (!file) problem = `no file ${row[column]} was chosen`;
+          else if (file.size > 0.4 * info.limits.bytes) problem = `${file.name} is too large`;
+          else { post[column] = await inBase64(file); size += post[column].length; }
+        }
+        chunk.push({ row, problem });
+        posts.push(post);
+      }
+      const answers = await patiently(() => ask("predict", { posts }));
+      chunk.forEach(({ row, problem }, place) => add({ row, ...answers.predictions[place], problem: problem || answers.predictions[place].problem }));
+      $("bar").value = rows.length;
+      $("done").textContent = `${rows.length} of ${read.length} posts`;
+    }
+  } catch (error) {
+    $("table-error").textContent = `${error.message} ${rows.length} posts were answered.`;
+  }
+  $("stop").hidden = true;
+}
+
+async function patiently(work, tries = 8) {
+  for (let number = 1; ; number++) {
+    try {
+      return await work();
+    } catch (error) {
+      if (![429, 503].includes(error.status) || number === tries) throw error;
+      await new Promise((done) => setTimeout(done, 1000));
+    }
+  }
+}
+
+function visible(answer) {
+  const wanted = $("filter").value;
+  return wanted === "all" || (wanted === "problems" ? answer.problem : answer.predicted === wanted);
+}
+
+function add(answer) {
+  const value = answer.predicted === null ? "" : percent(answer.probabilities[answer.predicted]);
+  const cells = [answer.row.text ?? "", info.files.map((column) => answer.row[column] ?? "").join(" "), answer.predicted ?? "", value, answer.problem];
+  answer.shown = element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
+  answer.shown.hidden = !visible(answer);
+  rows.push(answer);
+  $("body").append(answer.shown);
+  count();
+}
+
+function count() {
+  const shown = rows.filter((answer) => !answer.shown.hidden).length;
+  $("shown-rows").textContent = `${shown} of ${rows.length} posts shown`;
+}
+
+function download() {
+  const quoted = (cell) => `"${String(cell ?? "").replaceAll('"', '""')}"`;
+  const own = Object.keys(rows[0]?.row ?? {}), classes = info.classes;
+  const lines = [[...own, "predicted", ...classes.map((name) => `probability_${name}`), "problem"]];
+  for (const answer of rows) {
+    lines.push([...own.map((name) => answer.row[name]), answer.predicted, ...classes.map((name) => answer.probabilities[name]), answer.problem]);
+  }
+  const address = URL.createObjectURL(new Blob([lines.map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n"], { type: "text/csv" }));
+  element("a", { href: address, download: "predicted.csv" }).click();
+  URL.revokeObjectURL(address);
+}
+
+// ---- what happens when
+
+$("post").addEventListener("submit", (event) => { event.preventDefault(); predict(); });
+$("post").addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); predict(); } });
+$("image").addEventListener("change", () => { const [file] = $("image").files; if (file) show(file, file.name); });
+$("remove").addEventListener("click", () => { show(null); $("image").focus(); });
+for (const name of ["dragenter", "dragover"]) $("drop").addEventListener(name, (event) => { event.preventDefault(); $("drop").classList.add("over"); });
+for (const name of ["dragleave", "drop"]) $("drop").addEventListener(name, () => $("drop").classList.remove("over"));
+$("drop").addEventListener("drop", (event) => { event.preventDefault(); const [file] = event.dataTransfer.files; if (file) show(file, file.name); });
+for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault()); // a file beside its place is not opened
+document.addEventListener("paste", (event) => {
+  const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
+  if (file) { event.preventDefault(); show(file, "the image that was pasted"); }
+});
+$("key").addEventListener("change", () => { $("error").textContent = ""; begin(); });
+$("csv").addEventListener("change", () => { $("stop").hidden = false; predictTable([...$("csv").files]).finally(() => { $("csv").value = ""; }); });
+$("stop").addEventListener("click", () => { stopped = true; });
+$("filter").addEventListener("change", () => { for (const answer of rows) answer.shown.hidden = !visible(answer); count(); });
+$("download").addEventListener("click", download);
+for (const [text, name] of [["what a lovely day", "storm"], ["my garden this morning", "garden"]]) {
+  const button = element("button", { type: "button" }, `“${text}” with a ${name}`);
+  button.addEventListener("click", () => example(text, name).then(predict));
+  document.querySelector(".examples").append(button);
+}
+begin();
