@@ -428,13 +428,14 @@ def predict(
     knowledge_column: str = "knowledge",
     column: Sequence[str] = (),
 ) -> object:
-    """Predict one post, or each post of a file.
+    """Predict one post, or each post of a file, or of all files of a folder or pattern.
 
     Args:
         text: Text of one post.
         image: Image of one post.
-        input: CSV, TSV, JSONL or Parquet file of posts.
-        output: File to write, one row for each input row; its ending gives the format.
+        input: CSV, TSV, JSONL or Parquet file of posts; a folder of such files, or a pattern in quotes.
+        output: File to write, one row for each input row; its ending gives the format. For a folder or a pattern the folder
+            to write to, a file of the same name for each; those that are there are done.
         image_dir: Folder that image paths are relative to; by default the folder of the file.
         on_bad: Images that are named but missing or unreadable: `fail` before anything is predicted, `skip` those posts
             (empty prediction), or `mask` the image and predict from the text alone.
@@ -445,6 +446,7 @@ def predict(
     Examples:
         clfa predict runs/posts --text "what a lovely day" --image storm.jpg
         clfa predict runs/posts --input posts.csv --output predicted.csv --on-bad mask
+        clfa predict runs/posts --input 'days/2026-*.parquet' --output predicted
     """
     log.info("%s: loading the model", run)
     if (text is None) == (input is None) or (input is None) != (output is None):
@@ -454,8 +456,10 @@ def predict(
     if input is not None and output is not None:
         columns = {"text": text_column, "image": image_column, "knowledge": knowledge_column, **_further(column)}
         directory = Path(image_dir) if image_dir else None
-        from clfa.serving.files import predict_file
+        from clfa.serving.files import names_several, predict_file, predict_files
 
+        if names_several(input):
+            return predict_files(run, input, Path(output), columns, directory, on_bad)
         return predict_file(run, Path(input), Path(output), columns, directory, on_bad)
     return vars(clfa.Predictor(run).one({"text": text, "image": image}))
 

@@ -16,7 +16,8 @@ import clfa.serving.files as files
 import clfa.serving.output as output
 from clfa.cli import main
 from clfa.data.problems import PROBLEMS
-from clfa.serving.files import predict_file
+from clfa.errors import UserError
+from clfa.serving.files import predict_file, predict_files
 from clfa.training.train import train
 
 COLUMNS = {"text": "text", "image": "image"}
@@ -183,3 +184,33 @@ def test_processes_killed_at_random_moments(run, posts, tmp_path, record_propert
     assert not list(Path(tmp_path).glob("*.partial"))
     nursery.close()
     record_property("SIGKILL", kills)
+
+
+def test_files_of_a_folder_or_a_pattern_each_once(run, tmp_path, capsys):
+    (tmp_path / "days").mkdir()
+    for day in range(4):
+        lines = [f"word{number},,{day}" for number in range(day + 1)]
+        (tmp_path / "days" / f"{day}.csv").write_text("\n".join(["text,image,day", *lines]) + "\n")
+    (tmp_path / "days" / "notes.txt").write_text("no posts")
+    command = ["predict", str(run), "--input", str(tmp_path / "days" / "[0-2].csv"), "--output", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="choose another folder"):
+        predict_files(run, str(tmp_path / "days"), tmp_path / "days", COLUMNS)
+    (tmp_path / "days" / "below").mkdir()
+    (tmp_path / "days" / "below" / "0.csv").write_text("text,image\nword1,\n")
+    with pytest.raises(UserError, match=r"several files are called 0\.csv"):
+        predict_files(run, str(tmp_path / "days" / "**" / "*.csv"), tmp_path / "out", COLUMNS)
+    with pytest.raises(UserError, match="names no file of posts"):
+        predict_files(run, str(tmp_path / "days" / "*.tsv"), tmp_path / "out", COLUMNS)
+    assert main([*command, "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)
+    assert (counts["files"], counts["finished_before"], counts["rows"], counts["predicted"]) == (3, 0, 6, 6)
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert sorted(written) == ["0.csv", "1.csv", "2.csv"]
+    # one more file has come, one output is gone: nothing else is done again
+    (tmp_path / "out" / "1.csv").unlink()
+    counts = predict_files(run, str(tmp_path / "days"), tmp_path / "out", COLUMNS)
+    assert (counts["files"], counts["finished_before"], counts["rows"]) == (4, 2, 6)
+    again = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert {name: again[name] for name in written} == written
+    predict_file(run, tmp_path / "days" / "3.csv", tmp_path / "alone.csv", COLUMNS)
+    assert again["3.csv"] == (tmp_path / "alone.csv").read_bytes()

@@ -6,9 +6,11 @@ prediction that was stopped, however it was, goes on behind the last of them, an
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from glob import glob
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -101,11 +103,83 @@ def predict_file(
     Raises:
         UserError: see `on_bad`; unknown endings; the output exists.
     """
-    if output.suffix not in WRITERS:
-        raise UserError(f"{output}: unknown ending {output.suffix!r}; written are {', '.join(WRITERS)}")
+    _refuse_ending(output)
     if output.exists():
         raise UserError(f"{output} exists: choose another --output, or delete it first")
-    predictor = Predictor(run)
+    return _predict_one(Predictor(run), run, source, output, columns, image_dir, on_bad)
+
+
+def predict_files(
+    run: str | Path,
+    source: str,
+    folder: Path,
+    columns: Mapping[str, str],
+    image_dir: Path | None = None,
+    on_bad: str = "fail",
+) -> dict[str, int]:
+    """Predict each file of a folder, or that a pattern names, to a file of the same name in another folder.
+
+    A file whose output is there is done, so the same command goes on after a stop, and takes what has come since. The model
+    is loaded once. Arguments as of `predict_file`.
+
+    Returns:
+        The sums of its counts over the files that were predicted now, `files`, and `finished_before` of them.
+
+    Raises:
+        UserError: see `predict_file`; no such files, two of one name, or the folder is the one that they are in.
+    """
+    sources = list_files(source)
+    by_name = Counter(path.name for path in sources)
+    twice = [name for name, count in by_name.items() if count > 1]
+    if twice:
+        raise UserError(f"{source}: several files are called {twice[0]}, and their outputs would be, too: rename them")
+    if folder.resolve() in {path.parent.resolve() for path in sources}:
+        raise UserError(f"{folder} holds the posts themselves: choose another folder for --output")
+    for path in sources:
+        _refuse_ending(path)
+    predictor, total = Predictor(run), Counter[str](files=len(sources), finished_before=0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, path in enumerate(sources, 1):
+        if (folder / path.name).exists():
+            total["finished_before"] += 1
+            continue
+        log.info("%s, %s of %s files", path, number, len(sources))
+        total.update(_predict_one(predictor, run, path, folder / path.name, columns, image_dir, on_bad))
+    return dict(total)
+
+
+def names_several(source: str) -> bool:
+    """Whether it is a folder or a pattern, and no file."""
+    return Path(source).is_dir() or (not Path(source).exists() and any(sign in source for sign in "*?["))
+
+
+def list_files(source: str) -> list[Path]:
+    """The files of posts in a folder (not those in folders below it), or that a pattern names, by their names.
+
+    Raises:
+        UserError: there are none.
+    """
+    pattern = str(Path(source) / "*") if Path(source).is_dir() else source
+    found = sorted(Path(name) for name in glob(pattern, recursive=True) if Path(name).suffix in WRITERS)
+    if not found:
+        raise UserError(f"{source} names no file of posts; read are {', '.join(WRITERS)}")
+    return found
+
+
+def _refuse_ending(output: Path) -> None:
+    if output.suffix not in WRITERS:
+        raise UserError(f"{output}: unknown ending {output.suffix!r}; written are {', '.join(WRITERS)}")
+
+
+def _predict_one(
+    predictor: Predictor,
+    run: str | Path,
+    source: Path,
+    output: Path,
+    columns: Mapping[str, str],
+    image_dir: Path | None,
+    on_bad: str,
+) -> dict[str, int]:
     table = _open(predictor, source, columns)
     posts = _Source(table, source, columns, image_dir or source.parent, predictor, on_bad)
     with only_one(output):
