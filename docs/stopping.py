@@ -9,7 +9,6 @@ posts choose the defaults of training, so their scores are no results.
 """
 
 import logging
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,9 @@ def run(config: RunConfig, trained: int) -> tuple[NDArray, list[dict[str, Any]]]
     setup, state, result = set_up(config), State(), []
     rows = load_rows(config.data, "test")
     for epoch in range(trained):
-        _train_epoch(setup, config, state, epoch, math.inf)
+        setup.sampler.set_epoch(epoch)
+        _train_epoch(setup, config, state, iter(setup.batches), lambda: None)
+        state.end_epoch(None, higher_is_better=False)
         validation = all_scores(setup.validation.labels, setup.pipeline.probabilities(setup.validation, "validating"))
         predicted = setup.pipeline.probabilities(rows, "predicting").argmax(1)
         result.append({"validation": validation, "predicted": predicted})

@@ -2,11 +2,13 @@
 
 import io
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that would reach for the network fails at once
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores for what it starts in the background
 
 import numpy as np
 import pytest

@@ -30,7 +30,7 @@ def test_the_average_by_hand_and_where_the_model_has_it(run_config, encoders):
         steps.append({name: own.detach().clone() for name, own in setup.model.named_parameters()})
 
     setup.optimizer.step = recorded
-    training._train_epoch(setup, config, State(), lambda: None)
+    training._train_epoch(setup, config, State(), iter(setup.batches), lambda: None)
     trained = {name for name, own in setup.model.named_parameters() if own.requires_grad}
     assert len(steps) == 5
     assert setup.average.keys() == trained
