@@ -184,14 +184,17 @@ class Classifier(nn.Module):
         seal(folder, [folder / "model.json", folder / "model.safetensors", *own])
 
     def describe(self, folder: Path) -> None:
-        """Write `model.json`: configuration, classes, decision rule."""
-        described = {
+        """Write `model.json`."""
+        write_json(folder / "model.json", self.described())
+
+    def described(self) -> dict[str, Any]:
+        """Configuration, classes, decision rule."""
+        return {
             "labels": self.class_names,
             "text": self.text_cleaning,
             "offsets": self.offsets,
             "model": asdict(self.config),
         }
-        write_json(folder / "model.json", described)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Classifier":

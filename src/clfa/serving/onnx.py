@@ -49,7 +49,8 @@ class OnnxPipeline:
         self.config = build_config(ModelConfig, about["model"])
         self.offsets = np.array(about["offsets"])
         self.readers: dict[str, TextReader | ImageReader] = {
-            name: READERS[self.config.modalities[name].kind](self.folder / name) for name in about["inputs"]
+            name: READERS[self.config.modalities[name].kind](self.folder / name)
+            for name in dict.fromkeys(about["reads"].values())
         }
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -202,13 +203,10 @@ def _new_size(size: tuple[int, int], wanted: Mapping[str, int]) -> tuple[int, in
 
 def _middle(values: NDArray, height: int, width: int) -> NDArray:
     """(3, height, width) of the middle; black around an image that is smaller."""
-    missing = [max(0, height - values.shape[1]), max(0, width - values.shape[2])]
-    top, left = ((wanted - have) // 2 for wanted, have in zip((height, width), values.shape[1:]))
-    if any(missing):
-        padding = [(-(-each // 2), each // 2) for each in missing]
-        values = np.pad(values, [(0, 0), *padding])
-        top, left = top + padding[0][0], left + padding[1][0]
-    return values[:, max(0, top) : top + height, max(0, left) : left + width]
+    missing = [max(0, wanted - have) for wanted, have in zip((height, width), values.shape[1:])]
+    values = np.pad(values, [(0, 0), *((-(-each // 2), each // 2) for each in missing)])
+    top, left = (values.shape[1] - height) // 2, (values.shape[2] - width) // 2
+    return values[:, top : top + height, left : left + width]
 
 
 def _normalised(values: NDArray, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
