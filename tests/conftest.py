@@ -119,6 +119,23 @@ def run_config(encoders, dataset, tmp_path):
     return build
 
 
+@pytest.fixture
+def run(run_config):
+    """The folder of a tiny run, trained for an epoch without alignment."""
+    from clfa.training.train import train
+
+    return train(run_config(train__epochs=1, loss__alignment_weight=0))
+
+
+@pytest.fixture
+def served(run):
+    """`served(predictor, keys)`: a client of a service of that run, or of another predictor."""
+    from servers import serving
+
+    with serving(run) as start:
+        yield start
+
+
 def needs_shared(name: str):
     """Skip mark for tests on research data that cannot be distributed."""
     return pytest.mark.skipif(not (SHARED / name).exists(), reason=f"research data not here: ../shared/{name}")

@@ -10,6 +10,7 @@ import uvicorn
 
 from clfa.serving.predictor import Prediction, Predictor
 from clfa.serving.service import build_app
+from clfa.serving.state import Service
 
 
 def free_port():
@@ -24,7 +25,8 @@ def serving(run):
     servers, clients = [], []
 
     def start(predictor=None, keys=None):
-        app = build_app(run, lambda: predictor or Predictor(run), keys)
+        service = Service(run, lambda: predictor or Predictor(run))
+        app = build_app(service, keys)
         server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", free_port(), log_config=None, access_log=False))
         thread = threading.Thread(target=server.run)
         thread.start()
@@ -38,7 +40,7 @@ def serving(run):
             except httpx.TransportError:
                 pass
             time.sleep(0.05)
-        client.app = app
+        client.service = service
         return client
 
     try:

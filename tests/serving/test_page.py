@@ -7,10 +7,9 @@ import shutil
 
 import pytest
 from conftest import picture
-from servers import Slow, serving
+from servers import Slow
 
 from clfa.serving.predictor import Predictor
-from clfa.training.train import train
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -26,17 +25,6 @@ GIVE = """([data, how]) => {
         : new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true, cancelable: true });
     target.dispatchEvent(event);
 }"""
-
-
-@pytest.fixture
-def run(run_config):
-    return train(run_config(train__epochs=1, loss__alignment_weight=0))
-
-
-@pytest.fixture
-def served(run):
-    with serving(run) as start:
-        yield start
 
 
 @pytest.fixture(scope="module")

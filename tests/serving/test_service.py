@@ -15,28 +15,15 @@ import httpx
 import numpy as np
 import pytest
 from conftest import picture, text
-from servers import Slow, free_port, serving
+from servers import Slow, free_port
 
 from clfa.errors import UserError
-from clfa.serving import batching, service
+from clfa.serving import batching, state
 from clfa.serving.guard import Lines
 from clfa.serving.predictor import Predictor
 from clfa.serving.service import serve
-from clfa.training.train import train
 
 IMAGE = base64.b64encode(picture(1)).decode()
-
-
-@pytest.fixture
-def run(run_config):
-    return train(run_config(train__epochs=1, loss__alignment_weight=0))
-
-
-@pytest.fixture
-def served(run):
-    """`served(predictor, keys)`: a client of the service."""
-    with serving(run) as start:
-        yield start
 
 
 def test_answers_are_those_of_the_predictor_however_they_are_asked(run, served):
@@ -148,7 +135,7 @@ def test_overload_is_refused_at_once_and_over_at_once(served):
     client = served(slow)
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(client.post, "/predict", json={"posts": [{"text": "a"}] * 32}) for _ in range(5)]
-        while client.app.state.batcher.waiting < batching.WAITING:
+        while client.service.batcher.waiting < batching.WAITING:
             time.sleep(0.01)
         begun = time.monotonic()
         answer = client.post("/predict/one", json={"text": "one too many"})
@@ -161,7 +148,7 @@ def test_overload_is_refused_at_once_and_over_at_once(served):
 
 
 def test_what_takes_too_long_is_given_up_and_not_computed(served, monkeypatch):
-    monkeypatch.setattr(service, "TIMEOUT", 0.5)
+    monkeypatch.setattr(state, "TIMEOUT", 0.5)
     slow = Slow(may=False)
     client = served(slow)
     with ThreadPoolExecutor(2) as pool:
@@ -173,6 +160,36 @@ def test_what_takes_too_long_is_given_up_and_not_computed(served, monkeypatch):
     slow.may.set()
     assert client.post("/predict/one", json={"text": "third"}).status_code == 200
     assert slow.asked == [["first"], ["third"]]
+
+
+def test_of_a_client_that_has_gone_nothing_is_computed(served):
+    slow = Slow(may=False)
+    client = served(slow)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/predict/one", json={"text": "first"})
+        while not slow.asked:
+            time.sleep(0.01)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{client.base_url}/predict/one", json={"text": "gone"}, timeout=0.5)
+        while client.service.batcher.waiting:
+            time.sleep(0.01)
+        slow.may.set()
+        assert first.result().status_code == 200
+    assert client.post("/predict/one", json={"text": "third"}).status_code == 200
+    assert slow.asked == [["first"], ["third"]]
+    assert 'status="499"' in client.get("/metrics").text
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_service_with_its_error(run):
+    weights = run / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    command = [sys.executable, "-m", "clfa", "serve", str(run), "--port", str(free_port())]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert child.returncode == 2
+    assert "model.safetensors" in child.stderr
+    assert "Traceback" not in child.stderr
 
 
 def test_a_fault_is_no_end_and_tells_nothing(served, caplog):

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import DIM, picture, text
+from PIL import Image
+from transformers import AutoImageProcessor
 
 from clfa.config import FusionConfig, ModalityConfig, ModelConfig
 from clfa.errors import UserError
 from clfa.fusion import FUSIONS
 from clfa.model.classifier import build_classifier
-from clfa.serving.onnx import OnnxPipeline
+from clfa.serving.onnx import ImageReader, OnnxPipeline
 from clfa.serving.predictor import Predictor
+from clfa.studies.export import image_settings
 from clfa.training.train import train
 
 POSTS = [
@@ -113,6 +116,60 @@ def test_graphs_polarities_and_hashtags_are_read_without_torch(encoders, tmp_pat
     assert np.allclose(expected, exported.predict_proba(posts), atol=1e-5)
     for column in ("dependencies", "knowledge"):  # what they know is read
         assert not np.allclose(expected[-1], exported.predict_proba([known | {column: None}])[0], atol=1e-6)
+
+
+KINDS = {
+    "clip": {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": 36},
+        "crop_size": {"height": 32, "width": 32},
+        "resample": 3,
+    },
+    "larger than the image": {
+        "image_processor_type": "BitImageProcessor",
+        "size": {"shortest_edge": 20},
+        "crop_size": {"height": 33, "width": 32},
+        "resample": 2,
+    },
+    "odd": {
+        "image_processor_type": "BitImageProcessor",
+        "do_resize": False,
+        "size": {"shortest_edge": 20},
+        "crop_size": {"height": 31, "width": 64},
+    },
+    "efficientnet": {
+        "image_processor_type": "EfficientNetImageProcessor",
+        "size": {"height": 30, "width": 40},
+        "crop_size": {"height": 29, "width": 29},
+        "rescale_offset": True,
+        "include_top": True,
+        "rescale_factor": 1 / 127.5,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_are_resized_and_cut_to_the_bit_as_transformers_does(kind, tmp_path):
+    settings = {
+        "do_resize": True,
+        "do_center_crop": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": [0.4, 0.5, 0.6],
+        "image_std": [0.2, 0.3, 0.25],
+        "rescale_factor": 1 / 255,
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | KINDS[kind]))
+    processor = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    (tmp_path / "image.json").write_text(json.dumps(image_settings(processor, "image")))
+    read = ImageReader(tmp_path)
+    for width, height in [(1, 1), (64, 7), (7, 64), (32, 32), (33, 36), (37, 37), (36, 41), (90, 50), (31, 64)]:
+        pixels = np.random.default_rng(width * height).integers(0, 255, (height, width, 3), dtype=np.uint8)
+        image = Image.fromarray(pixels)
+        expected = processor(images=[image], return_tensors="np").pixel_values
+        given = read([image])["pixel_values"]
+        assert given.dtype == expected.dtype
+        assert np.array_equal(given, expected), (width, height)
 
 
 @pytest.mark.slow

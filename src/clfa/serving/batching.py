@@ -19,7 +19,7 @@ class Full(Exception):
     """So many posts wait that no more are taken."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Asked:
     posts: Sequence[Any]
     answer: asyncio.Future
@@ -36,8 +36,8 @@ class Batcher:
     def __init__(self, predict: Callable[[list], list], computed: Callable[[int], object] = lambda posts: None):
         self.predict, self.computed = predict, computed
         self.queue: deque[_Asked] = deque()
-        self.waiting, self.working = 0, 0
-        """Posts in the queue; posts being computed."""
+        self.waiting = 0
+        """Posts in the queue."""
         self.there = asyncio.Event()
         self.thread = ThreadPoolExecutor(1, "predict")
 
@@ -71,7 +71,6 @@ class Batcher:
             posts = [post for asked in batch for post in asked.posts]
             if not posts:
                 continue
-            self.working = len(posts)
             self.computed(len(posts))
             try:
                 answers = iter(await loop.run_in_executor(self.thread, self.predict, posts))
@@ -83,8 +82,6 @@ class Batcher:
                 for asked in batch:
                     if not asked.answer.done():
                         asked.answer.set_exception(error)
-            finally:
-                self.working = 0
 
     def _take(self) -> list[_Asked]:
         """The next requests, as many as fit into a batch."""

@@ -8,19 +8,16 @@ import re
 import time
 import traceback
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi.responses import JSONResponse
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 
-from clfa.serving.predictor import Predictor
+from clfa.serving.failures import failure
+from clfa.serving.state import BODY, Service
 
-BODY = 10_000_000
-"""Bytes of a request, at most; they are counted as they come."""
 PATIENCE = 10
 """Seconds for which the rest of a body that is refused is taken."""
 OPEN = (
@@ -34,49 +31,18 @@ OPEN = (
 )
 """Paths that need no key."""
 REQUEST_ID = re.compile(r"[\w.-]{1,64}")
-CODES = {
-    400: "unreadable",
-    401: "key",
-    404: "unknown-path",
-    405: "method",
-    413: "large",
-    415: "content-type",
-    422: "invalid",
-    429: "busy",
-    500: "internal",
-    503: "not-ready",
-    504: "timeout",
-}
-
 log = logging.getLogger("clfa.service")
-
-
-@dataclass
-class State:
-    """Of a service."""
-
-    predictor: Predictor | None = None
-    """`None` while it is loaded."""
-    draining: bool = False
-    open: int = 0
-    """Requests that are being answered."""
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-
-    @property
-    def ready(self) -> bool:
-        """Whether posts are taken."""
-        return self.predictor is not None and not self.draining
 
 
 class Guard:
     """Around each request: id, key, size and type of the body, metrics, one line of log."""
 
-    def __init__(self, app: Any, state: State, keys: list[bytes], waiting: Callable[[], int]):
-        self.app, self.state, self.keys = app, state, keys
-        registry = state.registry
+    def __init__(self, app: Any, service: Service, keys: list[bytes]):
+        self.app, self.service, self.keys = app, service, keys
+        registry = service.registry
         self.answered = Counter("clfa_requests", "Requests.", ["route", "status"], registry=registry)
         self.seconds = Histogram("clfa_request_seconds", "Time of an answer.", ["route"], registry=registry)
-        Gauge("clfa_waiting_posts", "Posts that wait.", registry=registry).set_function(waiting)
+        Gauge("clfa_waiting_posts", "Posts that wait.", registry=registry).set_function(lambda: service.batcher.waiting)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -102,7 +68,7 @@ class Guard:
                 message["headers"] = [*message["headers"], *_headers(scope["request_id"])]
             await send(message)
 
-        self.state.open += 1
+        self.service.open += 1
         try:
             refused = self._refusal(scope, headers)
             if refused:
@@ -120,7 +86,7 @@ class Guard:
             with suppress(RuntimeError):  # the answer has begun
                 await failure(scope, 500, "a fault of the service")(scope, receive, sent)
         finally:
-            self.state.open -= 1
+            self.service.open -= 1
             route = getattr(scope.get("route"), "path", "none")
             took = time.perf_counter() - began
             self.answered.labels(route, status).inc()
@@ -162,12 +128,6 @@ async def _discard(receive: Any) -> None:
             size = 0
             while size < 5 * BODY and (message := await receive()).get("more_body"):
                 size += len(message["body"])
-
-
-def failure(scope: Any, status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error's response."""
-    content = {"code": CODES.get(status, "refused"), "message": message[:500], "request_id": scope["request_id"]}
-    return JSONResponse(content, status, headers)
 
 
 def _headers(request_id: str) -> list[tuple[bytes, bytes]]:

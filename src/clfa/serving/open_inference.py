@@ -1,15 +1,45 @@
 """The Open Inference Protocol, version 2 (KServe, Triton): requests and answers as tensors, in JSON or bytes behind it."""
 
-import base64
-import binascii
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fastapi import APIRouter, Request
+
+import clfa
 from clfa.errors import UserError
+from clfa.serving.batching import LARGEST
+from clfa.serving.failures import ERRORS
+from clfa.serving.predictions import decode
 from clfa.serving.predictor import Prediction
+from clfa.serving.state import TEXT, Service
+
+
+def inference(service: Service) -> APIRouter:
+    """`/v2`: the server, the model, its answers."""
+    router = APIRouter(prefix="/v2")
+    path = f"/models/{service.name}"
+
+    @router.get("")
+    async def server() -> Any:
+        """The Open Inference Protocol: the server."""
+        return {"name": "clfa", "version": clfa.__version__, "extensions": ["binary_tensor_data"]}
+
+    @router.get(path)
+    async def model() -> Any:
+        """The Open Inference Protocol: inputs and outputs."""
+        return describe(service.name, list(service.in_files), service.class_names)
+
+    @router.post(f"{path}/infer", responses=ERRORS, openapi_extra=Inference.body())
+    async def infer(request: Request) -> Any:
+        """The Open Inference Protocol: predict. Images are BYTES, in JSON as base64."""
+        asked = Inference.read(await request.body(), request.headers.get("inference-header-content-length"))
+        answers = await service.predict(request, posts_of(asked, service.in_files))
+        return answer_of(service.name, asked, answers, service.class_names)
+
+    return router
 
 
 @dataclass(frozen=True)
@@ -81,27 +111,32 @@ def describe(name: str, columns: Sequence[str], class_names: Sequence[str]) -> d
     }
 
 
-def posts_of(asked: Inference, columns: Collection[str], in_files: Collection[str], most: int, text: int) -> list[dict]:
+def posts_of(asked: Inference, in_files: Mapping[str, bool]) -> list[dict[str, Any]]:
     """The posts of a request, whose inputs are columns; an empty value is one that the post lacks.
 
+    Args:
+        asked: the request.
+        in_files: column -> whether its cells are files.
+
     Raises:
-        UserError: unknown inputs, of different lengths, too many posts, too long texts, images that are no base64.
+        UserError: unknown inputs, of different lengths, too many posts, too long texts.
+        HTTPException: images that are no base64.
     """
-    unknown = asked.inputs.keys() - set(columns)
     counts = {len(values) for values in asked.inputs.values()}
-    if unknown or len(counts) != 1 or not 1 <= max(counts) <= most:
-        raise UserError(f"the inputs are {', '.join(columns)}, each with the same number of values, from 1 to {most}")
+    if asked.inputs.keys() - in_files.keys() or len(counts) != 1 or not 1 <= max(counts) <= LARGEST:
+        inputs = ", ".join(in_files)
+        raise UserError(f"the inputs are {inputs}, each with the same number of values, from 1 to {LARGEST}")
     posts: list[dict[str, Any]] = [{} for _ in range(counts.pop())]
     for name, values in asked.inputs.items():
         for post, value in zip(posts, values):
             if not value:
                 continue
-            if name in in_files:
-                post[name] = value if isinstance(value, bytes) else _decoded(value)
+            if in_files[name]:
+                post[name] = value if isinstance(value, bytes) else decode(value)
             else:
                 post[name] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-                if len(post[name]) > text:
-                    raise UserError(f"{name}: at most {text:,} characters")
+                if len(post[name]) > TEXT:
+                    raise UserError(f"{name}: at most {TEXT:,} characters")
     return posts
 
 
@@ -149,10 +184,3 @@ def _unpacked(data: memoryview) -> list[str | bytes | None]:
         values.append(bytes(data[4 : 4 + size]))
         data = data[4 + size :]
     return values
-
-
-def _decoded(value: str) -> bytes:
-    try:
-        return base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
-        raise UserError("an image is not base64 (send the file's bytes, not its path or address)") from None
