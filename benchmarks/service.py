@@ -25,7 +25,7 @@ from pathlib import Path
 
 CLIENTS, SECONDS = (1, 4, 16), 20
 OVERLOAD, OVERLOAD_SECONDS, OVERLOAD_CLIENTS = 8, 30, 200
-CHILD = "from clfa.serving import batching; batching.LARGEST = {largest}; from clfa.cli import run; run()"
+CHILD = "from clfa.serving import batching; batching.BATCH = {batch}; from clfa.cli import run; run()"
 
 
 def main() -> None:
@@ -41,11 +41,11 @@ def main() -> None:
         rows = []
         for clients in CLIENTS:
             row: dict[str, float] = {"clients": clients}
-            for name, largest in (("batched", 32), ("single", 1)):
-                with _service(options.run, largest) as (address, _):
+            for name, batch in (("batched", 8), ("single", 1)):
+                with _service(options.run, batch) as (address, _):
                     row[name], row[f"{name}_p95_ms"] = _load(locust, options.posts, address, clients, SECONDS)
             rows.append(row | {"ratio": round(row["batched"] / row["single"], 2)})
-        with _service(options.run, 32) as (address, process):
+        with _service(options.run, 8) as (address, process):
             result = _overload(locust, options.posts, address, process, rows[-1]["batched"])
     result = {
         "date": date.today().isoformat(),
@@ -59,11 +59,11 @@ def main() -> None:
 
 
 @contextmanager
-def _service(run: str, largest: int) -> Iterator[tuple[str, subprocess.Popen]]:
+def _service(run: str, batch: int) -> Iterator[tuple[str, subprocess.Popen]]:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
-    arguments = [sys.executable, "-c", CHILD.format(largest=largest), "serve", run, "--port", str(port)]
+    arguments = [sys.executable, "-c", CHILD.format(batch=batch), "serve", run, "--port", str(port)]
     process, address = subprocess.Popen(arguments, stderr=subprocess.DEVNULL), f"http://127.0.0.1:{port}"
     try:
         while True:

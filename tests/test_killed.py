@@ -14,6 +14,7 @@ from conftest import picture, text
 from nursery import Nursery
 
 from clfa.config import CaptionSource, SweepConfig, TeacherConfig
+from clfa.data import shards
 from clfa.training.train import train
 
 TIMES = {"seconds", "examples_per_second", "minutes", "openings"}
@@ -31,11 +32,12 @@ def nursery(tmp_path_factory):
 def commands(run_config, dataset, encoders, tmp_path):
     """`commands[name](folder)`: the arguments of a command that reads and writes in that folder."""
     (tmp_path / "images").mkdir()
-    rows = []
     for number in range(120):
         (tmp_path / "images" / f"{number}.png").write_bytes(picture(number))
-        split = "train" if number < 80 else "validation" if number < 100 else "test"
-        rows.append(f"{number},{text(number)},images/{number}.png,{['no', 'yes'][number % 2]},{split}")
+    rows = []
+    for number in range(3 * shards.ROWS):
+        split = ("train", "train", "validation", "test")[number % 4]
+        rows.append(f"{number},{text(number)},images/{number % 120}.png,{['no', 'yes'][number // 4 % 2]},{split}")
     (tmp_path / "posts.csv").write_text("\n".join(["id,text,image,label,split", *rows]) + "\n")
     captions = "\n".join(f"{number}.png\t{text(number)}" for number in range(120))
     (tmp_path / "captions.txt").write_text(captions + "\n")

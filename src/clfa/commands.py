@@ -133,6 +133,8 @@ def import_table(
 ) -> object:
     """Import posts of your own: a CSV, TSV, JSONL or Parquet file, a folder of them, an image folder, or a hub data set.
 
+    An import that was stopped, or that refused some posts, goes on when the same command is given again.
+
     Args:
         source: File, folder or hub name.
         images: Folder that image paths are relative to; `none` for texts alone. Default: the folder of the file.
@@ -511,11 +513,12 @@ def serve(
         clfa serve runs/posts
         clfa serve runs/posts/onnx --host 0.0.0.0 --port 80 --keys keys.txt
     """
+    from clfa.serving.batching import BATCH
     from clfa.serving.predictor import Predictor
     from clfa.serving.service import serve as answer
 
     allowed = [line.strip() for line in Path(keys).read_text(encoding="utf-8").splitlines()] if keys else []
-    answer(run, host, port, [key for key in allowed if key], lambda: Predictor(run, backend=backend))
+    answer(run, host, port, [key for key in allowed if key], lambda: Predictor(run, BATCH, backend))
     return {}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from clfa.data.atomic import replacing
 from clfa.data.corrections import stored_posts
 from clfa.data.drawing import MIN_POSTS
-from clfa.data.examine import examine
+from clfa.data.examine import examine, unique_ids
 from clfa.data.guessing import guess_columns
 from clfa.data.problems import Problem, problem
 from clfa.data.progress import track
@@ -98,7 +98,7 @@ def _problems(
 ) -> Iterator[Problem]:
     try:
         has_texts, count, rows = _open(source, images, columns, unlabelled, split_dir)
-        examined = examine(rows, images != "none")
+        examined = examine(unique_ids(rows), images != "none")
         for _, row, warnings in track(examined, f"checking {source}", count):
             seen.posts += 1
             if isinstance(row, Bad):

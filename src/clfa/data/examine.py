@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 
 from clfa.data.images import is_animated, read_image
-from clfa.data.records import Bad, Dropped, Record
+from clfa.data.records import Bad, Record, Row, Source
 from clfa.errors import UserError
 
 LONG_TEXT = 10_000  # characters
@@ -18,31 +18,32 @@ _FLOAT = re.compile(r"[0-9]+(\.[0-9]+)?[eE]\+?[0-9]+|[0-9]{6,}\.0")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-def examine(
-    rows: Iterable[tuple[str, Record | Dropped | Bad]], images: bool = True
-) -> Iterator[tuple[str, Record | Dropped | Bad, list[str]]]:
-    """Rows with their images as bytes, each decoded once (on all cores); a row with an image that cannot be read, or with
-    an id that its split has already, becomes `Bad`. With each come the codes of its warnings, see `clfa.data.problems`.
-
-    Ids cost 16 bytes of memory each; a few dozen rows are in memory at a time.
-    """
+def unique_ids(rows: Iterable[tuple[str, Row]]) -> Source:
+    """Rows as they are; one with an id that its split has already becomes `Bad`. An id costs 16 bytes of memory."""
     seen: set[bytes] = set()
+    for split, row in rows:
+        if isinstance(row, Record):
+            key = hashlib.blake2b(f"{split} {row.id}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            if key in seen:
+                message = f"{split}: the id {row.id!r} occurs twice; ids must be unique within a split"
+                row = Bad(row.id, split, UserError(message, "id-repeated"), row.source)
+            seen.add(key)
+        yield split, row
+
+
+def examine(rows: Iterable[tuple[str, Row]], images: bool = True) -> Iterator[tuple[str, Row, list[str]]]:
+    """Rows with their images as bytes, each decoded once (on all cores); a row with an image that cannot be read becomes
+    `Bad`. With each come the codes of its warnings, see `clfa.data.problems`. A few dozen rows are decoded at a time.
+    """
     rows = iter(rows)
     read = partial(_examine_one, images=images)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while some := list(islice(rows, 32)):
-            for (split, row), (result, warnings) in zip(some, pool.map(read, (row for _, row in some))):
-                if isinstance(result, Record):
-                    key = hashlib.blake2b(f"{split} {row.id}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
-                    if key in seen:
-                        message = f"{split}: the id {row.id!r} occurs twice; ids must be unique within a split"
-                        error = UserError(message, "id-repeated")
-                        result, warnings = Bad(row.id, split, error, row.source), []
-                    seen.add(key)
-                yield split, replace(result, split=split) if isinstance(result, Bad) else result, warnings
+            for (split, _), (row, warnings) in zip(some, pool.map(read, (row for _, row in some))):
+                yield split, replace(row, split=split) if isinstance(row, Bad) else row, warnings
 
 
-def _examine_one(row: Record | Dropped | Bad, images: bool) -> tuple[Record | Dropped | Bad, list[str]]:
+def _examine_one(row: Row, images: bool) -> tuple[Row, list[str]]:
     if not isinstance(row, Record):
         return row, []
     warnings = [

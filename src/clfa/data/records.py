@@ -56,7 +56,8 @@ class Bad:
     """The post without its image, where nothing but the image is wrong."""
 
 
-Source = Iterator[tuple[str, Record | Dropped | Bad]]
+Row = Record | Dropped | Bad
+Source = Iterator[tuple[str, Row]]
 """`(split, row)` for each row of a source, in file order."""
 
 

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-LARGEST = 32
-"""Posts of a batch."""
+LARGEST, BATCH = 32, 8
+"""Posts of a request, at most; posts that are computed together: of more, a processor computes no more a second, and they
+take memory (benchmarks/service.py). A request with more is computed by itself."""
 DELAY = 0.004
 """Seconds that a first post waits for others, where nothing is being computed."""
 WAITING = 128
@@ -65,7 +66,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while True:
             await self.there.wait()
-            if self.waiting < LARGEST:
+            if self.waiting < BATCH:
                 await asyncio.sleep(DELAY)
             batch = self._take()
             posts = [post for asked in batch for post in asked.posts]
@@ -87,7 +88,7 @@ class Batcher:
         """The next requests, as many as fit into a batch."""
         batch: list[_Asked] = []
         size = 0
-        while self.queue and size + len(self.queue[0].posts) <= LARGEST:
+        while self.queue and (not batch or size + len(self.queue[0].posts) <= BATCH):
             asked = self.queue.popleft()
             size += len(asked.posts)
             batch.append(asked)
