@@ -20,7 +20,7 @@ test-fast: $(READY) ## the tests without the slow ones
 
 faults: $(READY) ## processes killed at 200 random moments and more, 1,000 corruptions (an hour or more): runs/faults.xml
 	CLFA_KILLS=200 CLFA_FAULTS=1000 $(BIN)/python -m pytest -n 2 --junitxml=runs/faults.xml tests/training/test_kill.py \
-		tests/test_killed.py tests/training/test_checkpoint.py tests/serving/test_stopped.py tests/model/test_sealed.py
+		tests/test_killed.py tests/data/test_shards.py tests/training/test_checkpoint.py tests/serving/test_stopped.py tests/model/test_sealed.py
 
 check: $(READY) ## format, lint, types
 	$(BIN)/ruff format --check src tests

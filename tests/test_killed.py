@@ -77,6 +77,14 @@ def commands(run_config, dataset, encoders, tmp_path):
         "audit": lambda folder: ["audit", str(copy(dataset, folder)), *names, f"--teacher={encoders / 'clip'}"],
         "teacher": teacher,
         "sweep": sweep,
+        "reproduce": lambda folder: [
+            "reproduce",
+            "mmsd",
+            "--tiny",
+            "--systems=bert,clfa",
+            "--seeds=1",
+            f"--out={folder / 'table'}",
+        ],
         "fit": lambda folder: [
             "fit",
             str(copy(dataset, folder)),
@@ -121,16 +129,16 @@ def timeless(value):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", ["import", "audit", "teacher", "sweep", "fit", "probe"])
+@pytest.mark.parametrize("name", ["import", "audit", "teacher", "sweep", "reproduce", "fit", "probe"])
 def test_killed_and_begun_again(nursery, commands, tmp_path, name, record_property):
-    """3 kills of each here, 24 with `make faults`."""
+    """4 kills of each here, 29 with `make faults`."""
     (tmp_path / "whole").mkdir()
     child, begun = nursery.start(*commands[name](tmp_path / "whole")), time.monotonic()
     assert nursery.end(child) == 0, nursery.said()[-2000:]
     seconds, whole = time.monotonic() - begun, left(tmp_path / "whole")
     assert whole
     generator, kills, rounds, attempts = np.random.default_rng(0), 0, 0, 0
-    while kills < int(os.environ.get("CLFA_KILLS", "24")) / 6:
+    while kills < int(os.environ.get("CLFA_KILLS", "24")) / 7:
         folder, code, rounds = tmp_path / f"killed-{rounds}", None, rounds + 1
         folder.mkdir()
         made = {"import": folder / "posts", "teacher": folder / "teacher"}.get(name)  # whole, or not there
