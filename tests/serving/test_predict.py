@@ -81,7 +81,9 @@ def test_predictor_takes_paths_bytes_and_images(run, tmp_path):
     found = Predictor(run)([{"text": text(1), "image": form} for form in forms])
     assert found[0].predicted in ("no", "yes")
     assert sum(found[0].probabilities.values()) == pytest.approx(1, abs=1e-5)
-    assert all(other == found[0] for other in found)
+    for other in found[1:]:  # rows of one batch differ in the last bit, so the sixth digit can
+        assert other.predicted == found[0].predicted
+        assert other.probabilities == pytest.approx(found[0].probabilities, abs=2e-6)
     assert Predictor(run)([]) == []
     with pytest.raises(UserError, match="no such file"):
         Predictor(run).one({"text": "x", "image": tmp_path / "none.png"})

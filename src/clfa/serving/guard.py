@@ -30,6 +30,13 @@ OPEN = (
     "/v2/health/ready",
 )
 """Paths that need no key."""
+TAKES = {
+    "/predict": ["application/json"],
+    "/predict/one": ["application/json"],
+    "/predict/form": ["multipart/form-data"],
+    "/infer": ["application/json", "application/octet-stream"],
+}
+"""End of a path -> the content types that it takes."""
 REQUEST_ID = re.compile(r"[\w.-]{1,64}")
 log = logging.getLogger("clfa.service")
 
@@ -105,12 +112,8 @@ class Guard:
             if int(headers.get("content-length", 0)) > BODY:
                 return failure(scope, 413, f"a request has at most {BODY:,} bytes")
         sent = headers.get("content-type", "").partition(";")[0].strip().lower()
-        wanted: tuple[str, ...] = (
-            ("multipart/form-data",) if scope["path"] == "/predict/form" else ("application/json",)
-        )
-        if scope["path"].endswith("/infer"):
-            wanted = ("application/json", "application/octet-stream")
-        if sent not in wanted:
+        wanted = next((types for end, types in TAKES.items() if scope["path"].endswith(end)), None)
+        if wanted and sent not in wanted:
             return failure(scope, 415, f"the content type is {' or '.join(wanted)}")
         return None
 

@@ -32,7 +32,7 @@ def inference(service: Service) -> APIRouter:
         """The Open Inference Protocol: inputs and outputs."""
         return describe(service.name, list(service.in_files), service.class_names)
 
-    @router.post(f"{path}/infer", responses=ERRORS, openapi_extra=Inference.body())
+    @router.post(f"{path}/infer", responses=ERRORS, openapi_extra=Inference.body(list(service.in_files)))
     async def infer(request: Request) -> Any:
         """The Open Inference Protocol: predict. Images are BYTES, in JSON as base64."""
         asked = Inference.read(await request.body(), request.headers.get("inference-header-content-length"))
@@ -78,13 +78,13 @@ class Inference:
             raise UserError(f"no request of the Open Inference Protocol: {type(error).__name__}") from None
 
     @staticmethod
-    def body() -> dict[str, Any]:
+    def body(columns: Sequence[str]) -> dict[str, Any]:
         """Its schema."""
         tensor = {
             "type": "object",
             "required": ["name", "shape", "datatype", "data"],
             "properties": {
-                "name": {"type": "string"},
+                "name": {"enum": list(columns)},
                 "shape": {"type": "array", "items": {"type": "integer"}},
                 "datatype": {"const": "BYTES"},
                 "data": {"type": "array", "items": {"type": ["string", "null"]}},

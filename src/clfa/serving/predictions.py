@@ -11,6 +11,7 @@ from clfa.serving.failures import ERRORS
 from clfa.serving.predictor import Prediction
 from clfa.serving.state import BODY, TEXT, Service
 
+BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 STRICT = ConfigDict(extra="forbid")
 
 
@@ -72,8 +73,14 @@ def _post_model(service: Service) -> type[BaseModel]:
     """A post with the columns that the run reads."""
     fields: dict[str, Any] = {}
     for column, in_files in service.in_files.items():
-        what, limit = ("A file's bytes in base64.", 4 * BODY // 3) if in_files else ("A text.", TEXT)
-        fields[column] = (str | None, Field(None, description=what, max_length=limit))
+        if in_files:
+            coded: dict[str, Any] = {
+                "anyOf": [{"type": "string", "maxLength": 4 * BODY // 3, "pattern": BASE64}, {"type": "null"}]
+            }
+            field = Field(None, description="A file's bytes in base64.", json_schema_extra=coded)  # read by `decode`
+        else:
+            field = Field(None, description="A text.", max_length=TEXT)
+        fields[column] = (str | None, field)
     return create_model("Post", __config__=STRICT, **fields)
 
 
