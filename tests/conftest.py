@@ -95,6 +95,12 @@ def dataset(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def checkpoints_stay(monkeypatch):
+    """Runs that are finished keep their checkpoints, to be looked at."""
+    monkeypatch.setattr("clfa.training.train.clear_checkpoints", lambda folder: None)
+
+
+@pytest.fixture
 def run_config(encoders, dataset, tmp_path):
     """`run_config(**changes)`: a tiny CLFA run; dotted names as in sweeps."""
     from dataclasses import asdict

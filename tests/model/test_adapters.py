@@ -42,7 +42,7 @@ def test_unchanged_at_first_and_merged_at_last(encoders, last):
     assert set(encoder.backbone.state_dict()) == names
 
 
-def test_a_run_is_saved_as_a_plain_encoder(run_config, encoders):
+def test_a_run_is_saved_as_a_plain_encoder(run_config, checkpoints_stay, encoders):
     config = run_config(model__modalities__text__lora=4, train__encoder_learning_rate=1e-2, loss__alignment_weight=0)
     run = Run(train(config))
     assert json.loads((run.path / "model.json").read_text())["model"]["modalities"]["text"]["lora"] is None

@@ -62,7 +62,7 @@ def test_a_long_average_forgets_where_it_began():
     assert average["weight"].item() < 1e-6
 
 
-def test_the_averaged_weights_are_validated_and_saved(run_config, tmp_path):
+def test_the_averaged_weights_are_validated_and_saved(run_config, checkpoints_stay, tmp_path):
     changes = {"loss__alignment_weight": 0, "train__epochs": 1}
     run = train(run_config(**changes, train__average=0.9, output=str(tmp_path / "averaged")))
     plain = train(run_config(**changes, output=str(tmp_path / "plain")))

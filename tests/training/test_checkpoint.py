@@ -253,6 +253,25 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, unbroken, monkeypatch):
     assert Loop(tmp_path / "full").resume().run(6).state() == unbroken
 
 
+def test_moments_come_back_in_the_layout_of_their_weights(tmp_path):
+    """Or else a fused update refuses them on a GPU, and rounds otherwise on a CPU."""
+
+    def loop():
+        one = Loop(tmp_path)
+        one.model[2].weight.data = one.model[2].weight.data.T.contiguous().T
+        one.optimizer = torch.optim.AdamW(one.model.parameters(), lr=0.01, fused=True)
+        return one
+
+    whole = loop().run(6).state()
+    shutil.rmtree(tmp_path)
+    loop().run(3)
+    resumed = loop().resume()
+    assert {m.stride() for p in resumed.optimizer.state for m in resumed.optimizer.state[p].values() if m.ndim > 1} == {
+        p.stride() for p in resumed.model.parameters() if p.ndim > 1
+    }
+    assert resumed.run(6).state() == whole
+
+
 def test_the_manifest_names_every_file(tmp_path):
     Loop(tmp_path / "run").run(2)
     newest = newest_whole(tmp_path / "run")

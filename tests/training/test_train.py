@@ -42,10 +42,10 @@ def test_run_directory(run_config):
         "log.jsonl",
         "metrics.json",
         "environment.json",
-        "checkpoints",
         "text",
         "image",
     }
+    assert not (run / "checkpoints").exists()  # nothing goes on from there
     lines = read_log(run)
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert {"loss", "classification_loss", "alignment_loss_text", "alignment_loss_image"} <= set(lines[0])
@@ -119,7 +119,7 @@ def test_test_split_is_never_opened(run_config, dataset, tmp_path):
         {"train__average": 0.9, "loss__alignment_weight": 0},
     ],
 )
-def test_resume_equals_uninterrupted(run_config, tmp_path, monkeypatch, changes):
+def test_resume_equals_uninterrupted(run_config, checkpoints_stay, tmp_path, monkeypatch, changes):
     whole = train(run_config(**changes, output=str(tmp_path / "whole")))
     save, calls = training.save_checkpoint, []
 

@@ -160,7 +160,7 @@ def embed_dataset(
         log.info("loading the teacher %s", name)
         # fresh weights are drawn before the saved ones are read: a run must not depend on whether this was cached
         with torch.random.fork_rng():
-            return load_teacher(name)
+            return load_teacher(name).to("cuda" if torch.cuda.is_available() else "cpu")
 
     @torch.no_grad()
     def embed(kind: str, batch: list) -> list[Tensor]:

@@ -108,6 +108,11 @@ def save_checkpoint(
         _clear(old)
 
 
+def clear_checkpoints(folder: Path) -> None:
+    """Remove all of a finished run: with the moments of its optimizer they are several times as large as its model."""
+    _clear(folder)
+
+
 def _free_name(folder: Path, step: int) -> Path:
     """The next checkpoint of this step: a validation that was interrupted has one before its end, too. A damaged one, which
     was refused when this run went on from an earlier one, makes room; a whole one never does."""
@@ -143,6 +148,13 @@ def load_checkpoint(
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for (
+        parameter,
+        moments,
+    ) in optimizer.state.items():  # in the layout of their weights, as they were before they were saved
+        for name, value in moments.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                moments[name] = torch.empty_like(parameter).copy_(value)
     random = load_file(newest / "random.safetensors")
     torch.set_rng_state(random["cpu"])
     if "cuda" in random and torch.cuda.is_available():

@@ -99,7 +99,7 @@ def set_up(config: RunConfig) -> Setup:
         num_workers=settings.workers,
         generator=torch.Generator().manual_seed(config.seed),
     )
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings), betas=(0.9, 0.999))
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings), betas=(0.9, 0.999), fused=True)
     weights = _class_weights(rows.labels, len(class_names), config).to(pipeline.device)
     aligned = [rows] if unlabelled is None else [rows, unlabelled]
     everyone = _everyone(config, aligned, teacher, pipeline.device) if config.loss.negatives == "all" else {}

@@ -28,7 +28,7 @@ from clfa.runs import Run
 from clfa.training.arithmetic import deterministic, has_bf16, precision
 from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.average import averaged, update_average
-from clfa.training.checkpoint import load_best, load_checkpoint, save_best, save_checkpoint
+from clfa.training.checkpoint import clear_checkpoints, load_best, load_checkpoint, save_best, save_checkpoint
 from clfa.training.memory import explained
 from clfa.training.modality_dropout import expected_terms, forward
 from clfa.training.objective import aligns_alone, objective
@@ -103,7 +103,7 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
 
     Returns:
         The run directory: `config.yaml`, `dataset.json` (the data it was made from), model files, `log.jsonl`,
-        `metrics.json`, `environment.json`, `checkpoints/`.
+        `metrics.json`, `environment.json`; `checkpoints/` until it is finished.
 
     Raises:
         UserError: the output holds another run, another process is at work there, data or teacher do not fit, or the loss
@@ -114,6 +114,7 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
     run = Run(config.output)
     with only_one(run.path, inside=True), deterministic(config.train.deterministic):
         if not run.begin(config, resume):
+            clear_checkpoints(run.checkpoints)  # it may have been killed while it did so
             log.info("%s: already finished", run)
             return run.path
         torch.manual_seed(config.seed)
@@ -192,6 +193,7 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
             "train_rows": len(setup.rows),
         }
     )
+    clear_checkpoints(run.checkpoints)
 
 
 def _trial(setup: Setup, config: RunConfig, size: int) -> None:
