@@ -5,7 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 from conftest import make_dataset, picture, text
+from huggingface_hub import ModelCardData
 
 from clfa import commands
 from clfa.config import DataConfig, read_yaml
@@ -193,6 +195,10 @@ def test_card(run, posts):
     cell = f"{100 * accuracy.value:.1f} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]"
     assert f"| this run | {cell} |" in card
     assert "this run, 45 posts not in the training set" in card
+    known = ModelCardData(**yaml.safe_load(card.split("---")[1]))  # as a hub reads it
+    scores = {one.metric_type: one.metric_value for one in known.eval_results}
+    assert scores["macro_f1"] == pytest.approx(result.metrics["macro_f1"].value, abs=1e-6)
+    assert known.eval_results[0].dataset_split == "test"
     for split in load_manifest_splits(posts):
         assert split["sha256"] in card
     assert "5 of 50 test posts have the text of a training post" in card

@@ -79,12 +79,11 @@ class Blend(Classifier):
         return self
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """A folder for each member, and `model.json`."""
+        """A folder for each member, `model.json` and `config.json`."""
         folder = Path(folder)
         for m, member in self.members.items():
             member.save_pretrained(folder / m)
-        self.describe(folder)
-        seal(folder, [folder / "model.json", *(folder / m / MANIFEST for m in self.members)])
+        seal(folder, [*self.describe(folder), *(folder / m / MANIFEST for m in self.members)])
 
     def _encoded(self, member: Classifier, name: str, inputs: Inputs, encoded: dict) -> Inputs:
         """The inputs of a frozen encoder become its states, computed once for all members that read them."""

@@ -27,6 +27,9 @@ from clfa.model.modalities import KINDS
 from clfa.model.probe import Probe
 from clfa.model.word_vectors import build_words_model
 
+MODEL_TYPE = "clfa"
+"""Of `config.json`."""
+
 
 @dataclass(frozen=True)
 class Output:
@@ -170,8 +173,8 @@ class Classifier(nn.Module):
         self.config = replace(self.config, modalities=modalities)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `model.json`, `model.safetensors` and per encoder a folder with its config and its tokenizer or image
-        processor: all that prediction needs; and `manifest.json`, by which they are known again."""
+        """Write `model.json`, `config.json`, `model.safetensors` and per encoder a folder with its config and its tokenizer
+        or image processor: all that prediction needs; and `manifest.json`, by which they are known again."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, encoder in self.encoders.items():
@@ -179,13 +182,16 @@ class Classifier(nn.Module):
         save_file(
             {key: value.detach().contiguous() for key, value in self.state_dict().items()}, folder / "model.safetensors"
         )
-        self.describe(folder)
         own = [path for name in self.encoders for path in (folder / name).rglob("*") if path.is_file()]
-        seal(folder, [folder / "model.json", folder / "model.safetensors", *own])
+        seal(folder, [*self.describe(folder), folder / "model.safetensors", *own])
 
-    def describe(self, folder: Path) -> None:
-        """Write `model.json`."""
+    def describe(self, folder: Path) -> list[Path]:
+        """Write `model.json`; and `config.json`, by which `clfa.serving.hub` is known to Hugging Face's auto classes."""
+        names = dict(enumerate(self.class_names))
         write_json(folder / "model.json", self.described())
+        classes = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+        write_json(folder / "config.json", {"model_type": MODEL_TYPE, **classes})
+        return [folder / "model.json", folder / "config.json"]
 
     def described(self) -> dict[str, Any]:
         """Configuration, classes, decision rule."""

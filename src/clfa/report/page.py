@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import BaseLoader, Environment, PackageLoader, StrictUndefined
 
 from clfa.data.atomic import read_json, write_text
@@ -107,14 +108,16 @@ def write_card(run: Run) -> None:
     """Write the model card `RUN/README.md` from what the run, its evaluations, a probe and an audit of its data wrote."""
     config, data = run.config(), run.manifest()
     dataset, model = Path(config.data.path), read_json(run.model_file)
+    data_name = (data or {}).get("name", dataset.name)
     text = (
         environment(autoescape=False)
         .get_template("card.md.j2")
         .render(
             name=_name_of(run),
+            metadata=_metadata(run, data_name),
             config=config,
             data=data,
-            data_name=(data or {}).get("name", dataset.name),
+            data_name=data_name,
             audit=_audit_of(dataset, data),
             training=run.metrics()["training"],
             results=evaluations(run),
@@ -127,6 +130,28 @@ def write_card(run: Run) -> None:
         )
     )
     write_text(run.card_file, text)
+
+
+def _metadata(run: Run, data_name: str) -> str:
+    """YAML for a hub: what the card is of, and a `model-index` of its scores as fractions, their intervals in words."""
+    results = [
+        {
+            "task": {"type": "text-classification", "name": "posts of text and image"},
+            "dataset": {"type": data_name, "name": data_name, "split": split},
+            "metrics": [
+                {
+                    "type": name,
+                    "value": round(score.value, 6),
+                    "name": f"{METRICS[name].title} {score.text(METRICS[name].unit)}",
+                }
+                for name, score in evaluation.metrics.items()
+            ],
+        }
+        for split, evaluation in evaluations(run).items()
+    ]
+    index = [{"name": _name_of(run), "results": results}] if results else []
+    about = {"library_name": "clfa", "pipeline_tag": "text-classification", "tags": ["multimodal", "text-and-image"]}
+    return yaml.safe_dump(about | ({"model-index": index} if index else {}), sort_keys=False, allow_unicode=True)
 
 
 def _name_of(run: Run) -> str:
