@@ -1,8 +1,9 @@
 """A post, what may be in it, and the dataset directory it lives in.
 
 A dataset directory holds `train/validation/test.parquet` (image bytes inside), `dataset.json` (labels, counts, hashes,
-filters) and `dropped.jsonl` (each row that was not kept, and why). Nothing is ever dropped without a line there. Posts
-without a label, if they were kept, are in `unlabelled.parquet`, with null in the column `label`.
+filters), `croissant.json` (the same for other tools) and `dropped.jsonl` (each row that was not kept, and why). Nothing is
+ever dropped without a line there. Posts without a label, if they were kept, are in `unlabelled.parquet`, with null in the
+column `label`.
 """
 
 import unicodedata

@@ -16,6 +16,7 @@ from typing import Any
 
 import clfa
 from clfa.data.atomic import write_json
+from clfa.data.croissant import croissant
 from clfa.data.examine import examine, unique_ids
 from clfa.data.lock import only_one
 from clfa.data.problems import PROBLEMS
@@ -112,6 +113,7 @@ def _write(
     manifest["dropped"] = sum(tally.dropped.values())
     manifest["clfa_version"] = clfa.__version__
     write_json(unfinished / "dataset.json", manifest)
+    write_json(unfinished / "croissant.json", croissant(manifest))
     shards.remove()
     if out.exists():
         out.rmdir()

@@ -32,6 +32,8 @@ class Failure(BaseModel):
     code: str
     message: str
     request_id: str
+    error: str = ""
+    """The message once more, on the paths of the Open Inference Protocol, which calls it so."""
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -49,6 +51,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 def failure(scope: Any, status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """An error's response."""
     content = {"code": CODES.get(status, "refused"), "message": message[:500], "request_id": scope["request_id"]}
+    if scope["path"].startswith("/v2"):
+        content["error"] = content["message"]
     return JSONResponse(content, status, headers)
 
 

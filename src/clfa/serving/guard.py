@@ -34,9 +34,9 @@ TAKES = {
     "/predict": ["application/json"],
     "/predict/one": ["application/json"],
     "/predict/form": ["multipart/form-data"],
-    "/infer": ["application/json", "application/octet-stream"],
+    "/infer": ["application/json", "application/octet-stream", ""],
 }
-"""End of a path -> the content types that it takes."""
+"""End of a path -> the content types that it takes; clients of the Open Inference Protocol name none."""
 REQUEST_ID = re.compile(r"[\w.-]{1,64}")
 log = logging.getLogger("clfa.service")
 
@@ -114,7 +114,7 @@ class Guard:
         sent = headers.get("content-type", "").partition(";")[0].strip().lower()
         wanted = next((types for end, types in TAKES.items() if scope["path"].endswith(end)), None)
         if wanted and sent not in wanted:
-            return failure(scope, 415, f"the content type is {' or '.join(wanted)}")
+            return failure(scope, 415, f"the content type is {' or '.join(filter(None, wanted))}")
         return None
 
     def _may(self, headers: dict[str, str]) -> bool:
