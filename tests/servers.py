@@ -24,9 +24,9 @@ def serving(run):
     """`with serving(run) as start: client = start(predictor, keys)`; they end with the block."""
     servers, clients = [], []
 
-    def start(predictor=None, keys=None):
+    def start(predictor=None, keys=None, label_studio=False):
         service = Service(run, lambda: predictor or Predictor(run))
-        app = build_app(service, keys)
+        app = build_app(service, keys, label_studio)
         server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", free_port(), log_config=None, access_log=False))
         thread = threading.Thread(target=server.run)
         thread.start()

@@ -19,11 +19,12 @@ _HOMES = {
     "evaluate": "clfa.evidence.evaluate",
     "fit": "clfa.studies.fit",
     "probe": "clfa.evidence.probe",
+    "select": "clfa.evidence.selection",
     "sweep": "clfa.studies.sweep",
     "train": "clfa.training.train",
 }
 _EXTRAS = {"onnxruntime": "onnx", "tokenizers": "onnx", "onnxscript": "export", "onnx": "export"} | dict.fromkeys(
-    ("fastapi", "uvicorn", "prometheus_client", "python_multipart"), "serve"
+    ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "defusedxml"), "serve"
 )
 __all__ = ["__version__", *_HOMES]
 

@@ -38,6 +38,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "check": commands.check,
     "audit": commands.audit,
     "correct": commands.correct,
+    "select": commands.select,
     "teacher": {"train": commands.teacher_train, "embed": commands.teacher_embed},
     "train": commands.train,
     "evaluate": commands.evaluate,

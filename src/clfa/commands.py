@@ -496,6 +496,7 @@ def serve(
     port: int = 8000,
     keys: str | None = None,
     backend: Literal["torch", "onnx"] | None = None,
+    label_studio: bool = False,
 ) -> object:
     """Answer posts over HTTP until SIGTERM or Ctrl-C; then what was asked before is answered, and the process ends with 0.
 
@@ -508,6 +509,7 @@ def serve(
         port: Port to listen on.
         keys: File with a key a line, one of which each request must have (X-API-Key, or Authorization: Bearer).
         backend: `onnx` for what `clfa export` wrote; by default what the folder holds.
+        label_studio: Also be a machine-learning backend of Label Studio, at /label-studio.
 
     Examples:
         clfa serve runs/posts
@@ -518,7 +520,7 @@ def serve(
     from clfa.serving.service import serve as answer
 
     allowed = [line.strip() for line in Path(keys).read_text(encoding="utf-8").splitlines()] if keys else []
-    answer(run, host, port, [key for key in allowed if key], lambda: Predictor(run, BATCH, backend))
+    answer(run, host, port, [key for key in allowed if key], lambda: Predictor(run, BATCH, backend), label_studio)
     return {}
 
 
@@ -592,6 +594,24 @@ def audit(
     write_suspects(suspects, folder / "suspects.csv")
     log.info("wrote %s: %s posts to look at", folder / "suspects.csv", f"{len(suspects):,}")
     return result
+
+
+def select(run: RunDir, *, pool: DatasetDir, n: int = 100, split: str = "unlabelled", out: str) -> object:
+    """Choose the posts of a pool that are most worth a label: those that the run is unsure of, or whose text and image it
+    reads differently, no two of them alike. How much that saves against random posts: docs/results.md.
+
+    Args:
+        n: How many.
+        split: Split of the pool; posts without a label are in `unlabelled`.
+        out: Folder to make: selected.csv, which `clfa import table` reads once its column label is filled in, with the
+            images beside it; tasks.json and label_studio.xml for Label Studio.
+
+    Examples:
+        clfa select runs/posts --pool data/posts --n 200 --out to_label
+    """
+    selected = clfa.select(run, pool, n, split, out)
+    log.info("wrote %s: selected.csv, images, tasks.json, label_studio.xml", out)
+    return {"selected": len(selected), "first": vars(selected[0])}
 
 
 def correct(dataset: DatasetDir, corrections: str, *, out: NewDataset) -> object:

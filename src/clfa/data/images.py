@@ -103,6 +103,11 @@ def open_image(data: bytes, name: str = "image") -> Image.Image:
     return to_rgb(opened)
 
 
+def media_type(data: bytes) -> str:
+    """Of an image that `open_image` reads: `image/jpeg` …"""
+    return Image.MIME[str(Image.open(io.BytesIO(data), formats=IMAGE_FORMATS).format)]
+
+
 def is_animated(data: bytes) -> bool:
     """Whether an image that `open_image` reads has several frames, of which it takes the first."""
     return bool(getattr(Image.open(io.BytesIO(data), formats=IMAGE_FORMATS), "is_animated", False))

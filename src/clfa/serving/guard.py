@@ -8,6 +8,7 @@ import re
 import time
 import traceback
 import uuid
+from base64 import b64decode
 from contextlib import suppress
 from typing import Any
 
@@ -34,6 +35,7 @@ TAKES = {
     "/predict": ["application/json"],
     "/predict/one": ["application/json"],
     "/predict/form": ["multipart/form-data"],
+    "/setup": ["application/json"],
     "/infer": ["application/json", "application/octet-stream", ""],
 }
 """End of a path -> the content types that it takes; clients of the Open Inference Protocol name none."""
@@ -118,10 +120,17 @@ class Guard:
         return None
 
     def _may(self, headers: dict[str, str]) -> bool:
-        bearer = headers.get("authorization", "")
-        given = headers.get("x-api-key") or bearer.partition("Bearer ")[2]
+        said = headers.get("authorization", "")
+        given = headers.get("x-api-key") or said.partition("Bearer ")[2] or _password(said.partition("Basic ")[2])
         # all of them, so that the time says nothing
         return sum(hmac.compare_digest(given.encode("latin-1"), key) for key in self.keys) > 0
+
+
+def _password(coded: str) -> str:
+    """Of basic authentication, which is all that some clients have; empty where it is none."""
+    with suppress(ValueError):
+        return b64decode(coded, validate=True).decode("latin-1").partition(":")[2]
+    return ""
 
 
 async def _discard(receive: Any) -> None:

@@ -23,6 +23,7 @@ from clfa.errors import UserError
 from clfa.serving.batching import LARGEST
 from clfa.serving.failures import add_handlers
 from clfa.serving.guard import Guard, Lines, log
+from clfa.serving.label_studio import label_studio
 from clfa.serving.open_inference import inference
 from clfa.serving.predictions import predictions
 from clfa.serving.predictor import Predictor
@@ -39,7 +40,7 @@ POLICY = (
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def build_app(service: Service, keys: list[str] | None = None) -> FastAPI:
+def build_app(service: Service, keys: list[str] | None = None, for_label_studio: bool = False) -> FastAPI:
     """The application of a service; whoever has one of the keys may ask, anybody where there are none."""
 
     @asynccontextmanager
@@ -59,7 +60,7 @@ def build_app(service: Service, keys: list[str] | None = None) -> FastAPI:
     )
     app.add_middleware(Guard, service=service, keys=[key.encode() for key in keys or ()])
     add_handlers(app)
-    for router in (predictions, inference, _operations):
+    for router in (predictions, inference, _operations, *([label_studio] if for_label_studio else [])):
         app.include_router(router(service))
     app.mount("/static", StaticFiles(directory=STATIC))
 
@@ -132,7 +133,14 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter) or self.force_exit
 
 
-def serve(run: str | Path, host: str, port: int, keys: list[str], load: Callable[[], Predictor]) -> None:
+def serve(
+    run: str | Path,
+    host: str,
+    port: int,
+    keys: list[str],
+    load: Callable[[], Predictor],
+    for_label_studio: bool = False,
+) -> None:
     """Answer until SIGTERM or SIGINT.
 
     Raises:
@@ -148,7 +156,7 @@ def serve(run: str | Path, host: str, port: int, keys: list[str], load: Callable
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO if logger is log else logging.WARNING)
     service = Service(run, load)
-    app = build_app(service, keys)
+    app = build_app(service, keys, for_label_studio)
     log.info("listening", extra={"more": {"host": host, "port": port}})
     _Server(uvicorn.Config(app, host, port, log_config=None, access_log=False, server_header=False), service).run()
     if service.fault:
