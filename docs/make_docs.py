@@ -26,6 +26,7 @@ from dial_page import dial_values, draw_dial
 from jinja2 import FileSystemLoader
 from reliability_page import reliability_rows
 from scipy import stats
+from selection_page import selection_values
 
 from clfa.data.atomic import read_json
 from clfa.data.problems import FILES, IMAGES, POSTS
@@ -101,6 +102,7 @@ COLLECTED: dict[str, Any] = {
     "missing": dict[str, dict[str, Any]],
     "suspects": dict[str, dict[str, Any]],
     "faults": dict[str, dict[str, Any]],
+    "selection": dict[str, Any],
     "reliability": dict[str, dict[str, Any]],
 }
 AUDITS = ("mmsd", "mmsd_raw", "mmsd_unfiltered", "mmsd_substrings", "mmsd2", "mvsa_single")
@@ -239,6 +241,7 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         "suspect_rows": {name: suspect_rows(one) for name, one in found["suspects"].items()},
         "reliability_rows": reliability_rows(found["faults"]),
         **image_values(found["reliability"]["images"]),
+        **selection_values(found["selection"]),
     }
     parts: Any = templates.get_template("parts.md.j2").make_module(values)
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")

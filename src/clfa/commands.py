@@ -598,7 +598,7 @@ def audit(
 
 def select(run: RunDir, *, pool: DatasetDir, n: int = 100, split: str = "unlabelled", out: str) -> object:
     """Choose the posts of a pool that are most worth a label: those that the run is unsure of, or whose text and image it
-    reads differently, no two of them alike. How much that saves against random posts: docs/results.md.
+    reads differently; each text once. What that gains over random posts: docs/results.md.
 
     Args:
         n: How many.

@@ -1,13 +1,10 @@
-"""Which posts of a pool to label next: those that a run is unsure of, or reads differently by text and image, all unlike."""
+"""Which posts of a pool to label next: those that a run is unsure of, or reads differently by text and image."""
 
 import csv
-import heapq
 import logging
-import warnings
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import count
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -17,14 +14,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from clfa.data.atomic import replacing, write_json, write_text
+from clfa.data.drawing import text_form
 from clfa.data.images import media_type
 from clfa.data.records import UNLABELLED, load_manifest
 from clfa.data.rows import Rows
 from clfa.errors import UserError
 from clfa.model.pipeline import ABSENT, Pipeline
 
-FACTOR = 10
-"""Posts among which the ones to label are spread, for each of them: the most informative ones."""
 CHUNK = 512
 
 log = logging.getLogger(__name__)
@@ -65,46 +61,13 @@ def disagreement(
     return np.clip(entropy((texts + images) / 2) - (entropy(texts) + entropy(images)) / 2, 0, 1)
 
 
-def spread(
-    embeds: Float[NDArray, "posts dim"], information: Float[NDArray, " posts"], number: int
-) -> NDArray[np.int64]:
-    """Places of `number` posts that are informative and unlike each other, the most informative first.
-
-    k-means of the standardised embeddings with the posts weighted by their information, and of each cluster the post next to
-    its centre (diverse mini-batch active learning, Zhdanov 2019).
-
-    Args:
-        embeds: candidates; NaN, where a modality is missing, is the mean.
-        information: weights, at least 0.
-        number: how many; all of them where there are fewer.
-    """
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    if number >= len(information):
-        return np.argsort(-information, kind="stable")
-    there = ~np.isnan(embeds)
-    z = np.where(there, embeds - np.nan_to_num(embeds).sum(0) / np.maximum(there.sum(0), 1), 0)
-    deviation = np.sqrt((z**2).sum(0) / np.maximum(there.sum(0), 1))
-    z = z / np.where(deviation > 0, deviation, 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # posts of which fewer than `number` are different
-        clusters = KMeans(number, n_init=1, random_state=0).fit(z, sample_weight=information + 1e-6)
-    distances = clusters.transform(z)
-    taken: list[int] = []
-    for cluster in range(number):  # a post may be next to two centres
-        order = np.argsort(distances[:, cluster], kind="stable")
-        taken.append(int(next(place for place in order if place not in taken)))
-    return np.array(sorted(taken, key=lambda place: -information[place]))
-
-
 def select(
     run: str | Path, pool: str | Path, n: int = 100, split: str = UNLABELLED, out: str | Path = "selected"
 ) -> list[Selected]:
     """Choose posts to label; write `OUT/selected.csv` with `OUT/images`, and for Label Studio `tasks.json` and its set-up.
 
-    Information of a post is u + d (see `uncertainty`, `disagreement`; d is 0 for a run of one side, and for a post that
-    lacks one); of the 10 n posts with most of it those are taken that `spread` chooses. Labels of the pool are not read.
+    Taken are those with the largest u + d (see `uncertainty`, `disagreement`; d is 0 for a run of one side, and for a post
+    that lacks one), each text once. Labels of the pool are not read.
 
     Args:
         run: run directory.
@@ -130,21 +93,23 @@ def select(
         )
         raise UserError(f"{pool} has no split {split!r}{hint}; it has {', '.join(load_manifest(pool)['splits'])}")
     pipeline, rows = Pipeline.load(run), Rows(Path(pool), [split])
-    best: list[tuple[float, int, int, Any]] = []  # a heap of the 10 n most informative
-    order = count()
-    for place, information, found in _judged(pipeline, rows):
-        heapq.heappush(best, (information, -next(order), place, found))
-        if len(best) > FACTOR * n:
-            heapq.heappop(best)
-    best.sort(reverse=True)
-    embeds = np.stack([found["embeds"] for *_, found in best])
-    chosen = spread(embeds, np.array([information for information, *_ in best]), n)
-    log.info("%s of %s posts, among the %s most informative", f"{len(chosen):,}", f"{len(rows):,}", f"{len(best):,}")
-    return _write([(rows[best[c][2]], best[c][3]) for c in chosen.tolist()], pipeline.class_names, out)
+    best: dict[str, tuple[float, int, dict[str, Any]]] = {}  # text -> the most informative post with it
+    for place, (information, found) in enumerate(_judged(pipeline, rows)):
+        form = text_form(found["text"]) or f"\0{place}"
+        if form not in best or information > best[form][0]:
+            best[form] = information, place, found
+        if len(best) > 10 * n:
+            best = _most(best, n)
+    return _write([(rows[place], found) for _, place, found in _most(best, n).values()], pipeline.class_names, out)
 
 
-def _judged(pipeline: Pipeline, rows: Rows) -> Iterator[tuple[int, float, dict[str, Any]]]:
-    """Place, information and what is shown, of each post in order."""
+def _most(best: dict[str, tuple[float, int, dict[str, Any]]], n: int) -> dict[str, tuple[float, int, dict[str, Any]]]:
+    """The n most informative ones in their order."""
+    return dict(sorted(best.items(), key=lambda one: (-one[1][0], one[1][1]))[:n])
+
+
+def _judged(pipeline: Pipeline, rows: Rows) -> Iterator[tuple[float, dict[str, Any]]]:
+    """Information of each post in order, and what is shown of it."""
     sides = {pipeline.config.side(name) for name in pipeline.config.modalities}
     for start in range(0, len(rows), CHUNK):
         chunk = [rows[place] for place in range(start, min(len(rows), start + CHUNK))]
@@ -164,25 +129,16 @@ def _judged(pipeline: Pipeline, rows: Rows) -> Iterator[tuple[int, float, dict[s
                 for side in ("text", "image")
             ]
             d = np.where(there[0] & there[1], disagreement(text, image), 0.0)
-        embeds = np.concatenate(list(_means(parts)), 1)
         decided = pipeline.decide(logits)
         for place in range(len(chunk)):
             shown = {
+                "text": chunk[place]["text"] or "",
                 "predicted": pipeline.class_names[decided[place]],
                 "probability": float(whole[place, decided[place]]),
                 "uncertainty": round(float(u[place]), 4),
                 "disagreement": round(float(d[place]), 4),
-                "embeds": embeds[place].astype(np.float32),
             }
-            yield start + place, float(u[place] + d[place]), shown
-
-
-def _means(parts: Any) -> Iterator[NDArray]:
-    """(N, D) of each modality, NaN where it is missing."""
-    for name, states in parts.states.items():
-        mask = parts.masks[name].numpy()
-        total = (states.numpy() * mask[:, :, None]).sum(1)
-        yield np.where(mask.any(1)[:, None], total / np.maximum(mask.sum(1), 1)[:, None], np.nan)
+            yield float(u[place] + d[place]), shown
 
 
 def _write(posts: Sequence[tuple[Any, dict[str, Any]]], class_names: Sequence[str], out: Path) -> list[Selected]:
