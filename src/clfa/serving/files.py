@@ -7,20 +7,20 @@ prediction that was stopped, however it was, goes on behind the last of them, an
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from glob import glob
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from clfa.data.cells import CELLS
 from clfa.data.columns import KNOWLEDGE_COLUMNS, as_text, knowledge_columns
 from clfa.data.formats import Table
 from clfa.data.images import safe_image
 from clfa.data.lock import only_one
-from clfa.data.progress import progress, track
+from clfa.data.progress import Progress, progress, track
 from clfa.data.seal import MANIFEST
 from clfa.data.tables import OPTIONS, open_posts
 from clfa.errors import UserError
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 SHARD = 16  # chunks in a file of their own
 LISTED = 20  # bad images that are named
+Chunk = list[tuple[int, Row | UserError]]
+"""Some rows with their lines."""
+Engine = Literal["plain", "ray"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def predict_file(
     columns: Mapping[str, str],
     image_dir: Path | None = None,
     on_bad: str = "fail",
+    engine: Engine = "plain",
 ) -> dict[str, int]:
     """Predict each post of a CSV, TSV, JSONL or Parquet file; every input row is one output row, in order.
 
@@ -96,6 +100,7 @@ def predict_file(
         on_bad: images that are named but missing or unreadable, and lines that are no rows: `fail` counts them all, lists
             the first 20 and predicts nothing; `mask` predicts from the text alone, `skip` leaves the prediction empty, as
             both do for lines that are no rows, and `problem` says so.
+        engine: `plain`, this process; or `ray`, a cluster (see `clfa.serving.cluster`).
 
     Returns:
         `{"rows", "predicted", "without_image", "bad_images", "bad_rows"}`.
@@ -106,7 +111,7 @@ def predict_file(
     _refuse_ending(output)
     if output.exists():
         raise UserError(f"{output} exists: choose another --output, or delete it first")
-    return _predict_one(Predictor(run), run, source, output, columns, image_dir, on_bad)
+    return _predict_one(Predictor(run), run, source, output, columns, image_dir, on_bad, engine)
 
 
 def predict_files(
@@ -116,6 +121,7 @@ def predict_files(
     columns: Mapping[str, str],
     image_dir: Path | None = None,
     on_bad: str = "fail",
+    engine: Engine = "plain",
 ) -> dict[str, int]:
     """Predict each file of a folder, or that a pattern names, to a file of the same name in another folder.
 
@@ -144,7 +150,7 @@ def predict_files(
             total["finished_before"] += 1
             continue
         log.info("%s, %s of %s files", path, number, len(sources))
-        total.update(_predict_one(predictor, run, path, folder / path.name, columns, image_dir, on_bad))
+        total.update(_predict_one(predictor, run, path, folder / path.name, columns, image_dir, on_bad, engine))
     return dict(total)
 
 
@@ -179,14 +185,21 @@ def _predict_one(
     columns: Mapping[str, str],
     image_dir: Path | None,
     on_bad: str,
+    engine: Engine,
 ) -> dict[str, int]:
-    table = _open(predictor, source, columns)
-    posts = _Source(table, source, columns, image_dir or source.parent, predictor, on_bad)
+    posts = _source(predictor, source, columns, image_dir, on_bad)
     with only_one(output):
-        return _predict(posts, Shards(output, _asked(run, posts)))
+        return _predict(posts, Shards(output, _asked(run, posts)), run, engine)
 
 
-def _predict(posts: _Source, shards: Shards) -> dict[str, int]:
+def _source(
+    predictor: Predictor, source: Path, columns: Mapping[str, str], image_dir: Path | None, on_bad: str
+) -> _Source:
+    table = _open(predictor, source, columns)
+    return _Source(table, source, columns, image_dir or source.parent, predictor, on_bad)
+
+
+def _predict(posts: _Source, shards: Shards, run: str | Path, engine: Engine) -> dict[str, int]:
     predictor, table = posts.predictor, posts.table
     total, held = _look(posts, checked=shards.are_there)
     probabilities: Types = {f"probability_{name}": {float: 0.0} for name in predictor.class_names}
@@ -195,19 +208,52 @@ def _predict(posts: _Source, shards: Shards) -> dict[str, int]:
     if taken:
         raise UserError(f"{posts.path} has columns that the output adds ({', '.join(taken)}): rename them in the input")
     kept = {name: samples for name, samples in held.items() if not {bytes, dict} & samples.keys()}
-    shards.begin()
-    chunks = _chunks(table)
+    shards.begin(-(-total // (SHARD * CHUNK)))
     with progress("predicting", total) as bar:
-        for number in range(shards.done):
+        jobs = _jobs(table, shards, bar)
+        if engine == "ray":
+            from clfa.serving.cluster import cluster, spread
+
+            given = (Path.cwd(), run, posts.path, posts.columns, posts.image_dir, posts.on_bad, shards, kept, added)
+            with cluster() as workers:
+                for rows in spread(jobs, workers, *given):
+                    bar.add(rows)
+        else:
+            for number, chunks in jobs:
+                shards.add(number, _answered(posts, chunks, kept, added, bar.add), kept | added)
+    return shards.end(kept | added)
+
+
+def open_worker(
+    run: str | Path,
+    source: Path,
+    columns: Mapping[str, str],
+    image_dir: Path,
+    on_bad: str,
+    shards: Shards,
+    kept: Types,
+    added: Types,
+) -> Callable[[int, list[Chunk]], int]:
+    """What writes a shard of a given number from its chunks in another process, and says how many rows it has."""
+    posts = _source(Predictor(run), source, columns, image_dir, on_bad)
+
+    def write(number: int, chunks: list[Chunk]) -> int:
+        if not shards.has(number):
+            shards.add(number, _answered(posts, chunks, kept, added, lambda rows: None), kept | added)
+        return shards.counts(number)["rows"]
+
+    return write
+
+
+def _jobs(table: Table, shards: Shards, bar: Progress) -> Iterator[tuple[int, list[Chunk]]]:
+    """Number and chunks of each shard that is not done."""
+    chunks = _chunks(table)
+    for number in range(shards.count):
+        several = list(islice(chunks, SHARD))
+        if shards.has(number):  # read, and not predicted again
             bar.add(shards.counts(number)["rows"])
-        for _ in islice(chunks, SHARD * shards.done):  # read, and not predicted again
-            pass
-        for number in count(shards.done):
-            several = list(islice(chunks, SHARD))
-            if not several:
-                return shards.end(number, kept | added)
-            shards.add(number, _answered(posts, several, kept, added, bar), kept | added)
-    raise AssertionError("the numbers do not end")
+        else:
+            yield number, several
 
 
 def _asked(run: str | Path, posts: _Source) -> dict[str, Any]:
@@ -222,16 +268,16 @@ def _asked(run: str | Path, posts: _Source) -> dict[str, Any]:
     }
 
 
-def _chunks(table: Table) -> Iterator[list[tuple[int, Row | UserError]]]:
+def _chunks(table: Table) -> Iterator[Chunk]:
     lines = table.lines(None)
     while chunk := list(islice(lines, CHUNK)):
         yield chunk
 
 
 def _answered(
-    posts: _Source, chunks: list[list[tuple[int, Row | UserError]]], kept: Types, added: Types, bar: Any
+    posts: _Source, chunks: list[Chunk], kept: Types, added: Types, count: Callable[[int], object]
 ) -> Iterator[list[Row]]:
-    """The rows of the output, a chunk at a time."""
+    """The rows of the output, a chunk at a time; they are counted when they are written."""
     for chunk in chunks:
         prepared = [posts.post(row, line) for line, row in chunk]
         answers = iter(posts.predictor.answer([post for post, _ in prepared if post is not None]))
@@ -245,7 +291,7 @@ def _answered(
                 cells |= {f"probability_{name}": value for name, value in answer.probabilities.items()}
             written.append(cells)
         yield written
-        bar.add(len(chunk))
+        count(len(chunk))
 
 
 def _open(predictor: Predictor, source: Path, columns: Mapping[str, str]) -> Table:

@@ -33,20 +33,24 @@ class Shards:
         self.folder = output.with_name(output.name + ".shards")
         self.about = self.folder / "about.json"
         self.are_there = self.about.is_file() and read_json(self.about) == asked
-        self.done = 0
+        self.count = 0
 
-    def begin(self) -> None:
-        """Make the folder, or find out how many shards are done."""
+    def begin(self, count: int) -> None:
+        """Make the folder of so many shards, or find out how many of them are done."""
+        self.count = count
         if not self.are_there:
             if self.folder.exists():
                 log.warning("%s is of another run, source or option: predicting from the first row on", self.folder)
                 shutil.rmtree(self.folder)
             self.folder.mkdir(parents=True)
             write_json(self.about, self.asked)
-        while self._place(self.done, ".json").is_file():
-            self.done += 1
-        if self.done:
-            log.info("going on behind %s rows", f"{sum(self.counts(n)['rows'] for n in range(self.done)):,}")
+        done = [number for number in range(count) if self.has(number)]
+        if done:
+            log.info("going on behind %s rows", f"{sum(self.counts(number)['rows'] for number in done):,}")
+
+    def has(self, number: int) -> bool:
+        """Whether a shard is done."""
+        return self._place(number, ".json").is_file()
 
     def counts(self, number: int) -> dict[str, int]:
         """Of a shard that is done."""
@@ -69,16 +73,16 @@ class Shards:
                         counts[_kind_of(row["problem"])] += 1
         write_json(self._place(number, ".json"), counts)
 
-    def end(self, number: int, columns: Types) -> dict[str, int]:
+    def end(self, columns: Types) -> dict[str, int]:
         """Make the output of all shards, and remove them; the sum of their counts."""
         total: Counter[str] = Counter()
         with replacing(self.output) as partial:
-            places = [self._place(each, self.output.suffix) for each in range(number)]
+            places = [self._place(each, self.output.suffix) for each in range(self.count)]
             if self.output.suffix == ".parquet":
                 _append_parquet(partial, places)
             else:
                 _append(self.output.suffix, partial, columns, places)
-            for each in range(number):
+            for each in range(self.count):
                 total.update(self.counts(each))
         shutil.rmtree(self.folder)
         return dict(total)
