@@ -62,6 +62,9 @@ def every_surface(run, posts, folder, client, page):
     found = {"Python": Predictor(run).predict_proba(posts)}
     commands.predict(str(run), input=str(folder / "posts.csv"), output=str(folder / "predicted.csv"))
     found["command line"] = of_csv(folder / "predicted.csv")
+    command = ["predict", str(run), "--input", str(folder / "posts.csv"), "--output", str(folder / "ray.csv")]
+    subprocess.run([sys.executable, "-m", "clfa", *command, "--engine", "ray"], check=True, capture_output=True)
+    found["Ray"] = of_csv(folder / "ray.csv")
     # in a process of its own: here the check of shapes would fix, in the graph, the number of posts
     subprocess.run([sys.executable, "-m", "clfa", "export", str(run)], check=True, capture_output=True)
     done = subprocess.run(
@@ -118,7 +121,7 @@ def compare(run, posts, folder, client, page):
     }
     print(json.dumps({name: float(f"{largest:.2g}") for name, largest in differences.items()}))
     assert max(differences.values()) <= CLOSE, differences
-    assert len(differences) == 8
+    assert len(differences) == 9
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH")

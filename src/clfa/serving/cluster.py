@@ -6,9 +6,8 @@ last byte) is the same file. All machines see the same file system.
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +17,8 @@ from clfa.errors import UserError
 
 ADDRESS = "RAY_ADDRESS"
 """Where a cluster is, in the environment, as for all of Ray."""
+Write = Callable[[int, Any], int]
+"""Number and chunks of a shard -> its rows, when it is written."""
 REACHED = 10
 """Seconds within which it is."""
 
@@ -48,13 +49,14 @@ def cluster() -> Iterator[int]:
             ray.shutdown()
 
 
-def spread(jobs: Iterator[tuple[int, Any]], workers: int, *given: Any) -> Iterator[int]:
+def spread(jobs: Iterator[tuple[int, Any]], workers: int, begin: Callable[..., Write], *given: Any) -> Iterator[int]:
     """Shards written by as many actors, in any order; those of an actor that dies are written by its successor.
 
     Args:
         jobs: number and chunks of rows of each shard; read as far ahead as there are actors.
         workers: how many.
-        given: arguments of `clfa.serving.files.open_worker`, which an actor begins with.
+        begin: what an actor begins with, in the folder where this process is; gives what writes a shard.
+        given: its arguments.
 
     Returns:
         The number of rows of each shard, as it is done.
@@ -64,7 +66,7 @@ def spread(jobs: Iterator[tuple[int, Any]], workers: int, *given: Any) -> Iterat
     """
     gpus = 1 if "GPU" in ray.cluster_resources() else 0
     remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(_Worker)
-    idle: list[Any] = [remote.remote(given) for _ in range(workers)]
+    idle: list[Any] = [remote.remote(os.getcwd(), begin, given) for _ in range(workers)]
     running: dict[Any, Any] = {}
 
     def done() -> Iterator[int]:
@@ -89,12 +91,9 @@ def spread(jobs: Iterator[tuple[int, Any]], workers: int, *given: Any) -> Iterat
 class _Worker:
     """A model in memory, on one core or one GPU."""
 
-    def __init__(self, given: tuple[Any, ...]):
-        from clfa.serving.files import open_worker
-
-        # what is named is where the driver runs
-        os.chdir(Path(given[0]))
-        self.write = open_worker(*given[1:])
+    def __init__(self, folder: str, begin: Callable[..., Write], given: tuple[Any, ...]):
+        os.chdir(folder)
+        self.write = begin(*given)
 
     def shard(self, number: int, chunks: Any) -> int:
         """Write it; its rows."""

@@ -214,9 +214,9 @@ def _predict(posts: _Source, shards: Shards, run: str | Path, engine: Engine) ->
         if engine == "ray":
             from clfa.serving.cluster import cluster, spread
 
-            given = (Path.cwd(), run, posts.path, posts.columns, posts.image_dir, posts.on_bad, shards, kept, added)
+            given = (run, posts.path, posts.columns, posts.image_dir, posts.on_bad, shards, kept, added)
             with cluster() as workers:
-                for rows in spread(jobs, workers, *given):
+                for rows in spread(jobs, workers, open_worker, *given):
                     bar.add(rows)
         else:
             for number, chunks in jobs:
