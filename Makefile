@@ -23,13 +23,13 @@ faults: $(READY) ## processes killed at 200 random moments and more, 1,000 corru
 		tests/test_killed.py tests/data/test_shards.py tests/training/test_checkpoint.py tests/serving/test_stopped.py tests/model/test_sealed.py
 
 check: $(READY) ## format, lint, types
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests docs benchmarks examples
+	$(BIN)/ruff check src tests docs benchmarks examples
 	$(BIN)/mypy
 
 format: $(READY) ## format and fix
-	$(BIN)/ruff format src tests
-	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests docs benchmarks examples
+	$(BIN)/ruff check --fix src tests docs benchmarks examples
 
 clean: ## remove the virtual environment and the demo
 	rm -rf $(VENV) runs/demo

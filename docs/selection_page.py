@@ -29,9 +29,7 @@ def tried_rows(found: dict[str, Any]) -> list[list[str]]:
     for way, curves in found["curves"].items():
         own = {metric: values(curves, metric) for metric in METRICS}
         means = [f"{one[:, r].mean():.1f}" for one in own.values() for r in SHOWN]
-        gains = [
-            "" if way == "random" else gain((own[metric] - base[metric])[:, 1:].mean(1)) for metric in METRICS
-        ]
+        gains = ["" if way == "random" else gain((own[metric] - base[metric])[:, 1:].mean(1)) for metric in METRICS]
         rows.append([way, *means, *gains])
     return rows
 
@@ -39,7 +37,14 @@ def tried_rows(found: dict[str, Any]) -> list[list[str]]:
 def fresh_rows(found: dict[str, Any]) -> list[list[str]]:
     """Of the way that was taken, on draws that did not choose it: difference, interval, p, and labels for the same score."""
     (taken,) = [way for way in found["fresh"] if way != "random"]
-    rows = [["metric", "difference in the mean over all rounds", "p", f"labels for what {found['labels'][-1]} random ones give"]]
+    rows = [
+        [
+            "metric",
+            "difference in the mean over all rounds",
+            "p",
+            f"labels for what {found['labels'][-1]} random ones give",
+        ]
+    ]
     for metric, title in METRICS.items():
         own, base = values(found["fresh"][taken], metric), values(found["fresh"]["random"], metric)
         differences = (own - base)[:, 1:].mean(1)

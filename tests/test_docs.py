@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -96,3 +97,22 @@ def test_local_links_lead_somewhere(page):
 def test_decisions_fit_on_a_page():
     for page in (ROOT / "docs" / "decisions").glob("*.md"):
         assert len(page.read_text().splitlines()) <= 40
+
+
+@pytest.mark.slow
+def test_the_site_is_built_and_loads_nothing_from_elsewhere(tmp_path):
+    """Each link leads somewhere, each name of the reference is there; what is loaded is in the folder."""
+    mkdocs = Path(sys.executable).with_name("mkdocs")
+    command = [str(mkdocs), "build", "--strict", "--config-file", str(ROOT / "mkdocs.yml"), "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > 25
+    loaded = re.compile(r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=\"((?:https?:)?//[^\"]*)\"")
+    found = {(path.name, address) for path in pages for address in loaded.findall(path.read_text())}
+    assert not [one for one in found if "canonical" not in one[1]]
+    styles = "".join(path.read_text() for path in tmp_path.rglob("*.css"))
+    assert not re.search(r"url\(['\"]?https?:", styles)
+    assert "Predictor" in (tmp_path / "reference" / "predict.html").read_text()
+    index = json.loads((tmp_path / "search" / "search_index.json").read_text())
+    assert any("alignment" in one["text"] for one in index["docs"])

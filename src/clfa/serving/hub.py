@@ -1,10 +1,11 @@
 """A trained run as Hugging Face has models: `AutoModelForSequenceClassification`, `AutoProcessor`, `pipeline`.
 
->>> import clfa.serving.hub                                                        # doctest: +SKIP
->>> from transformers import pipeline                                               # doctest: +SKIP
->>> classify = pipeline("post-classification", model="runs/mvsa_single/clfa")        # doctest: +SKIP
->>> classify({"text": "what a lovely day", "image": "storm.jpg"})                    # doctest: +SKIP
-[{'label': 'negative', 'score': 0.83}]
+Examples:
+    >>> import clfa.serving.hub  # doctest: +SKIP
+    >>> from transformers import pipeline  # doctest: +SKIP
+    >>> classify = pipeline("post-classification", model="runs/mvsa_single/clfa")  # doctest: +SKIP
+    >>> classify({"text": "what a lovely day", "image": "storm.jpg"})  # doctest: +SKIP
+    [{'label': 'negative', 'score': 0.83}]
 
 Importing this module registers the classes; a run brings no code of its own, and none is run from it.
 """

@@ -41,9 +41,10 @@ class Predictor:
     a pandas DataFrame or a `datasets.Dataset`. Those that cannot be read have a `problem` instead of an answer, and the
     others are answered.
 
-    >>> predictor = Predictor("runs/demo/runs/clfa/seed-0")                    # doctest: +SKIP
-    >>> predictor([{"text": "what a lovely day", "image": "storm.jpg"}])    # doctest: +SKIP
-    [Prediction(predicted='sarcastic', probabilities={'not_sarcastic': 0.03, 'sarcastic': 0.97}, problem='')]
+    Examples:
+        >>> predictor = Predictor("runs/demo/runs/clfa/seed-0")  # doctest: +SKIP
+        >>> predictor([{"text": "what a lovely day", "image": "storm.jpg"}])  # doctest: +SKIP
+        [Prediction(predicted='sarcastic', probabilities={'not_sarcastic': 0.03, 'sarcastic': 0.97}, problem='')]
 
     Args:
         run: run directory, or any folder written by `Classifier.save_pretrained`, or by `clfa export`.

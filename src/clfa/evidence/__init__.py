@@ -1,0 +1,1 @@
+"""What a result is worth: evaluation, floors, paired comparisons, audits, probes, slices. It trains nothing but floors."""

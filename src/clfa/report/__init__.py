@@ -1,0 +1,1 @@
+"""Results as pages, cards, tables and figures. It computes nothing."""

@@ -1,0 +1,1 @@
+"""Jobs of many steps that end with a result: fit, sweep, reproduce, demo, export."""

@@ -1,0 +1,1 @@
+"""Posts -> a trained run: set-up, loop, objective, checkpoints; and teachers."""
