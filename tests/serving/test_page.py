@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from conftest import picture
+from PIL import Image
 from servers import Slow
 
 from clfa.serving.predictor import Predictor
@@ -93,6 +94,43 @@ def test_a_post_by_mouse_keyboard_drag_and_paste(run, served, opened, tmp_path):
     page.locator(".label").wait_for()
     assert page.evaluate("document.activeElement.id") == "result"  # read out next
     assert page.locator(".label").text_content() == Predictor(run).one({"text": "word3"}).predicted
+
+
+def test_what_a_prediction_rests_on_by_mouse_and_keyboard(run, served, opened, tmp_path):
+    page, predictor = opened(served()), Predictor(run)
+    (tmp_path / "a.png").write_bytes(picture(1))
+    page.fill("textarea[name=text]", "word1 word2 word3")
+    page.set_input_files("#image", tmp_path / "a.png")
+    page.locator("#ask").click()
+    page.locator("#why").click()
+    page.locator("#rests").wait_for()
+    assert page.evaluate("document.activeElement.id") == "rests"
+    whole = predictor.one({"text": "word1 word2 word3", "image": picture(1)})
+    without = predictor.one({"text": "word1 word3", "image": picture(1)}).probabilities[whole.predicted]
+    page.locator(".word", has_text="word2").hover()
+    assert page.locator("#said").text_content().startswith(f"Without “word2”: {100 * without:.1f} % (")
+    # Tab goes through the words, then through the parts of the image, which are sixteen
+    assert page.locator(".part").count() == 16
+    said = []
+    for _ in range(19):
+        page.keyboard.press("Tab")
+        said.append(page.locator("#said").text_content())
+    assert said[0].startswith("Without “word1”")
+    assert said[3].startswith("Without the part top, left:")
+    assert said[18].startswith("Without the part bottom, right:")
+    # one part grey, as the page does it
+    image = Image.open(tmp_path / "a.png").convert("RGB")
+    wide, high = image.width // 4, image.height // 4
+    image.paste((128, 128, 128), (0, 0, wide, high))
+    grey = predictor.one({"text": "word1 word2 word3", "image": image}).probabilities[whole.predicted]
+    shown = float(said[3].partition(": ")[2].partition(" %")[0])
+    assert shown == pytest.approx(100 * grey, abs=1.0)  # there it is a JPEG
+    page.fill("textarea[name=text]", "word1")
+    page.get_by_role("button", name="Remove the image").click()
+    page.locator("#ask").click()
+    page.locator("#why").click()
+    page.locator("#rests").wait_for()
+    assert page.locator(".part").count() == 0
 
 
 def test_an_example_is_drawn_and_predicted(served, opened):
@@ -190,7 +228,8 @@ def test_everybody_can_use_it(served, opened, tmp_path, scheme, width):
     # axe itself has to be put into the page
     page = opened(served(), color_scheme=scheme, viewport={"width": width, "height": 800}, bypass_csp=True)
     page.get_by_role("button", name="with a garden").click()
-    page.locator(".label").wait_for()
+    page.locator("#why").click()
+    page.locator("#rests").wait_for()
     (tmp_path / "posts.csv").write_text("text\nword1\nword2\n")
     page.set_input_files("#csv", tmp_path / "posts.csv")
     page.get_by_text("2 of 2 posts", exact=True).wait_for()

@@ -2,6 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const MOST = 16; // posts of a table in one request
+const WORDS = 40, PARTS = 4; // that are taken away in turn; parts of each side of an image
 const KINDS = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
 let info = { columns: ["text", "image"], files: ["image"], classes: [], limits: { bytes: 1e7, characters: 1e4 } };
 let image = null; // of the post: a Blob
@@ -92,7 +93,7 @@ async function predict() {
     const posts = both ? [{ ...texts, ...files }, texts, files] : [{ ...texts, ...files }];
     const [whole, ...alone] = (await ask("predict", { posts })).predictions;
     if (whole.problem) throw new Error(whole.problem);
-    render(whole, alone);
+    render(whole, alone, { texts, blob: image });
   } catch (error) {
     $("result").replaceChildren();
     refuse(error.message);
@@ -115,7 +116,7 @@ function bars(answer) {
   return table;
 }
 
-function render(whole, alone) {
+function render(whole, alone, post) {
   const parts = [element("p", { className: "label" }, whole.predicted), bars(whole)];
   if (alone.length) {
     const said = element("table", { className: "grid" });
@@ -126,8 +127,94 @@ function render(whole, alone) {
     });
     parts.push(element("h3", {}, "What each half would say"), said);
   }
-  $("result").replaceChildren(...parts);
+  const why = element("button", { type: "button", id: "why" }, "What does it rest on?");
+  why.addEventListener("click", () => explain(whole, post, why));
+  $("result").replaceChildren(...parts, element("p", { className: "actions" }, why, element("span", {}, "asks once for each word and part of the image")));
   $("result").focus();
+}
+
+// ---- what a prediction rests on: each word, and each part of the image, taken away in turn
+
+async function explain(whole, { texts, blob }, why) {
+  why.disabled = true;
+  why.textContent = "Asking …";
+  try {
+    const column = "text" in texts ? "text" : Object.keys(texts)[0];
+    const words = column ? texts[column].trim().split(/\s+/).slice(0, WORDS) : [];
+    const rest = column ? texts[column].trim().split(/\s+/).slice(WORDS) : [];
+    const files = blob ? { [info.files[0]]: await inBase64(blob) } : {};
+    const without = words.map((_, place) => ({ ...texts, [column]: [...words.slice(0, place), ...words.slice(place + 1), ...rest].join(" "), ...files }));
+    const hidden = blob ? (await partsHidden(blob)).map((part) => ({ ...texts, [info.files[0]]: part })) : [];
+    const answers = await together([...without, ...hidden]);
+    const drops = answers.map((answer) => answer.problem ? null : whole.probabilities[whole.predicted] - answer.probabilities[whole.predicted]);
+    $("rests")?.remove();
+    $("result").append(rests(whole, words, drops.slice(0, words.length), drops.slice(words.length), blob));
+    why.closest("p").remove();
+    $("rests").focus();
+  } catch (error) {
+    refuse(error.message);
+    why.disabled = false;
+    why.textContent = "What does it rest on?";
+  }
+}
+
+async function together(posts) {
+  const answers = [];
+  for (let start = 0; start < posts.length; ) {
+    const some = [];
+    for (let size = 0; start < posts.length && some.length < MOST && size < 0.5 * info.limits.bytes; start++) {
+      some.push(posts[start]);
+      size += JSON.stringify(posts[start]).length;
+    }
+    answers.push(...(await patiently(() => ask("predict", { posts: some }))).predictions);
+  }
+  return answers;
+}
+
+async function partsHidden(blob) {
+  const whole = await createImageBitmap(blob), scale = Math.min(1, 448 / Math.max(whole.width, whole.height));
+  const canvas = element("canvas", { width: Math.max(1, Math.round(whole.width * scale)), height: Math.max(1, Math.round(whole.height * scale)) });
+  const pen = canvas.getContext("2d"), wide = canvas.width / PARTS, high = canvas.height / PARTS, found = [];
+  for (let place = 0; place < PARTS * PARTS; place++) {
+    pen.fillStyle = "#fff"; pen.fillRect(0, 0, canvas.width, canvas.height);
+    pen.drawImage(whole, 0, 0, canvas.width, canvas.height);
+    pen.fillStyle = "#808080"; pen.fillRect(wide * (place % PARTS), high * Math.floor(place / PARTS), wide, high);
+    found.push(await inBase64(await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92))));
+  }
+  return found;
+}
+
+function rests(whole, words, ofWords, ofParts, blob) {
+  const now = whole.probabilities[whole.predicted];
+  const sizes = [...ofWords, ...ofParts].map((drop) => Math.abs(drop ?? 0)), most = Math.max(0.05, ...sizes);
+  const said = element("p", { id: "said", className: "said", ariaLive: "polite" }, 
+    `${Math.max(...sizes) < 0.02 ? "No single word or part changes the answer. " : ""}Point at a word or a part of the image, or go there with Tab: how sure it is of “${whole.predicted}” without it.`);
+  const told = (what, drop) => drop === null ? `Without ${what} it could not be asked.` :
+    `Without ${what}: ${percent(now - drop)} (${drop > 0 ? "−" : "+"}${(100 * Math.abs(drop)).toFixed(1)} points).`;
+  const marked = (name, what, drop) => {
+    const made = element("button", { type: "button", className: `${name}${(drop ?? 0) < 0 ? " against" : ""}`, ariaLabel: told(what, drop) });
+    const share = Math.abs(drop ?? 0) / most;
+    made.style.setProperty("--share", share < 0.1 ? "0" : share.toFixed(3));
+    for (const event of ["mouseenter", "focus"]) made.addEventListener(event, () => { said.textContent = told(what, drop); });
+    return made;
+  };
+  const parts = [element("h3", {}, "What it rests on"), said];
+  if (words.length) {
+    parts.push(element("p", { className: "words" }, ...words.flatMap((word, place) => {
+      const made = marked("word", `“${word}”`, ofWords[place]);
+      made.textContent = word;
+      return [made, " "];
+    })));
+  }
+  if (ofParts.length) {
+    const picture = element("div", { className: "picture" }, element("img", { src: URL.createObjectURL(blob), alt: "The image, with the parts that count marked" }));
+    const names = ["top", "upper middle", "lower middle", "bottom"], sides = ["left", "left middle", "right middle", "right"];
+    picture.append(element("div", { className: "parts" }, ...ofParts.map((drop, place) =>
+      marked("part", `the part ${names[Math.floor(place / PARTS)]}, ${sides[place % PARTS]}`, drop))));
+    parts.push(picture);
+  }
+  parts.push(element("p", { className: "soft" }, "The stronger the mark, the more the answer rests on it; dashed: it speaks for another class."));
+  return element("div", { id: "rests", tabIndex: -1 }, ...parts);
 }
 
 // ---- example posts, drawn here
