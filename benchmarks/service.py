@@ -108,7 +108,7 @@ def _overload(locust: str, posts: str, address: str, process: subprocess.Popen, 
     recovered = time.monotonic() - began
     statuses: dict[str, int] = {}
     for line in urllib.request.urlopen(f"{address}/metrics").read().decode().splitlines():
-        if line.startswith("clfa_requests_total{"):
+        if line.startswith("clfa_requests_total{") and 'route="/predict/one"' in line:
             status = line.partition('status="')[2][:3]
             statuses[status] = statuses.get(status, 0) + int(float(line.split()[-1]))
     return {

@@ -67,7 +67,7 @@ from clfa.report.tables import (
 
 DOCS = Path(__file__).resolve().parent
 STORED = DOCS / "results"
-PAGES = ("results", "findings", "when-alignment-helps", "errors", "reliability")
+PAGES = ("results", "findings", "when-alignment-helps", "errors", "reliability", "serving")
 SOURCES: dict[str, tuple[Any, str]] = {
     "table": (Sweep, "mvsa_single/table/sweep.json"),
     "folds": (Sweep, "mvsa_single/folds/sweep.json"),
@@ -103,6 +103,9 @@ COLLECTED: dict[str, Any] = {
     "suspects": dict[str, dict[str, Any]],
     "faults": dict[str, dict[str, Any]],
     "selection": dict[str, Any],
+    "service": dict[str, Any],
+    "batch": dict[str, Any],
+    "onnx": dict[str, Any],
     "reliability": dict[str, dict[str, Any]],
 }
 AUDITS = ("mmsd", "mmsd_raw", "mmsd_unfiltered", "mmsd_substrings", "mmsd2", "mvsa_single")
@@ -242,6 +245,7 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         "reliability_rows": reliability_rows(found["faults"]),
         **image_values(found["reliability"]["images"]),
         **selection_values(found["selection"]),
+        **serving_rows(found),
     }
     parts: Any = templates.get_template("parts.md.j2").make_module(values)
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
@@ -345,6 +349,31 @@ def image_values(images: dict[str, dict[str, float]]) -> dict[str, Any]:
     rows += [[kind, f"{own['seconds']:.2f}", f"{own['bytes'] / 1e6:.0f}"] for kind, own in images.items()]
     missed = [kind for kind, own in images.items() if own["seconds"] >= 1 or own["bytes"] >= 300e6]
     return {"image_rows": rows, "missed_images": f"missed by {', '.join(missed)}" if missed else ""}
+
+
+def serving_rows(found: dict[str, Any]) -> dict[str, list[list[str]]]:
+    """Tables of docs/serving.md."""
+    exports = [["export", "files, MB", "first answer, s", "further ones, ms", "95 % within, ms", "memory, MB"]]
+    for name, one in found["onnx"]["exports"].items():
+        further = (one[f"further_answer_milliseconds{end}"] for end in ("", "_p95"))
+        cells = (one["files_megabytes"], one["first_answer_seconds"], *further, one["memory_megabytes"])
+        exports.append([name, *map(str, cells)])
+    load = [
+        ["clients", "common batches, posts/s", "95 % within, ms", "one by one, posts/s", "95 % within, ms", "ratio"]
+    ]
+    for row in found["service"]["throughput"]:
+        keys = ("clients", "batched", "batched_p95_ms", "single", "single_p95_ms", "ratio")
+        load.append([f"{row[key]:g}" for key in keys])
+    many = [["engine", "posts", "each once, in order", "killed", "begun", "posts/s", "MB at a tenth", "MB at the end"]]
+    for engine in ("plain", "ray"):
+        one = found["batch"][engine]
+        killed = ", ".join(f"{what} {times} times" for what, times in one["killed"].items() if times)
+        once = "yes" if one["rows_once_in_order"] else "NO"
+        sizes = (f"{one[f'memory_mb_at_{when}']:.0f}" for when in ("a_tenth", "the_end"))
+        many.append(
+            [engine, f"{one['rows']:,}", once, killed, str(one["starts"]), f"{one['posts_a_second']:,}", *sizes]
+        )
+    return {"export_rows": exports, "load_rows": load, "many_rows": many}
 
 
 def tidy(text: str) -> str:

@@ -1,12 +1,16 @@
 """Which posts to label: formulas by hand, each text once, a folder that comes back with labels as a data set."""
 
 import csv
+import io
 
 import numpy as np
 import pytest
 from conftest import make_dataset, picture, text
+from PIL import Image
 
 from clfa import commands
+from clfa.data.atomic import read_json
+from clfa.data.images import media_type
 from clfa.data.records import Record, load_manifest
 from clfa.data.rows import Rows
 from clfa.errors import UserError
@@ -14,6 +18,7 @@ from clfa.evidence import selection
 from clfa.evidence.selection import disagreement, select, uncertainty
 from clfa.model.pipeline import Pipeline
 from clfa.serving.predictor import Predictor
+from clfa.training.train import train
 
 
 @pytest.fixture
@@ -54,7 +59,9 @@ def test_what_is_chosen_is_what_the_run_is_unsure_of(run, pool, tmp_path, monkey
         if first.setdefault(rows[int(place)]["text"] or place, place) == place:
             taken.append(rows[int(place)]["id"])
     assert {one.id for one in selected} == set(taken[:5])
-    assert len({one.text for one in selected if one.text}) == len([one for one in selected if one.text])
+    assert len({one.cells["text"] for one in selected if one.cells["text"]}) == len(
+        [one for one in selected if one.cells["text"]]
+    )
     with open(tmp_path / "out" / "selected.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["id"] for line in lines] == [one.id for one in selected]
@@ -76,6 +83,39 @@ def test_a_reviewed_table_is_imported(run, pool, tmp_path):
     commands.import_table(str(table), out=str(tmp_path / "labelled"))
     splits = load_manifest(tmp_path / "labelled")["splits"]
     assert sum(split["rows"] for split in splits.values()) == 20
+
+
+def test_all_that_the_run_reads_is_there(run_config, pool, tmp_path):
+    """An image under another name, and a caption: in the table, in the tasks, and as files."""
+
+    def post(split, number):
+        label = None if split == "unlabelled" else ["no", "yes"][number % 2]
+        values = {"photo": picture(number), "caption": text(number + 9)}
+        return Record(f"{split}-{number}", text(number), None, label, values)
+
+    described = {"columns": {"photo": "binary", "caption": "string"}, "class_names": ["no", "yes"]}
+    data = make_dataset(tmp_path / "data", {"train": 8, "validation": 4, "unlabelled": 9}, post, **described)
+    changes = {"model__modalities__image__column": "photo", "loss__alignment_weight": 0, "train__epochs": 1}
+    caption = {"kind": "text", "shares": "text"}
+    run = train(run_config(**changes, model__modalities__caption=caption, data__path=str(data)))
+    selected = select(run, data, 3, out=tmp_path / "out")
+    with open(tmp_path / "out" / "selected.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    tasks = read_json(tmp_path / "out" / "tasks.json")
+    for one, line, task in zip(selected, lines, tasks, strict=True):
+        number = int(one.id.rpartition("-")[2])
+        assert line["caption"] == task["data"]["caption"] == text(number + 9)
+        assert (tmp_path / "out" / line["photo"]).read_bytes() == picture(number)
+        assert task["data"]["photo"].startswith("data:image/png;base64,")
+    assert '<Image name="photo" value="$photo"/>' in (tmp_path / "out" / "label_studio.xml").read_text()
+
+
+def test_several_jpegs_in_one_file_are_one():
+    """As phones make them; no browser knows their own type."""
+    first, buffer = Image.new("RGB", (20, 10)), io.BytesIO()
+    first.save(buffer, "MPO", save_all=True, append_images=[first])
+    assert media_type(buffer.getvalue()) == "image/jpeg"
+    assert media_type(picture(1)) == "image/png"
 
 
 def test_refusals(run, pool, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -77,21 +78,42 @@ def test_a_blend_and_a_probe_go_the_same_way(tmp_path, run_config, run):
         assert model.config.id2label == {0: "no", 1: "yes"}
 
 
+class Hub:
+    """Stands for a hub: keeps what is uploaded."""
+
+    def __init__(self, folder):
+        self.folder, self.repositories = folder, []
+
+    def create_repo(self, repo_id, private, exist_ok):
+        self.repositories.append((repo_id, private))
+        return f"https://hub/{repo_id}"
+
+    def upload_folder(self, repo_id, folder_path, revision, commit_message):
+        shutil.copytree(folder_path, self.folder)
+
+
 def test_what_is_saved_again_is_the_run_and_nothing_is_pushed_unasked(run, tmp_path, monkeypatch):
     from transformers import AutoModelForSequenceClassification
 
-    from clfa.serving.hub import ClfaForSequenceClassification
+    import clfa.serving.hub as module
+    from clfa.model.blend import Blend
+    from clfa.model.classifier import Classifier
 
-    pushed = []
-    monkeypatch.setattr(ClfaForSequenceClassification, "push_to_hub", lambda self, name, **given: pushed.append(name))
-    (run / "README.md").write_text("# a card")
-    model = AutoModelForSequenceClassification.from_pretrained(run)
+    hub = Hub(tmp_path / "pushed")
+    monkeypatch.setattr(module, "HfApi", lambda token: hub)
+    Blend({"one": Classifier.from_pretrained(run), "two": Classifier.from_pretrained(run)}).save_pretrained(
+        tmp_path / "blend"
+    )
+    (tmp_path / "blend" / "README.md").write_text("# a card")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "blend")
     model.save_pretrained(tmp_path / "again")
-    assert not pushed
+    assert not hub.repositories
     assert (tmp_path / "again" / "README.md").read_text() == "# a card"
-    assert torch.equal(expected(tmp_path / "again"), expected(run))
-    model.save_pretrained(tmp_path / "again", push_to_hub=True, repo_id="somebody/again")
-    assert pushed == ["somebody/again"]
+    assert torch.equal(expected(tmp_path / "again"), expected(tmp_path / "blend"))
+    assert model.push_to_hub("somebody/again", private=True) == "https://hub/somebody/again"
+    assert hub.repositories == [("somebody/again", True)]
+    assert (tmp_path / "pushed" / "README.md").read_text() == "# a card"
+    assert torch.equal(expected(tmp_path / "pushed"), expected(tmp_path / "blend"))
 
 
 def test_the_processor_takes_texts_and_images_beside_each_other(run):
@@ -104,7 +126,10 @@ def test_the_processor_takes_texts_and_images_beside_each_other(run):
     posts = processor([{"text": "a b", "image": picture(1)}, {"text": "c", "image": picture(2)}])
     assert pairs.keys() == posts.keys()
     assert all(torch.equal(pairs[name], posts[name]) for name in pairs)
-    assert processor(text="a b")["image.present"].tolist() == [False]
+    for alone in (processor(text="a b"), processor("a b"), processor({"text": "a b"})):
+        assert alone["image.present"].tolist() == [False]
+    with pytest.raises(UserError, match="found int"):
+        processor([7])
     for wrong in ({}, {"text": ["a", "b"], "images": [picture(1)]}):
         with pytest.raises(UserError, match="as many"):
             processor(**wrong)

@@ -19,11 +19,19 @@ def as_uri(data):
 @pytest.fixture
 def asked():
     tasks = [{"id": n, "data": {"text": text(n), "image": as_uri(picture(n))}} for n in range(40)]
-    return {"tasks": tasks, "label_config": label_config(["no", "yes"]), "project": "7.1", "params": {}}
+    return {
+        "tasks": tasks,
+        "label_config": label_config(["no", "yes"], {"text": False, "image": True}),
+        "project": "7.1",
+        "params": {},
+    }
 
 
 def test_predictions_are_those_of_the_run_and_valid_in_the_project(run, served, asked):
-    client, interface = served(label_studio=True), LabelInterface(label_config(["no", "yes"]))
+    client, interface = (
+        served(label_studio=True),
+        LabelInterface(label_config(["no", "yes"], {"text": False, "image": True})),
+    )
     assert client.get("/label-studio/health").json()["status"] == "UP"
     version = client.post("/label-studio/setup", json={"project": "7.1", "schema": asked["label_config"]}).json()
     assert version == {"model_version": "run"}
@@ -36,7 +44,11 @@ def test_predictions_are_those_of_the_run_and_valid_in_the_project(run, served, 
 
 
 def test_a_project_may_name_its_parts_otherwise(served, asked):
-    config = label_config(["no", "yes"]).replace('"label"', '"mood"').replace('toName="text"', 'toName="image"')
+    config = (
+        label_config(["no", "yes"], {"text": False, "image": True})
+        .replace('"label"', '"mood"')
+        .replace('toName="text"', 'toName="image"')
+    )
     answer = served(label_studio=True).post("/label-studio/predict", json=asked | {"label_config": config}).json()
     assert LabelInterface(config).validate_prediction(answer["results"][0])
     assert answer["results"][0]["result"][0]["from_name"] == "mood"
@@ -46,18 +58,20 @@ def test_what_cannot_be_read_has_an_empty_result_and_nothing_is_fetched(served, 
     tasks = [
         {"data": {"text": "a b", "image": "http://localhost/a.png"}},
         {"data": {"text": "a b", "image": as_uri(b"no image")}},
+        {"data": {"text": "a b", "image": "data:image/png;base64,no!"}},
         {"data": {"text": 7}},
         {"data": {"text": "a b", "other": [1]}},
     ]
     client = served(label_studio=True)
     results = client.post("/label-studio/predict", json={"tasks": tasks}).json()["results"]
-    assert [len(one["result"]) for one in results] == [0, 0, 0, 1]
+    assert [len(one["result"]) for one in results] == [0, 0, 0, 0, 1]
     bomb = '<!DOCTYPE a [<!ENTITY b "c">]><View>&b;</View>'
     for wrong in (bomb, "<View/>", "no xml"):
         refused = client.post("/label-studio/predict", json=asked | {"label_config": wrong})
         assert refused.status_code == 422
         assert "label_config" in refused.json()["message"]
-    assert client.post("/label-studio/predict", json={"tasks": []}).status_code == 422
+    for many in ([], tasks[-1:] * 1_001):
+        assert client.post("/label-studio/predict", json={"tasks": many}).status_code == 422
 
 
 def test_it_is_there_only_when_it_is_asked_for_and_behind_the_keys(served, asked):

@@ -253,6 +253,20 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, unbroken, monkeypatch):
     assert Loop(tmp_path / "full").resume().run(6).state() == unbroken
 
 
+def test_a_model_is_on_the_disk_before_its_checkpoints_go(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(checkpoint, "_sync", lambda path: done.append(path))
+    monkeypatch.setattr(checkpoint, "_clear", lambda folder: done.append("cleared"))
+    (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
+    (tmp_path / "text").mkdir()
+    for name in ("model.safetensors", "metrics.json", "text/config.json", "checkpoints/step-1/model.safetensors"):
+        (tmp_path / name).touch()
+    checkpoint.clear_checkpoints(tmp_path / "checkpoints")
+    assert done[-1] == "cleared"
+    own = {tmp_path / name for name in ("model.safetensors", "metrics.json", "text/config.json", "text")}
+    assert set(done[:-1]) == own | {tmp_path}
+
+
 def test_moments_come_back_in_the_layout_of_their_weights(tmp_path):
     """Or else a fused update refuses them on a GPU, and rounds otherwise on a CPU."""
 

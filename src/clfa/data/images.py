@@ -105,7 +105,8 @@ def open_image(data: bytes, name: str = "image") -> Image.Image:
 
 def media_type(data: bytes) -> str:
     """Of an image that `open_image` reads: `image/jpeg` …"""
-    return Image.MIME[str(Image.open(io.BytesIO(data), formats=IMAGE_FORMATS).format)]
+    kind = str(Image.open(io.BytesIO(data), formats=IMAGE_FORMATS).format)
+    return Image.MIME["JPEG" if kind == "MPO" else kind]  # several JPEGs in one file, as phones make them
 
 
 def is_animated(data: bytes) -> bool:

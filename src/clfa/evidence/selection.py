@@ -2,9 +2,10 @@
 
 import csv
 import logging
+import shutil
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from clfa.data.atomic import replacing, write_json, write_text
+from clfa.data.cells import CELLS
 from clfa.data.drawing import text_form
 from clfa.data.images import media_type
 from clfa.data.records import UNLABELLED, load_manifest
@@ -31,16 +33,14 @@ class Selected:
     """A row of `selected.csv`."""
 
     id: str
-    text: str
-    image: str
-    """Path of the image's file below the folder; empty for none."""
+    cells: dict[str, str]
+    """Column that the run reads -> a text, or the path of a file below the folder; empty for none."""
     predicted: str
+    probability: float
     uncertainty: float
     """1 minus the difference of the two largest probabilities."""
     disagreement: float
     """Of what text alone and image alone say, from 0 to 1."""
-    label: str = ""
-    """For the reviewer. `clfa import table` reads the file when it is filled in."""
 
 
 def uncertainty(probabilities: Float[NDArray, "posts classes"]) -> Float[NDArray, " posts"]:
@@ -100,7 +100,11 @@ def select(
             best[form] = information, place, found
         if len(best) > 10 * n:
             best = _most(best, n)
-    return _write([(rows[place], found) for _, place, found in _most(best, n).values()], pipeline.class_names, out)
+    in_files = {
+        pipeline.config.column(name): CELLS[one.kind].in_files for name, one in pipeline.config.modalities.items()
+    }
+    chosen = [(rows[place], found) for _, place, found in _most(best, n).values()]
+    return _write(chosen, {"text": False} | in_files, pipeline.class_names, out)
 
 
 def _most(best: dict[str, tuple[float, int, dict[str, Any]]], n: int) -> dict[str, tuple[float, int, dict[str, Any]]]:
@@ -134,48 +138,65 @@ def _judged(pipeline: Pipeline, rows: Rows) -> Iterator[tuple[float, dict[str, A
             shown = {
                 "text": chunk[place]["text"] or "",
                 "predicted": pipeline.class_names[decided[place]],
-                "probability": float(whole[place, decided[place]]),
+                "probability": round(float(whole[place, decided[place]]), 4),
                 "uncertainty": round(float(u[place]), 4),
                 "disagreement": round(float(d[place]), 4),
             }
             yield float(u[place] + d[place]), shown
 
 
-def _write(posts: Sequence[tuple[Any, dict[str, Any]]], class_names: Sequence[str], out: Path) -> list[Selected]:
+def _write(
+    posts: Sequence[tuple[Any, dict[str, Any]]], in_files: Mapping[str, bool], class_names: Sequence[str], out: Path
+) -> list[Selected]:
+    """`in_files`: column -> whether its cells are files."""
     partial = out.with_name(f"{out.name}.partial")
-    (partial / "images").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
+    (partial / "images").mkdir(parents=True)
     selected, tasks = [], []
+    config = label_config(class_names, in_files)
     for number, (row, found) in enumerate(posts):
-        data, path = (row.get("image") or {}).get("bytes"), ""
-        task: dict[str, Any] = {"id": row["id"], "text": row["text"] or "", "image": ""}
-        if data:
-            kind = media_type(data)
-            path = f"images/{number:05d}.{kind.partition('/')[2]}"
-            (partial / path).write_bytes(data)
-            task["image"] = f"data:{kind};base64,{b64encode(data).decode()}"
-        one = Selected(
-            row["id"], row["text"] or "", path, found["predicted"], found["uncertainty"], found["disagreement"]
-        )
-        selected.append(one)
-        choice = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": [one.predicted]}}
-        tasks.append({"data": task, "predictions": [{"result": [choice], "score": found["probability"]}]})
-    with replacing(partial / "selected.csv") as path_, open(path_, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Selected)])
+        cells: dict[str, str] = {}
+        data: dict[str, str] = {"id": row["id"]}
+        for column, in_file in in_files.items():
+            value = row.get(column)
+            if not in_file:
+                cells[column] = data[column] = str(value or "")
+                continue
+            content = value.get("bytes") if isinstance(value, dict) else value
+            cells[column] = data[column] = ""
+            if content:
+                kind = media_type(content)
+                cells[column] = f"images/{number:05d}-{column}.{kind.partition('/')[2]}"
+                (partial / cells[column]).write_bytes(content)
+                data[column] = f"data:{kind};base64,{b64encode(content).decode()}"
+        shown = {name: value for name, value in found.items() if name != "text"}
+        selected.append(Selected(row["id"], cells, **shown))
+        choice = {"from_name": "label", "to_name": next(iter(in_files)), "type": "choices"}
+        result = choice | {"value": {"choices": [found["predicted"]]}}
+        tasks.append({"data": data, "predictions": [{"result": [result], "score": found["probability"]}]})
+    head = ["id", *in_files, "predicted", "probability", "uncertainty", "disagreement", "label"]
+    with replacing(partial / "selected.csv") as path, open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, head, restval="")  # the column label is for the reviewer
         writer.writeheader()
-        writer.writerows(map(asdict, selected))
+        for one in selected:
+            flat = asdict(one)
+            writer.writerow(flat.pop("cells") | flat)
     write_json(partial / "tasks.json", tasks)
-    write_text(partial / "label_studio.xml", label_config(class_names))
+    write_text(partial / "label_studio.xml", config)
     partial.rename(out)
     return selected
 
 
-def label_config(class_names: Sequence[str]) -> str:
-    """The set-up of a Label Studio project for these classes, of text and image."""
-    choices = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in class_names)
-    return (
-        '<View>\n  <Image name="image" value="$image"/>\n  <Text name="text" value="$text"/>\n'
-        f'  <Choices name="label" toName="text" choice="single" showInLine="true">\n{choices}\n  </Choices>\n</View>\n'
-    )
+def label_config(class_names: Sequence[str], in_files: Mapping[str, bool]) -> str:
+    """The set-up of a Label Studio project for these classes and columns (column -> whether its cells are files)."""
+    parts = [
+        f"  <{'Image' if in_file else 'Text'} name={quoteattr(column)} value={quoteattr('$' + column)}/>"
+        for column, in_file in in_files.items()
+    ]
+    choices = [f"    <Choice value={quoteattr(name)}/>" for name in class_names]
+    to = quoteattr(next(iter(in_files)))
+    begin = f'  <Choices name="label" toName={to} choice="single" showInLine="true">'
+    return "\n".join(["<View>", *parts, begin, *choices, "  </Choices>", "</View>", ""])
 
 
 def _softmax(logits: Float[NDArray, "posts classes"]) -> Float[NDArray, "posts classes"]:

@@ -5,6 +5,7 @@ last byte) is the same file. All machines see the same file system.
 """
 
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +20,8 @@ ADDRESS = "RAY_ADDRESS"
 """Where a cluster is, in the environment, as for all of Ray."""
 Write = Callable[[int, Any], int]
 """Number and chunks of a shard -> its rows, when it is written."""
-REACHED = 10
-"""Seconds within which it is."""
+REACHED, READY, RETRIES = 10, 300, 3
+"""Seconds within which it answers, and a first worker is ready; how often a shard is tried again whose worker died."""
 
 
 @contextmanager
@@ -38,23 +39,27 @@ def cluster() -> Iterator[int]:
             host, _, port = address.removeprefix("ray://").rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED).close()
         if own:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
             ray.init(log_to_driver=False, configure_logging=False, include_dashboard=None if address else False)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
     try:
         have = ray.cluster_resources()
-        yield max(1, int(have.get("GPU") or have.get("CPU") or 1))
+        cores, gpus = int(have.get("CPU", 1)), int(have.get("GPU", 0))
+        yield max(1, min(cores, gpus) if gpus else cores)
     finally:
         if own:
             ray.shutdown()
 
 
 def spread(jobs: Iterator[tuple[int, Any]], workers: int, begin: Callable[..., Write], *given: Any) -> Iterator[int]:
-    """Shards written by as many actors, in any order; those of an actor that dies are written by its successor.
+    """Shards written by actors, in any order; those of an actor that dies are written by its successor.
+
+    An actor is begun when a shard has none, until there are as many as `workers`; it gets one when its model is loaded.
 
     Args:
         jobs: number and chunks of rows of each shard; read as far ahead as there are actors.
-        workers: how many.
+        workers: how many, at most.
         begin: what an actor begins with, in the folder where this process is; gives what writes a shard.
         given: its arguments.
 
@@ -62,30 +67,50 @@ def spread(jobs: Iterator[tuple[int, Any]], workers: int, begin: Callable[..., W
         The number of rows of each shard, as it is done.
 
     Raises:
-        UserError: what a shard raised, or that no actor can be had.
+        UserError: what a shard raised; an actor died `RETRIES` times over a shard; none was ready within `READY` seconds.
     """
-    gpus = 1 if "GPU" in ray.cluster_resources() else 0
-    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)(_Worker)
-    idle: list[Any] = [remote.remote(os.getcwd(), begin, given) for _ in range(workers)]
-    running: dict[Any, Any] = {}
+    gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES)(_Worker)
+    idle: list[Any] = []
+    starting: dict[Any, Any] = {}
+    busy: dict[Any, Any] = {}
 
-    def done() -> Iterator[int]:
-        for ready in ray.wait(list(running), num_returns=1)[0]:
-            idle.append(running.pop(ready))
-            try:
-                yield ray.get(ready)
-            except RayTaskError as error:
-                raise error.cause if isinstance(error.cause, UserError) else error from None
-            except RayError as error:
-                raise UserError(f"the cluster gave a shard up: {str(error).splitlines()[0]}") from None
+    def change() -> Iterator[int]:
+        """Until an actor is ready, or a shard done."""
+        changed, _ = ray.wait([*busy, *starting], num_returns=1, timeout=None if busy else READY)
+        if not changed:
+            raise UserError(
+                f"no worker of the cluster was ready within {READY} seconds: `ray status` says what is free"
+            )
+        for reference in changed:
+            rows = _result(reference)
+            if reference in busy:
+                idle.append(busy.pop(reference))
+                yield rows
+            else:
+                idle.append(starting.pop(reference))
 
     for job in jobs:
-        if not idle:
-            yield from done()
+        if not idle and len(busy) + len(starting) < workers:
+            actor = remote.remote(os.getcwd(), begin, given)
+            starting[actor.ready.remote()] = actor
+        while not idle:
+            yield from change()
         actor = idle.pop()
-        running[actor.shard.remote(*job)] = actor
-    while running:
-        yield from done()
+        busy[actor.shard.remote(*job)] = actor
+    while busy:
+        yield from change()
+
+
+def _result(reference: Any) -> int:
+    """Of an actor's work; what went wrong there, in a sentence."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, UserError) else error from None
+    except RayError as error:
+        last = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()[-1]
+        raise UserError(f"a worker of the cluster gave up: {last}") from None
 
 
 class _Worker:
@@ -94,6 +119,10 @@ class _Worker:
     def __init__(self, folder: str, begin: Callable[..., Write], given: tuple[Any, ...]):
         os.chdir(folder)
         self.write = begin(*given)
+
+    def ready(self) -> int:
+        """It answers when the model is loaded."""
+        return 0
 
     def shard(self, number: int, chunks: Any) -> int:
         """Write it; its rows."""

@@ -126,7 +126,7 @@ def predict_files(
     """Predict each file of a folder, or that a pattern names, to a file of the same name in another folder.
 
     A file whose output is there is done, so the same command goes on after a stop, and takes what has come since. The model
-    is loaded once. Arguments as of `predict_file`.
+    is loaded once, by the workers of a cluster once for each file. Arguments as of `predict_file`.
 
     Returns:
         The sums of its counts over the files that were predicted now, `files`, and `finished_before` of them.

@@ -10,13 +10,14 @@ Examples:
 Importing this module registers the classes; a run brings no code of its own, and none is run from it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -86,21 +87,28 @@ class ClfaProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        posts: Sequence[Post] | None = None,
+        posts: Any = None,
         text: Any = None,
         images: Any = None,
         return_tensors: str = "pt",
     ) -> BatchFeature:
-        """Posts as mappings, or texts and images beside each other, one or several (an image: path, bytes or PIL's).
+        """Posts as mappings or as texts, or texts and images beside each other; one or several.
 
         Raises:
             UserError: a value cannot be read.
         """
         if posts is None:
             posts = _beside(text, images)
+        elif isinstance(posts, Mapping | str):
+            posts = [posts]
         if return_tensors != "pt":
             raise UserError(f"return_tensors={return_tensors!r}: the model is PyTorch's, so are its inputs (pt)")
-        rows = [clean_post(post, self.model, self.text_cleaning) for post in posts]
+        each = [{"text": post} if isinstance(post, str) else post for post in posts]
+        if wrong := [post for post in each if not isinstance(post, Mapping)]:
+            raise UserError(
+                f"a post is a text, or a mapping with the keys text and image, found {type(wrong[0]).__name__}"
+            )
+        rows = [clean_post(post, self.model, self.text_cleaning) for post in each]
         return BatchFeature(_flat(self.collate(rows)))
 
 
@@ -141,6 +149,25 @@ class ClfaForSequenceClassification(PreTrainedModel):
             write_text(Run(folder).card_file, self.card)
         if push_to_hub:
             self.push_to_hub(given.pop("repo_id", Path(folder).name), **given)
+
+    def push_to_hub(self, repo_id: str, **given: Any) -> str:  # type: ignore[override]
+        """Make the repository, if there is none, and upload the model with its card; its address.
+
+        Args:
+            repo_id: `owner/name`.
+            given: `private`, `token`, `revision`, `commit_message`, as Hugging Face has them.
+        """
+        api = HfApi(token=given.get("token"))
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            address = api.create_repo(repo_id, private=given.get("private"), exist_ok=True)
+            api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=given.get("revision"),
+                commit_message=given.get("commit_message") or "Upload a model of clfa",
+            )
+        return str(address)
 
     def forward(self, labels: Tensor | None = None, **inputs: Any) -> SequenceClassifierOutput:
         """Logits, and with labels (B,) the cross entropy."""

@@ -4,13 +4,14 @@ Its address in Label Studio is that of the service with `/label-studio` behind i
 (`clfa select` writes such tasks); of one with an address instead nothing is fetched and nothing said.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from clfa.errors import UserError
@@ -19,6 +20,9 @@ from clfa.serving.failures import ERRORS
 from clfa.serving.predictions import decode
 from clfa.serving.predictor import Prediction
 from clfa.serving.state import TEXT, Service
+
+MOST, LONGEST = 1_000, 120
+"""Tasks in a request; seconds until it is given up."""
 
 
 class Task(BaseModel):
@@ -32,7 +36,7 @@ class Asked(BaseModel):
     """What Label Studio sends."""
 
     model_config = ConfigDict(extra="ignore")
-    tasks: list[Task] = Field(min_length=1)
+    tasks: list[Task] = Field(min_length=1, max_length=MOST)
     label_config: str | None = None
 
 
@@ -57,8 +61,12 @@ def label_studio(service: Service) -> APIRouter:
         posts = [post_of(task.data, service.in_files) for task in asked.tasks]
         readable = [post for post in posts if post is not None]
         answers: list[Prediction] = []
-        for start in range(0, len(readable), LARGEST):
-            answers += await service.predict(request, readable[start : start + LARGEST])
+        try:
+            async with asyncio.timeout(LONGEST):
+                for start in range(0, len(readable), LARGEST):  # what has begun is answered to its end
+                    answers += await service.predict(request, readable[start : start + LARGEST], begun=start > 0)
+        except TimeoutError:
+            raise HTTPException(504, f"no answer within {LONGEST} seconds: ask for fewer tasks") from None
         found = iter(answers)
         results = [result_of(None if post is None else next(found), names, service.name) for post in posts]
         return {"results": results, "model_version": service.name}
@@ -67,11 +75,8 @@ def label_studio(service: Service) -> APIRouter:
 
 
 def post_of(data: Mapping[str, Any], in_files: Mapping[str, bool]) -> dict[str, Any] | None:
-    """A task's data as a post: its columns of the same names; `None` where an image is an address, or a text too long.
-
-    Raises:
-        HTTPException: a data URI that is no base64.
-    """
+    """A task's data as a post: its columns of the same names; `None` where an image is an address or no base64, or a text is
+    too long."""
     post: dict[str, Any] = {}
     for column, in_file in in_files.items():
         value = data.get(column)
@@ -83,7 +88,10 @@ def post_of(data: Mapping[str, Any], in_files: Mapping[str, bool]) -> dict[str, 
             kind, _, coded = value.partition(",")
             if not (kind.startswith("data:image/") and kind.endswith(";base64")):
                 return None
-            post[column] = decode(coded)
+            try:
+                post[column] = decode(coded)
+            except HTTPException:
+                return None
         else:
             post[column] = value
     return post

@@ -66,13 +66,14 @@ class Service:
         except Exception as error:
             self.fault = error
 
-    async def predict(self, request: Request, posts: list[dict[str, Any]]) -> list[Prediction]:
-        """Answers of posts, computed with those of other requests; of a client that has gone they are not waited for.
+    async def predict(self, request: Request, posts: list[dict[str, Any]], begun: bool = False) -> list[Prediction]:
+        """Answers of posts, computed with those of other requests; of a client that has gone they are not waited for. A
+        request that has `begun` before is answered to its end.
 
         Raises:
             HTTPException: not ready, too many posts wait, it takes too long, or the client has gone.
         """
-        if not self.ready:
+        if not (self.ready or begun):
             raise HTTPException(503, "not ready: loading, or about to end", {"Retry-After": "1"})
         tasks = answers, gone = asyncio.create_task(self.batcher.ask(posts)), asyncio.create_task(_gone(request))
         try:

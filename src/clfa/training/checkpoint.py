@@ -109,8 +109,13 @@ def save_checkpoint(
 
 
 def clear_checkpoints(folder: Path) -> None:
-    """Remove all of a finished run: with the moments of its optimizer they are several times as large as its model."""
-    _clear(folder)
+    """Remove all of a finished run, when what lies beside them has come to the disk: with the moments of its optimizer they
+    are several times as large as its model."""
+    if folder.exists():
+        for path in (folder.parent, *folder.parent.rglob("*")):
+            if folder not in (path, *path.parents):
+                _sync(path)
+        _clear(folder)
 
 
 def _free_name(folder: Path, step: int) -> Path:

@@ -82,18 +82,19 @@ function refuse(message) {
 }
 
 async function predict() {
+  const blob = image; // what is chosen meanwhile is another post
   const texts = Object.fromEntries([...$("texts").querySelectorAll("textarea")].filter((one) => one.value.trim()).map((one) => [one.name, one.value]));
-  if (!image && !Object.keys(texts).length) return refuse("Write a text, or choose an image.");
+  if (!blob && !Object.keys(texts).length) return refuse("Write a text, or choose an image.");
   $("error").textContent = "";
   $("ask").disabled = true;
   $("ask").textContent = "Predicting …";
   try {
-    const files = image ? { [info.files[0]]: await inBase64(image) } : {};
-    const both = image && Object.keys(texts).length;
+    const files = blob ? { [info.files[0]]: await inBase64(blob) } : {};
+    const both = blob && Object.keys(texts).length;
     const posts = both ? [{ ...texts, ...files }, texts, files] : [{ ...texts, ...files }];
     const [whole, ...alone] = (await ask("predict", { posts })).predictions;
     if (whole.problem) throw new Error(whole.problem);
-    render(whole, alone, { texts, blob: image });
+    render(whole, alone, { texts, blob });
   } catch (error) {
     $("result").replaceChildren();
     refuse(error.message);
@@ -146,12 +147,16 @@ async function explain(whole, { texts, blob }, why) {
     const without = words.map((_, place) => ({ ...texts, [column]: [...words.slice(0, place), ...words.slice(place + 1), ...rest].join(" "), ...files }));
     const hidden = blob ? (await partsHidden(blob)).map((part) => ({ ...texts, [info.files[0]]: part })) : [];
     const answers = await together([...without, ...hidden]);
-    const drops = answers.map((answer) => answer.problem ? null : whole.probabilities[whole.predicted] - answer.probabilities[whole.predicted]);
-    $("rests")?.remove();
-    $("result").append(rests(whole, words, drops.slice(0, words.length), drops.slice(words.length), blob));
+    if (!why.isConnected) return; // another post was predicted meanwhile
+    const of = (answer) => answer.problem ? null : answer.probabilities[whole.predicted];
+    const ofWords = answers.slice(0, words.length).map((answer) => [of(whole), of(answer)]);
+    const [plain, ...parts] = answers.slice(words.length); // plain: the image as it is sent for these, nothing hidden
+    const ofParts = parts.map((answer) => [of(plain), of(answer)]);
+    $("result").append(rests(whole, words, ofWords, ofParts, blob, rest.length));
     why.closest("p").remove();
     $("rests").focus();
   } catch (error) {
+    if (!why.isConnected) return;
     refuse(error.message);
     why.disabled = false;
     why.textContent = "What does it rest on?";
@@ -175,27 +180,28 @@ async function partsHidden(blob) {
   const whole = await createImageBitmap(blob), scale = Math.min(1, 448 / Math.max(whole.width, whole.height));
   const canvas = element("canvas", { width: Math.max(1, Math.round(whole.width * scale)), height: Math.max(1, Math.round(whole.height * scale)) });
   const pen = canvas.getContext("2d"), wide = canvas.width / PARTS, high = canvas.height / PARTS, found = [];
-  for (let place = 0; place < PARTS * PARTS; place++) {
+  for (let place = -1; place < PARTS * PARTS; place++) { // at -1 nothing is hidden
     pen.fillStyle = "#fff"; pen.fillRect(0, 0, canvas.width, canvas.height);
     pen.drawImage(whole, 0, 0, canvas.width, canvas.height);
-    pen.fillStyle = "#808080"; pen.fillRect(wide * (place % PARTS), high * Math.floor(place / PARTS), wide, high);
+    pen.fillStyle = "#808080"; if (place >= 0) pen.fillRect(wide * (place % PARTS), high * Math.floor(place / PARTS), wide, high);
     found.push(await inBase64(await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92))));
   }
   return found;
 }
 
-function rests(whole, words, ofWords, ofParts, blob) {
-  const now = whole.probabilities[whole.predicted];
-  const sizes = [...ofWords, ...ofParts].map((drop) => Math.abs(drop ?? 0)), most = Math.max(0.05, ...sizes);
+function rests(whole, words, ofWords, ofParts, blob, more) { // of each its probability with it and without it
+  const dropOf = ([now, without]) => now === null || without === null ? null : now - without;
+  const sizes = [...ofWords, ...ofParts].map((pair) => Math.abs(dropOf(pair) ?? 0)), most = Math.max(0.05, ...sizes);
   const said = element("p", { id: "said", className: "said", ariaLive: "polite" }, 
     `${Math.max(...sizes) < 0.02 ? "No single word or part changes the answer. " : ""}Point at a word or a part of the image, or go there with Tab: how sure it is of “${whole.predicted}” without it.`);
-  const told = (what, drop) => drop === null ? `Without ${what} it could not be asked.` :
-    `Without ${what}: ${percent(now - drop)} (${drop > 0 ? "−" : "+"}${(100 * Math.abs(drop)).toFixed(1)} points).`;
-  const marked = (name, what, drop) => {
-    const made = element("button", { type: "button", className: `${name}${(drop ?? 0) < 0 ? " against" : ""}`, ariaLabel: told(what, drop) });
+  const told = (what, pair) => dropOf(pair) === null ? `Without ${what} it could not be asked.` :
+    `Without ${what}: ${percent(pair[1])} (${dropOf(pair) > 0 ? "−" : "+"}${(100 * Math.abs(dropOf(pair))).toFixed(1)} points).`;
+  const marked = (name, what, pair) => {
+    const drop = dropOf(pair);
+    const made = element("button", { type: "button", className: `${name}${(drop ?? 0) < 0 ? " against" : ""}`, ariaLabel: told(what, pair) });
     const share = Math.abs(drop ?? 0) / most;
     made.style.setProperty("--share", share < 0.1 ? "0" : share.toFixed(3));
-    for (const event of ["mouseenter", "focus"]) made.addEventListener(event, () => { said.textContent = told(what, drop); });
+    for (const event of ["mouseenter", "focus"]) made.addEventListener(event, () => { said.textContent = told(what, pair); });
     return made;
   };
   const parts = [element("h3", {}, "What it rests on"), said];
@@ -209,11 +215,12 @@ function rests(whole, words, ofWords, ofParts, blob) {
   if (ofParts.length) {
     const picture = element("div", { className: "picture" }, element("img", { src: URL.createObjectURL(blob), alt: "The image, with the parts that count marked" }));
     const names = ["top", "upper middle", "lower middle", "bottom"], sides = ["left", "left middle", "right middle", "right"];
-    picture.append(element("div", { className: "parts" }, ...ofParts.map((drop, place) =>
-      marked("part", `the part ${names[Math.floor(place / PARTS)]}, ${sides[place % PARTS]}`, drop))));
+    picture.append(element("div", { className: "parts" }, ...ofParts.map((pair, place) =>
+      marked("part", `the part ${names[Math.floor(place / PARTS)]}, ${sides[place % PARTS]}`, pair))));
     parts.push(picture);
   }
-  parts.push(element("p", { className: "soft" }, "The stronger the mark, the more the answer rests on it; dashed: it speaks for another class."));
+  parts.push(element("p", { className: "soft" }, 
+    `The stronger the mark, the more the answer rests on it; dashed: it speaks for another class.${more ? ` The first ${WORDS} words were asked.` : ""}`));
   return element("div", { id: "rests", tabIndex: -1 }, ...parts);
 }
 
