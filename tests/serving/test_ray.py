@@ -15,8 +15,9 @@ from conftest import picture, text
 ROWS, SHARDS = 3_000, 24
 SMALL = """
 import sys
+import clfa.serving.cluster as cluster
 import clfa.serving.files as files
-files.CHUNK, files.SHARD = 64, 2
+files.CHUNK, files.SHARD, cluster.READY = 64, 2, 20
 from clfa.cli import run
 run()
 """
@@ -137,3 +138,16 @@ def test_what_is_wrong_with_the_cluster_is_said(start, tmp_path):
     assert child.returncode == 2, said[-2000:]
     assert "no Ray cluster at 127.0.0.1:1" in said
     assert "Traceback" not in said
+
+
+def test_a_cluster_without_a_free_core_is_no_reason_to_wait_for_ever(start, tmp_path):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        child = start(tmp_path / "out.csv", RAY_ADDRESS=cluster.address)
+        _, said = child.communicate(timeout=200)
+        assert child.returncode == 2, said[-2000:]
+        assert "no worker of the cluster was ready within 20 seconds" in said
+    finally:
+        cluster.shutdown()
