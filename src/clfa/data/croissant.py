@@ -43,7 +43,7 @@ def croissant(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": manifest["name"],
         "description": f"Posts of text and image: {counts}. Classes: {', '.join(manifest['labels'])}. Imported by clfa "
-        f"{manifest['clfa_version']} (reader {manifest['reader']}); texts {manifest['text']}.",
+        f"{manifest['clfa_version']}; texts {manifest['text']}.",
         "distribution": [
             {
                 "@type": "cr:FileObject",
