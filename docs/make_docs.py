@@ -365,7 +365,7 @@ def serving_rows(found: dict[str, Any]) -> dict[str, list[list[str]]]:
         keys = ("clients", "batched", "batched_p95_ms", "single", "single_p95_ms", "ratio")
         load.append([f"{row[key]:g}" for key in keys])
     many = [["engine", "posts", "each once, in order", "killed", "begun", "posts/s", "MB at a tenth", "MB at the end"]]
-    for engine in ("plain", "ray"):
+    for engine in [engine for engine in ("plain", "ray") if engine in found["batch"]]:
         one = found["batch"][engine]
         killed = ", ".join(f"{what} {times} times" for what, times in one["killed"].items() if times)
         once = "yes" if one["rows_once_in_order"] else "NO"

@@ -37,6 +37,7 @@ def pages():
         "docs/when-alignment-helps.md",
         "docs/errors.md",
         "docs/reliability.md",
+        "docs/serving.md",
     ],
 )
 def test_numbers_are_generated_not_typed(name):
