@@ -148,5 +148,5 @@ def test_a_run_with_a_changed_byte_is_refused(run):
     (run / "model.safetensors").write_bytes(weights)
     with pytest.raises(UserError, match=r"model\.safetensors"):
         AutoModelForSequenceClassification.from_pretrained(run)
-    with pytest.raises(UserError, match="no folder, and no repository"):
+    with pytest.raises(UserError, match="no such model folder"):
         ClfaForSequenceClassification.from_pretrained(run.parent / "none", local_files_only=True)

@@ -25,7 +25,6 @@ CONTEXT = {
     **{name: f"cr:{name}" for name in NAMES},
 }
 """The one that the specification asks for."""
-TYPES = {"string": "sc:Text", "binary": "sc:Text"}
 LABELS = "labels"
 
 
@@ -75,8 +74,10 @@ def _classes(names: list[str]) -> dict[str, Any]:
 
 
 def _records(split: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a split: id, text, image as bytes of a file, label as a number, and the further columns."""
-    more = {name: {"dataType": TYPES[kind]} for name, kind in manifest.get("columns", {}).items()}
+    """Of a split: id, text, image as bytes of a file, label as a number, and the further columns of texts; what further
+    bytes are is not known."""
+    texts = [name for name, kind in manifest.get("columns", {}).items() if kind == "string"]
+    more = {name: {"dataType": "sc:Text"} for name in texts}
     columns: dict[str, dict[str, Any]] = {"id": {"dataType": "sc:Text"}, "text": {"dataType": "sc:Text"}}
     if manifest["images"] == "embedded":
         columns["image"] = {"dataType": "sc:ImageObject"}

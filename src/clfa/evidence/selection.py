@@ -13,6 +13,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from clfa.data.atomic import replacing, write_json, write_text
 from clfa.data.cells import CELLS
@@ -94,16 +95,16 @@ def select(
         raise UserError(f"{pool} has no split {split!r}{hint}; it has {', '.join(load_manifest(pool)['splits'])}")
     pipeline, rows = Pipeline.load(run), Rows(Path(pool), [split])
     best: dict[str, tuple[float, int, dict[str, Any]]] = {}  # text -> the most informative post with it
-    for place, (information, found) in enumerate(_judged(pipeline, rows)):
-        form = text_form(found["text"]) or f"\0{place}"
+    for place, (information, judged) in enumerate(_judged(pipeline, rows)):
+        form = text_form(judged["text"]) or f"\0{place}"
         if form not in best or information > best[form][0]:
-            best[form] = information, place, found
+            best[form] = information, place, judged
         if len(best) > 10 * n:
             best = _most(best, n)
     in_files = {
         pipeline.config.column(name): CELLS[one.kind].in_files for name, one in pipeline.config.modalities.items()
     }
-    chosen = [(rows[place], found) for _, place, found in _most(best, n).values()]
+    chosen = [(rows[place], judged) for _, place, judged in _most(best, n).values()]
     return _write(chosen, {"text": False} | in_files, pipeline.class_names, out)
 
 
@@ -120,11 +121,12 @@ def _judged(pipeline: Pipeline, rows: Rows) -> Iterator[tuple[float, dict[str, A
         parts = pipeline.states(chunk)
         everyone, nobody = np.arange(len(chunk)), np.full(len(chunk), ABSENT)
         logits = pipeline.recombine(parts, everyone, everyone)
-        whole, u = _softmax(logits), uncertainty(_softmax(logits))
+        whole = softmax(logits, 1)
+        u = uncertainty(whole)
         d = np.zeros(len(chunk))
         if len(sides) == 2:
             text, image = (
-                _softmax(pipeline.recombine(parts, *pair)) for pair in ((everyone, nobody), (nobody, everyone))
+                softmax(pipeline.recombine(parts, *pair), 1) for pair in ((everyone, nobody), (nobody, everyone))
             )
             there = [
                 np.any(
@@ -154,7 +156,7 @@ def _write(
     (partial / "images").mkdir(parents=True)
     selected, tasks = [], []
     config = label_config(class_names, in_files)
-    for number, (row, found) in enumerate(posts):
+    for number, (row, judged) in enumerate(posts):
         cells: dict[str, str] = {}
         data: dict[str, str] = {"id": row["id"]}
         for column, in_file in in_files.items():
@@ -169,11 +171,11 @@ def _write(
                 cells[column] = f"images/{number:05d}-{column}.{kind.partition('/')[2]}"
                 (partial / cells[column]).write_bytes(content)
                 data[column] = f"data:{kind};base64,{b64encode(content).decode()}"
-        shown = {name: value for name, value in found.items() if name != "text"}
+        shown = {name: value for name, value in judged.items() if name != "text"}
         selected.append(Selected(row["id"], cells, **shown))
         choice = {"from_name": "label", "to_name": next(iter(in_files)), "type": "choices"}
-        result = choice | {"value": {"choices": [found["predicted"]]}}
-        tasks.append({"data": data, "predictions": [{"result": [result], "score": found["probability"]}]})
+        result = choice | {"value": {"choices": [judged["predicted"]]}}
+        tasks.append({"data": data, "predictions": [{"result": [result], "score": judged["probability"]}]})
     head = ["id", *in_files, "predicted", "probability", "uncertainty", "disagreement", "label"]
     with replacing(partial / "selected.csv") as path, open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, head, restval="")  # the column label is for the reviewer
@@ -197,8 +199,3 @@ def label_config(class_names: Sequence[str], in_files: Mapping[str, bool]) -> st
     to = quoteattr(next(iter(in_files)))
     begin = f'  <Choices name="label" toName={to} choice="single" showInLine="true">'
     return "\n".join(["<View>", *parts, begin, *choices, "  </Choices>", "</View>", ""])
-
-
-def _softmax(logits: Float[NDArray, "posts classes"]) -> Float[NDArray, "posts classes"]:
-    odds = np.exp(logits - logits.max(1, keepdims=True))
-    return odds / odds.sum(1, keepdims=True)

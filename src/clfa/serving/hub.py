@@ -40,6 +40,7 @@ from clfa.errors import UserError
 from clfa.model.batch import Batch, Collator, Inputs
 from clfa.model.blend import load_classifier
 from clfa.model.classifier import MODEL_TYPE, Classifier
+from clfa.model.encoders import resolve
 from clfa.model.modalities import kind_of
 from clfa.runs import Run
 
@@ -221,7 +222,7 @@ def _beside(text: Any, images: Any) -> list[Post]:
 
 def _folder(name: str | Path, given: Mapping[str, Any]) -> Path:
     """A run directory, or what a hub has under that name."""
-    folder = Path(name)
+    folder = Path(resolve(str(name)))  # a mistyped path is never asked for on a hub
     if not folder.exists():
         asked = {key: given[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in given}
         try:
@@ -266,10 +267,10 @@ def _batch(inputs: Mapping[str, Any]) -> Batch:
     return Batch(
         {
             name: Inputs(
-                **{field: value for field, value in found.items() if field in TENSORS},
-                inputs={field: value for field, value in found.items() if field not in TENSORS},
+                **{field: value for field, value in values.items() if field in TENSORS},
+                inputs={field: value for field, value in values.items() if field not in TENSORS},
             )
-            for name, found in own.items()
+            for name, values in own.items()
         }
     )
 

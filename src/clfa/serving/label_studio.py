@@ -67,8 +67,8 @@ def label_studio(service: Service) -> APIRouter:
                     answers += await service.predict(request, readable[start : start + LARGEST], begun=start > 0)
         except TimeoutError:
             raise HTTPException(504, f"no answer within {LONGEST} seconds: ask for fewer tasks") from None
-        found = iter(answers)
-        results = [result_of(None if post is None else next(found), names, service.name) for post in posts]
+        given = iter(answers)
+        results = [result_of(None if post is None else next(given), names, service.name) for post in posts]
         return {"results": results, "model_version": service.name}
 
     return router

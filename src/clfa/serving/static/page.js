@@ -179,14 +179,14 @@ async function together(posts) {
 async function partsHidden(blob) {
   const whole = await createImageBitmap(blob), scale = Math.min(1, 448 / Math.max(whole.width, whole.height));
   const canvas = element("canvas", { width: Math.max(1, Math.round(whole.width * scale)), height: Math.max(1, Math.round(whole.height * scale)) });
-  const pen = canvas.getContext("2d"), wide = canvas.width / PARTS, high = canvas.height / PARTS, found = [];
+  const pen = canvas.getContext("2d"), wide = canvas.width / PARTS, high = canvas.height / PARTS, files = [];
   for (let place = -1; place < PARTS * PARTS; place++) { // at -1 nothing is hidden
     pen.fillStyle = "#fff"; pen.fillRect(0, 0, canvas.width, canvas.height);
     pen.drawImage(whole, 0, 0, canvas.width, canvas.height);
     pen.fillStyle = "#808080"; if (place >= 0) pen.fillRect(wide * (place % PARTS), high * Math.floor(place / PARTS), wide, high);
-    found.push(await inBase64(await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92))));
+    files.push(await inBase64(await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92))));
   }
-  return found;
+  return files;
 }
 
 function rests(whole, words, ofWords, ofParts, blob, more) { // of each its probability with it and without it
@@ -194,14 +194,14 @@ function rests(whole, words, ofWords, ofParts, blob, more) { // of each its prob
   const sizes = [...ofWords, ...ofParts].map((pair) => Math.abs(dropOf(pair) ?? 0)), most = Math.max(0.05, ...sizes);
   const said = element("p", { id: "said", className: "said", ariaLive: "polite" }, 
     `${Math.max(...sizes) < 0.02 ? "No single word or part changes the answer. " : ""}Point at a word or a part of the image, or go there with Tab: how sure it is of “${whole.predicted}” without it.`);
-  const told = (what, pair) => dropOf(pair) === null ? `Without ${what} it could not be asked.` :
+  const sentence = (what, pair) => dropOf(pair) === null ? `Without ${what} it could not be asked.` :
     `Without ${what}: ${percent(pair[1])} (${dropOf(pair) > 0 ? "−" : "+"}${(100 * Math.abs(dropOf(pair))).toFixed(1)} points).`;
   const marked = (name, what, pair) => {
     const drop = dropOf(pair);
-    const made = element("button", { type: "button", className: `${name}${(drop ?? 0) < 0 ? " against" : ""}`, ariaLabel: told(what, pair) });
+    const made = element("button", { type: "button", className: `${name}${(drop ?? 0) < 0 ? " against" : ""}`, ariaLabel: sentence(what, pair) });
     const share = Math.abs(drop ?? 0) / most;
     made.style.setProperty("--share", share < 0.1 ? "0" : share.toFixed(3));
-    for (const event of ["mouseenter", "focus"]) made.addEventListener(event, () => { said.textContent = told(what, pair); });
+    for (const event of ["mouseenter", "focus"]) made.addEventListener(event, () => { said.textContent = sentence(what, pair); });
     return made;
   };
   const parts = [element("h3", {}, "What it rests on"), said];
