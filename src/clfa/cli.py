@@ -40,6 +40,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "correct": commands.correct,
     "select": commands.select,
     "teacher": {"train": commands.teacher_train, "embed": commands.teacher_embed},
+    "cache": commands.cache,
     "train": commands.train,
     "evaluate": commands.evaluate,
     "sweep": commands.sweep,

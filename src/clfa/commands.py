@@ -273,23 +273,44 @@ def teacher_train(config: TeacherConfig) -> object:
     return train_teacher(config)
 
 
-def teacher_embed(dataset: DatasetDir, *, teacher: str, splits: str = "all") -> object:
+def teacher_embed(
+    dataset: DatasetDir, *, teacher: str, splits: str = "all", engine: Literal["plain", "ray"] = "plain"
+) -> object:
     """Cache a teacher's embeddings next to a dataset directory, keyed by the teacher and by each post's content.
 
     Args:
         teacher: Folder or hub name of a CLIP-like dual encoder.
         splits: `all`, or some of train,validation,test with commas.
+        engine: `ray` uses the cluster of RAY_ADDRESS, or the cores of this machine where there is none.
 
     Examples:
         clfa teacher embed data/posts --teacher openai/clip-vit-base-patch32
         clfa teacher embed data/posts --teacher runs/teachers/flickr8k --splits train,validation
     """
+    from clfa.data.cache import kept
     from clfa.data.records import load_manifest
     from clfa.model.teacher import embed_dataset, teacher_key
 
     all_splits = list(load_manifest(dataset)["splits"])
-    _, computed = embed_dataset(Path(dataset), teacher, all_splits if splits == "all" else splits.split(","))
+    chosen = all_splits if splits == "all" else splits.split(",")
+    with kept(engine):
+        _, computed = embed_dataset(Path(dataset), teacher, chosen, engine=engine)
     return {"teacher": teacher, "key": teacher_key(teacher), "computed": computed}
+
+
+def cache(config: RunConfig, *, engine: Literal["plain", "ray"] = "plain") -> object:
+    """Compute what the frozen encoders and the teacher of a run make of each post; `clfa train` does so, too, where it is
+    missing. The test split is not opened.
+
+    Args:
+        engine: `ray` uses the cluster of RAY_ADDRESS, or the cores of this machine where there is none.
+
+    Examples:
+        clfa cache --config runs/posts/config.yaml --engine ray
+    """
+    from clfa.training.setup import fill_caches
+
+    return fill_caches(config, engine)
 
 
 def train(config: RunConfig, *, resume: bool = False) -> object:

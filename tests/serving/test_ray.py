@@ -15,7 +15,7 @@ from conftest import picture, text
 ROWS, SHARDS = 3_000, 24
 SMALL = """
 import sys
-import clfa.serving.cluster as cluster
+import clfa.data.cluster as cluster
 import clfa.serving.files as files
 files.CHUNK, files.SHARD, cluster.READY = 64, 2, 20
 from clfa.cli import run

@@ -11,10 +11,10 @@ import json
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,10 @@ WINDOW = 1_024  # contents that are sorted by length together
 WINDOW_BYTES = 16_000_000
 
 Content = str | bytes
+Compute = Callable[[list], Sequence[Tensor]]
+"""Some contents -> a (length, D) tensor each."""
+Engine = Literal["plain", "ray"]
+"""Where something is computed: in this process, or on a cluster (see `clfa.data.cluster`)."""
 Keys = NDArray[Any]
 """(N,) of `S16`: 16 bytes a content."""
 
@@ -101,10 +105,11 @@ def fill(
     folder: Path,
     kind: str,
     contents: Iterable[Content],
-    compute: Callable[[list], Sequence[Tensor]],
+    compute: Compute,
     what: str,
     batch_size: int = 32,
     total: int | None = None,
+    on_cluster: "OnCluster | None" = None,
 ) -> int:
     """Make sure that a cache holds the tensors of all contents; compute only those that are missing.
 
@@ -118,41 +123,110 @@ def fill(
         what: for the progress ("encoding images").
         batch_size: contents per call of `compute`.
         total: number of contents, if it is known, for the progress.
+        on_cluster: what computes them in other processes, perhaps on other machines, instead of `compute`.
 
     Returns:
         The number of contents computed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    computed = 0
     # of two runs that start at once, the second waits and then finds everything there
     with FileLock(folder / ".lock"), progress(what, total) as bar:
-        known, new = Cache(folder), set()
+        known = Cache(folder)
         for path in known.broken:
             path.unlink()
-        with closing(_Writer(folder)) as writer:  # what was computed is kept, whatever ends the fill
-            for window in _windows(contents):
-                keys = [content_key(kind, value) for value in window]
-                missing = [
-                    (key, value)
-                    for key, value, entry in zip(keys, window, known.find(np.array(keys, dtype="S16")))
-                    if entry < 0 and not (key in new or new.add(key))  # type: ignore[func-returns-value]
-                ]
-                # neighbours of similar length share a batch, so little is computed on padding
-                missing.sort(key=lambda pair: len(pair[1]))
-                bar.add(len(window) - len(missing))
-                computed += _compute(missing, compute, batch_size, writer, bar)
+        jobs, computed = _missing(known, kind, contents, bar), 0
+        counts = (
+            _here(folder, jobs, compute, batch_size)
+            if on_cluster is None
+            else _elsewhere(folder, jobs, on_cluster, batch_size)
+        )
+        for count in counts:
+            bar.add(count)
+            computed += count
     return computed
 
 
-def _compute(
-    missing: list[tuple[bytes, Content]], compute: Callable, batch_size: int, writer: "_Writer", bar: Progress
-) -> int:
-    for start in range(0, len(missing), batch_size):
-        batch = missing[start : start + batch_size]
+@contextmanager
+def kept(engine: Engine) -> Iterator[None]:
+    """All fills in this block share one connection to a cluster, where they use one."""
+    if engine == "plain":
+        yield
+        return
+    from clfa.data.cluster import cluster
+
+    with cluster():
+        yield
+
+
+Job = list[tuple[bytes, Content]]
+"""Keys and contents."""
+
+
+class OnCluster(NamedTuple):
+    """What computes contents in other processes."""
+
+    begin: Callable[..., Compute]
+    """Called once in each of them, such as a function that loads a model."""
+    given: tuple[Any, ...]
+    """Its arguments."""
+
+
+def _here(folder: Path, jobs: Iterator[Job], compute: Compute, batch_size: int) -> Iterator[int]:
+    with closing(_Writer(folder)) as writer:  # what was computed is kept, whatever ends the fill
+        for job in jobs:
+            yield from _written(writer, job, compute, batch_size)
+
+
+def _elsewhere(folder: Path, jobs: Iterator[Job], on_cluster: OnCluster, batch_size: int) -> Iterator[int]:
+    from clfa.data.cluster import cluster, spread
+
+    given = (folder.resolve(), *on_cluster, batch_size)
+    with cluster() as workers:
+        yield from spread(enumerate(jobs, _next(folder)), workers, open_worker, *given)
+
+
+def open_worker(folder: Path, begin: Callable[..., Compute], given: tuple[Any, ...], batch_size: int) -> Callable:
+    """What writes a shard of a given number in another process, and says how many contents it has."""
+    compute = begin(*given)
+
+    def write(number: int, job: Job) -> int:
+        writer = _Writer(folder, number)
+        count = sum(_written(writer, job, compute, batch_size))
+        writer.close()
+        return count
+
+    return write
+
+
+def _missing(known: Cache, kind: str, contents: Iterable[Content], bar: Progress) -> Iterator[Job]:
+    """What is to be computed, a window at a time."""
+    new: set[bytes] = set()
+    for window in _windows(contents):
+        keys = [content_key(kind, value) for value in window]
+        missing = [
+            (key, value)
+            for key, value, entry in zip(keys, window, known.find(np.array(keys, dtype="S16")))
+            if entry < 0 and not (key in new or new.add(key))  # type: ignore[func-returns-value]
+        ]
+        # neighbours of similar length share a batch, so little is computed on padding
+        missing.sort(key=lambda pair: len(pair[1]))
+        bar.add(len(window) - len(missing))
+        if missing:
+            yield missing
+
+
+def _written(writer: "_Writer", job: Job, compute: Compute, batch_size: int) -> Iterator[int]:
+    """The sizes of the batches of a job, each when it is with the writer."""
+    for start in range(0, len(job), batch_size):
+        batch = job[start : start + batch_size]
         for (key, _), values in zip(batch, compute([value for _, value in batch])):
             writer.add(key, values)
-        bar.add(len(batch))
-    return len(missing)
+        yield len(batch)
+
+
+def _next(folder: Path) -> int:
+    """The number of a new shard."""
+    return max((int(path.stem) for path in folder.glob("[0-9]*.safetensors")), default=-1) + 1
 
 
 class _Shard(NamedTuple):
@@ -171,12 +245,12 @@ class _Shard(NamedTuple):
 
 
 class _Writer:
-    """Collects entries and writes a shard whenever there are enough of them."""
+    """Collects entries and writes a shard whenever there are enough of them, or, with a `number`, the one of that number."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, number: int | None = None):
         self.folder, self.keys, self.values, self.size = folder, [], [], 0  # type: ignore[var-annotated]
         self.written = time.monotonic()
-        self.number = max((int(path.stem) for path in folder.glob("[0-9]*.safetensors")), default=-1) + 1
+        self.only, self.number = number is not None, _next(folder) if number is None else number
 
     def add(self, key: bytes, values: Tensor) -> None:
         self.keys.append(key)
@@ -184,7 +258,8 @@ class _Writer:
             values.detach().cpu().half().contiguous() if _fits_half(values) else values.detach().cpu().float()
         )
         self.size += values.numel() * 2
-        if self.size >= SHARD_BYTES or time.monotonic() - self.written >= SHARD_SECONDS:
+        full = self.size >= SHARD_BYTES or time.monotonic() - self.written >= SHARD_SECONDS
+        if full and not self.only:
             self.close()
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clfa.data.atomic import replacing
-from clfa.data.cache import Cache, Content, Keys, content_key, fill
+from clfa.data.cache import Cache, Compute, Content, Keys, OnCluster, content_key, fill
 from clfa.data.progress import track
 from clfa.data.records import load_manifest
 from clfa.errors import UserError
@@ -153,10 +153,11 @@ def fill_split(
     split: str,
     column: str,
     kind: str,
-    compute: Callable[[list], Sequence],
+    compute: Compute,
     what: str,
     batch_size: int = 32,
     read: Callable[[Any], Content | None] | None = None,
+    on_cluster: OnCluster | None = None,
 ) -> int:
     """Make sure that a cache holds one column of a split; what is there already is not even read.
 
@@ -170,6 +171,7 @@ def fill_split(
         what: for the progress.
         batch_size: contents per call of `compute`.
         read: what is taken of each cell; the cell itself by default.
+        on_cluster: see `clfa.data.cache.fill`.
 
     Returns:
         The number of contents computed.
@@ -183,7 +185,7 @@ def fill_split(
             return 0
     cells = stream_column(dataset, split, column)
     values = (value for cell in cells if (value := read(cell) if read else cell) is not None)
-    return fill(folder, kind, values, compute, what, batch_size, len(rows))
+    return fill(folder, kind, values, compute, what, batch_size, len(rows), on_cluster)
 
 
 class _Split:

@@ -3,7 +3,7 @@
 Validation in training, evaluation, probes, prediction and services all go through it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from clfa.config import ModelConfig
-from clfa.data.cache import Cache
+from clfa.config import ModalityConfig, ModelConfig
+from clfa.data.cache import Cache, Compute, Engine, OnCluster
 from clfa.data.cells import Post, by_length, clean_post
 from clfa.data.progress import progress
 from clfa.data.rows import Rows, fill_split
@@ -26,7 +26,7 @@ from clfa.fusion import Tokens
 from clfa.model.batch import Collator
 from clfa.model.blend import load_classifier
 from clfa.model.classifier import Classifier, Output
-from clfa.model.encoders import Encoder
+from clfa.model.encoders import Encoder, load_encoder
 from clfa.model.modalities import kind_of
 
 ABSENT = -1
@@ -84,7 +84,7 @@ class Pipeline:
         """
         return cls(load_classifier(folder), batch_size)
 
-    def cache(self, dataset: Path, splits: Sequence[str]) -> dict[str, Cache]:
+    def cache(self, dataset: Path, splits: Sequence[str], engine: Engine = "plain") -> dict[str, Cache]:
         """Compute the states of frozen encoders and layers for these splits where missing, and read them from now on.
 
         Files: `DATASET/states/<key>/`, key = 16 hex digits of the encoder's weights and settings. No other split is opened.
@@ -92,6 +92,7 @@ class Pipeline:
         Args:
             dataset: dataset directory.
             splits: which files to read.
+            engine: `ray` for a cluster whose workers load the encoders by their names; those that have none are used here.
 
         Returns:
             Modality -> cache, for the modalities with a frozen encoder, or frozen layers, and a value in these splits.
@@ -104,15 +105,15 @@ class Pipeline:
             column, kind = self.config.column(name), kind_of(modality)
             # the hashtags of a text are contents of their own; anything else that an encoder reads is shared
             settings = [str(modality.max_length), *([modality.part] if modality.part != "all" else [])]
-            fingerprint = encoder.fingerprint if owner.frozen else encoder.lower_fingerprint
-            folder = dataset / "states" / fingerprint(*settings)
+            means = owner.frozen and self.config.reads_mean(name)
+            folder = dataset / ("features" if means else "states") / _fingerprint(encoder, owner, *settings)
             part = None if modality.part == "all" else partial(kind.read, modality=modality)
-            encode = partial(encoder.encode if owner.frozen else encoder.encode_lower, max_length=modality.max_length)
-            if owner.frozen and self.config.reads_mean(name):
-                folder, encode = dataset / "features" / fingerprint(*settings), partial(_means, encode)
+            encode = partial(_encode, encoder, owner, modality.max_length, means)
+            elsewhere = OnCluster(open_encoder, (owner, modality.max_length, means, _fingerprint(encoder, owner)))
+            named = engine == "ray" and owner.pretrained and owner.words is None
             for split in splits:
-                what = f"encoding {name} of {split}"
-                fill_split(folder, dataset, split, column, modality.kind, encode, what, read=part)
+                what, where = f"encoding {name} of {split}", elsewhere if named else None
+                fill_split(folder, dataset, split, column, modality.kind, encode, what, read=part, on_cluster=where)
             found = Cache(folder)
             if len(found):  # without any, the modality is masked
                 self.caches[name] = found
@@ -222,9 +223,33 @@ class Pipeline:
         return np.concatenate(logits)
 
 
-def _means(encode: Callable[[list], list[Tensor]], values: list) -> list[Float[Tensor, "1 width"]]:
-    """One token each: the mean of all."""
-    return [states.mean(dim=0, keepdim=True) for states in encode(values)]
+def open_encoder(modality: ModalityConfig, max_length: int, means: bool, fingerprint: str) -> Compute:
+    """What computes the states of a frozen encoder, or of frozen layers, in a process of its own.
+
+    Raises:
+        UserError: the encoder of that name is another one here.
+    """
+    encoder = load_encoder(modality.encoder, modality.kind, True, modality.pooled, modality.trained_layers)
+    if modality.frozen:
+        encoder.requires_grad_(False)
+    if _fingerprint(encoder, modality) != fingerprint:
+        raise UserError(
+            f"the encoder {modality.encoder!r} is not the same on all machines: put one folder on all of them"
+        )
+    return partial(_encode, encoder.to("cuda" if torch.cuda.is_available() else "cpu"), modality, max_length, means)
+
+
+def _fingerprint(encoder: Encoder, modality: ModalityConfig, *settings: str) -> str:
+    """Of what `_encode` computes."""
+    return (encoder.fingerprint if modality.frozen else encoder.lower_fingerprint)(*settings)
+
+
+def _encode(
+    encoder: Encoder, modality: ModalityConfig, max_length: int, means: bool, values: list
+) -> list[Float[Tensor, "tokens width"]]:
+    """States of each content, of the frozen layers alone where only these are frozen; with `means` their mean."""
+    states = (encoder.encode if modality.frozen else encoder.encode_lower)(values, max_length)
+    return [one.mean(dim=0, keepdim=True) for one in states] if means else states
 
 
 def _stacked(blocks: Mapping[str, Mapping[str, list[Tensor]]]) -> States:

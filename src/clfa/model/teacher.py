@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModel
 
 from clfa.config import TeacherConfig, build_config
 from clfa.data.atomic import read_json, write_json
-from clfa.data.cache import Cache
+from clfa.data.cache import Cache, Compute, Engine, OnCluster
 from clfa.data.rows import fill_split
 from clfa.data.seal import refuse_changed, seal
 from clfa.errors import UserError
@@ -142,38 +142,58 @@ def load_teacher(name: str) -> Teacher:
 
 
 def embed_dataset(
-    dataset: Path, name: str, splits: list[str], columns: Mapping[str, str] | None = None, batch_size: int = 32
+    dataset: Path,
+    name: str,
+    splits: list[str],
+    columns: Mapping[str, str] | None = None,
+    batch_size: int = 32,
+    engine: Engine = "plain",
 ) -> tuple[Cache, dict[str, int]]:
     """Cache a teacher's embeddings of the texts and images, or of other `columns` (column -> kind), of a dataset directory.
 
     Files: `DATASET/teachers/<key>/`, see `teacher_key`. Only these splits are opened; `batch_size` is contents per forward
-    pass.
+    pass. With the engine `ray` a cluster computes them, each of its workers with the teacher in memory.
 
     Returns:
         The cache (width = the teacher's), and split -> number of contents computed now.
     """
     folder = dataset / "teachers" / teacher_key(name)
     computed = dict.fromkeys(splits, 0)
+    teacher = cache(partial(_ready, name))  # loaded only if something is missing
 
-    @cache
-    def teacher() -> Teacher:  # loaded only if something is missing
-        log.info("loading the teacher %s", name)
-        # fresh weights are drawn before the saved ones are read: a run must not depend on whether this was cached
-        with torch.random.fork_rng():
-            return load_teacher(name).to("cuda" if torch.cuda.is_available() else "cpu")
-
-    @torch.no_grad()
     def embed(kind: str, batch: list) -> list[Tensor]:
-        """One (1, D) row for each of a batch of texts, or of undecoded images."""
-        values = [KINDS[kind].decode(value) for value in batch]
-        return [row[None] for row in teacher().embed(kind, values).cpu()]
+        return _embed(teacher(), kind, batch)
 
     for split in splits:
         for column, kind in (columns or {"text": "text", "image": "image"}).items():
             what = f"the teacher's embeddings of {column} of {split}"
-            computed[split] += fill_split(folder, dataset, split, column, kind, partial(embed, kind), what, batch_size)
+            elsewhere = OnCluster(open_embedder, (name, kind)) if engine == "ray" else None
+            here = partial(embed, kind)
+            computed[split] += fill_split(
+                folder, dataset, split, column, kind, here, what, batch_size, on_cluster=elsewhere
+            )
     write_json(folder / "teacher.json", {"teacher": name})
     return Cache(folder), computed
+
+
+def open_embedder(name: str, kind: str) -> Compute:
+    """What computes a teacher's embeddings of one kind of content in a process of its own."""
+    return partial(_embed, _ready(name), kind)
+
+
+def _ready(name: str) -> Teacher:
+    """A teacher on a GPU, if there is one."""
+    log.info("loading the teacher %s", name)
+    # fresh weights are drawn before the saved ones are read: a run must not depend on whether this was cached
+    with torch.random.fork_rng():
+        return load_teacher(name).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.no_grad()
+def _embed(teacher: Teacher, kind: str, batch: list) -> list[Tensor]:
+    """One (1, D) row for each of a batch of texts, or of undecoded images."""
+    values = [KINDS[kind].decode(value) for value in batch]
+    return [row[None] for row in teacher.embed(kind, values).cpu()]
 
 
 def teacher_key(name: str) -> str:

@@ -13,8 +13,9 @@ from functools import cached_property
 from glob import glob
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from clfa.data.cache import Engine
 from clfa.data.cells import CELLS
 from clfa.data.columns import KNOWLEDGE_COLUMNS, as_text, knowledge_columns
 from clfa.data.formats import Table
@@ -33,7 +34,6 @@ SHARD = 16  # chunks in a file of their own
 LISTED = 20  # bad images that are named
 Chunk = list[tuple[int, Row | UserError]]
 """Some rows with their lines."""
-Engine = Literal["plain", "ray"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def predict_file(
         on_bad: images that are named but missing or unreadable, and lines that are no rows: `fail` counts them all, lists
             the first 20 and predicts nothing; `mask` predicts from the text alone, `skip` leaves the prediction empty, as
             both do for lines that are no rows, and `problem` says so.
-        engine: `plain`, this process; or `ray`, a cluster (see `clfa.serving.cluster`).
+        engine: `plain`, this process; or `ray`, a cluster (see `clfa.data.cluster`).
 
     Returns:
         `{"rows", "predicted", "without_image", "bad_images", "bad_rows"}`.
@@ -212,7 +212,7 @@ def _predict(posts: _Source, shards: Shards, run: str | Path, engine: Engine) ->
     with progress("predicting", total) as bar:
         jobs = _jobs(table, shards, bar)
         if engine == "ray":
-            from clfa.serving.cluster import cluster, spread
+            from clfa.data.cluster import cluster, spread
 
             given = (run, posts.path, posts.columns, posts.image_dir, posts.on_bad, shards, kept, added)
             with cluster() as workers:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from clfa.config import ModelConfig, RunConfig
-from clfa.data.cache import Cache
+from clfa.data.cache import Cache, Engine, kept
 from clfa.data.records import load_manifest
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, load_unlabelled, source_splits
@@ -71,26 +71,14 @@ def set_up(config: RunConfig) -> Setup:
     Raises:
         UserError: data, teacher and configuration do not fit each other.
     """
-    dataset, settings = Path(config.data.path), config.train
-    manifest = load_manifest(dataset)
-    class_names = manifest["labels"]
+    settings, class_names = config.train, load_manifest(Path(config.data.path))["labels"]
     allowed = metric_names(len(class_names))
     if settings.monitor not in allowed:
         raise UserError(f"train.monitor = {settings.monitor!r}: allowed are {', '.join(allowed)}")
     rows, validation = load_rows(config.data, "train", config.seed), load_rows(config.data, "validation")
     unlabelled = load_unlabelled(config.data)
-    splits = source_splits(config.data, ["train", "validation"])
-    splits += [split for split in (unlabelled.splits if unlabelled else []) if split not in splits]
-    _check_modalities(config, rows)
-    check_alignment(config)  # before anything is encoded
-    model_config = with_graphs(config.model, rows)
-    _log_graphs(model_config, rows)
-    texts = {name: training_texts(rows, config.model, name) for name, m in config.model.modalities.items() if m.words}
-    model = build_classifier(model_config, class_names, manifest["text"], texts)
-    pipeline = Pipeline(model, settings.batch_size * 4)
-    _log_misreadings(pipeline, rows)
-    pipeline.cache(dataset, splits)
-    teacher = _teacher_embeds(config, splits)
+    pipeline, teacher = _with_caches(config, rows)
+    model = pipeline.model
     sampler = LengthBuckets([len(text) for text in rows.texts], settings.batch_size, config.seed)
     batches: DataLoader = DataLoader(
         rows if unlabelled is None else WithUnlabelled(rows, unlabelled),  # type: ignore[arg-type]  # sequences are data sets
@@ -105,6 +93,41 @@ def set_up(config: RunConfig) -> Setup:
     everyone = _everyone(config, aligned, teacher, pipeline.device) if config.loss.negatives == "all" else {}
     average = start_average(model) if settings.average else {}
     return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights, everyone, average)
+
+
+def fill_caches(config: RunConfig, engine: Engine = "plain") -> dict[str, int]:
+    """What the frozen encoders and the teacher of a run compute of each post, so that its training finds it.
+
+    Returns:
+        Modality, or `teacher`, -> the number of contents that its cache holds.
+
+    Raises:
+        UserError: data, teacher and configuration do not fit each other; there is no cluster.
+    """
+    with kept(engine):
+        pipeline, teacher = _with_caches(config, load_rows(config.data, "train", config.seed), engine)
+    caches = dict(pipeline.caches)
+    for cache in teacher.values():  # one for all modalities
+        caches["teacher"] = cache
+    return {name: len(cache) for name, cache in caches.items()}
+
+
+def _with_caches(config: RunConfig, rows: Rows, engine: Engine = "plain") -> tuple[Pipeline, dict[str, Cache]]:
+    """A new model that reads the states of its frozen encoders from caches, and the teacher's embeddings."""
+    dataset, manifest = Path(config.data.path), load_manifest(Path(config.data.path))
+    unlabelled = load_unlabelled(config.data)
+    splits = source_splits(config.data, ["train", "validation"])
+    splits += [split for split in (unlabelled.splits if unlabelled else []) if split not in splits]
+    _check_modalities(config, rows)
+    check_alignment(config)  # before anything is encoded
+    model_config = with_graphs(config.model, rows)
+    _log_graphs(model_config, rows)
+    texts = {name: training_texts(rows, config.model, name) for name, m in config.model.modalities.items() if m.words}
+    model = build_classifier(model_config, manifest["labels"], manifest["text"], texts)
+    pipeline = Pipeline(model, config.train.batch_size * 4)
+    _log_misreadings(pipeline, rows)
+    pipeline.cache(dataset, splits, engine)
+    return pipeline, _teacher_embeds(config, splits, engine)
 
 
 @contextmanager
@@ -189,13 +212,13 @@ def _aligned(config: RunConfig) -> list[str]:
     return [name for name, m in config.model.modalities.items() if m.align] if weight == "auto" or weight > 0 else []
 
 
-def _teacher_embeds(config: RunConfig, splits: list[str]) -> dict[str, Cache]:
+def _teacher_embeds(config: RunConfig, splits: list[str], engine: Engine) -> dict[str, Cache]:
     """Modality -> cached teacher embeddings, for the aligned modalities; empty where nothing is pulled to a teacher."""
     aligned = _aligned(config)
     if not aligned or config.loss.alignment_target != "teacher" or not config.teacher:
         return {}
     columns = {config.model.column(name): config.model.modalities[name].kind for name in aligned}
-    cache, _ = embed_dataset(Path(config.data.path), config.teacher, splits, columns)
+    cache, _ = embed_dataset(Path(config.data.path), config.teacher, splits, columns, engine=engine)
     if cache.width != config.model.dim:
         raise UserError(
             f"the teacher {config.teacher!r} has {cache.width} dimensions, model.dim is {config.model.dim}: "

@@ -1,4 +1,4 @@
-"""The shards of a prediction on a Ray cluster: actors that hold the model write them, on whichever machine they are.
+"""The shards of a prediction or of a cache on a Ray cluster: actors that hold the model write them, on whichever machine.
 
 A shard is written whole, under a number that its rows follow from, so one that is computed twice (a machine died behind its
 last byte) is the same file. All machines see the same file system.

@@ -1,0 +1,120 @@
+"""Caches that the workers of a cluster fill."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from conftest import make_dataset, picture, text
+
+from clfa.config import dump_config
+from clfa.data.cache import Cache
+from clfa.data.records import Record
+
+SMALL = """
+import clfa.data.cache as cache
+cache.WINDOW = 8
+from clfa.cli import run
+run()
+"""
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def posts(tmp_path):
+    """A dataset directory of 120 posts."""
+
+    def post(split, number):
+        seed = number + 100 * len(split)
+        image = picture(seed) if number % 7 else None
+        return Record(f"{split}-{number}", text(seed, 3 + number % 5), image, ["no", "yes"][number % 2], {})
+
+    return make_dataset(tmp_path / "posts", {"train": 100, "validation": 20, "test": 20}, post)
+
+
+@pytest.fixture
+def start():
+    """`start(*command)`: a process that computes in small windows."""
+    children = []
+
+    def begin(*command):
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        kind = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+        child = subprocess.Popen([sys.executable, "-c", SMALL, *map(str, command)], **kind)
+        children.append(child)
+        return child
+
+    yield begin
+    for child in children:
+        child.kill()
+        child.communicate()
+
+
+def finished(child):
+    out, said = child.communicate(timeout=300)
+    assert child.returncode == 0, said[-3000:]
+    return json.loads(out)
+
+
+def tensors(folder):
+    """Cache -> keys and values, in their order."""
+    caches = {}
+    for place in sorted({path.parent for path in folder.rglob("*.safetensors")}):
+        cache = Cache(place)
+        caches[place.relative_to(folder).as_posix()] = {
+            key: cache.read(number).numpy() for number, key in enumerate(cache.keys.tolist())
+        }
+    return caches
+
+
+def assert_close(own, expected):
+    assert own.keys() == expected.keys()
+    for name, values in expected.items():
+        assert own[name].keys() == values.keys()
+        assert max(np.abs(own[name][key] - value).max() for key, value in values.items()) < 2e-3
+
+
+def test_a_teacher_embeds_on_a_cluster_although_a_worker_and_the_driver_die(encoders, posts, start, tmp_path):
+    shutil.copytree(posts, tmp_path / "there")
+    command = ("teacher", "embed", "--teacher", encoders / "clip", "--splits", "train", "--json")
+    done = finished(start(*command, posts))
+    command += (tmp_path / "there", "--engine", "ray")
+    child = start(*command)
+    until_shards(tmp_path / "there", 2, child)
+    children = psutil.Process(child.pid).children(recursive=True)
+    workers = [one for one in children if "_Worker" in " ".join(one.cmdline())]
+    workers[0].kill()
+    before = until_shards(tmp_path / "there", 4, child)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    left = finished(start(*command))["computed"]["train"]
+    assert 0 < left < done["computed"]["train"]
+    assert {name: (tmp_path / "there" / name).read_bytes() for name in before} == before  # kept, not computed again
+    assert_close(tensors(tmp_path / "there" / "teachers"), tensors(posts / "teachers"))
+
+
+def test_a_cluster_computes_the_states_of_frozen_layers(run_config, posts, start, tmp_path):
+    shutil.copytree(posts, tmp_path / "there")
+    changes = {"text__frozen": True, "image__trained_layers": 1}
+    config = run_config(loss__alignment_weight=0, **{f"model__modalities__{n}": v for n, v in changes.items()})
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    command = ("cache", "--config", tmp_path / "run.yaml", "--json")
+    counts = finished(start(*command, "--data.path", posts))
+    assert counts["text"] == 120
+    assert 90 < counts["image"] < 120
+    assert finished(start(*command, "--data.path", tmp_path / "there", "--engine", "ray")) == counts
+    assert_close(tensors(tmp_path / "there" / "states"), tensors(posts / "states"))
+
+
+def until_shards(folder, count, child):
+    """Names and bytes of the shards, when there are so many."""
+    while len(found := list(folder.rglob("[0-9]*.safetensors"))) < count:
+        assert child.poll() is None, child.stderr.read()[-3000:]
+        time.sleep(0.01)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
