@@ -16,7 +16,7 @@ def main(run: str, table: str) -> None:
     posts = pd.read_csv(table)
     posts["image"] = [str(Path(table).parent / path) for path in posts["image"]]
     probabilities = predictor.predict_proba(posts)  # (posts, classes), as scikit-learn has it
-    print(dict(zip(predictor.classes_, probabilities.mean(0).round(3))))
+    print(dict(zip(predictor.class_names, probabilities.mean(0).round(3).tolist())), "in the mean")
     answer = predictor.one({"text": posts["text"][0], "image": posts["image"][0]})
     print(answer.predicted, answer.probabilities)
     print(predictor.one({"text": posts["text"][0]}).predicted, "from the text alone")
