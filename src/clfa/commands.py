@@ -457,7 +457,8 @@ def predict(
     Args:
         text: Text of one post.
         image: Image of one post.
-        input: CSV, TSV, JSONL or Parquet file of posts; a folder of such files, or a pattern in quotes.
+        input: CSV, TSV, JSONL or Parquet file of posts; a folder of such files, or a pattern in quotes; here or in object
+            storage (s3://bucket/posts.csv).
         output: File to write, one row for each input row; its ending gives the format. For a folder or a pattern the folder
             to write to, a file of the same name for each; those that are there are done.
         image_dir: Folder that image paths are relative to; by default the folder of the file.
@@ -472,6 +473,7 @@ def predict(
         clfa predict runs/posts --text "what a lovely day" --image storm.jpg
         clfa predict runs/posts --input posts.csv --output predicted.csv --on-bad mask
         clfa predict runs/posts --input 'days/2026-*.parquet' --output predicted
+        clfa predict runs/posts --input 's3://bucket/days/*.parquet' --output s3://bucket/predicted --engine ray
     """
     log.info("%s: loading the model", run)
     if (text is None) == (input is None) or (input is None) != (output is None):
@@ -481,11 +483,12 @@ def predict(
     if input is not None and output is not None:
         columns = {"text": text_column, "image": image_column, "knowledge": knowledge_column, **_further(column)}
         directory = Path(image_dir) if image_dir else None
+        from clfa.data.places import place
         from clfa.serving.files import names_several, predict_file, predict_files
 
         if names_several(input):
-            return predict_files(run, input, Path(output), columns, directory, on_bad, engine)
-        return predict_file(run, Path(input), Path(output), columns, directory, on_bad, engine)
+            return predict_files(run, input, place(output), columns, directory, on_bad, engine)
+        return predict_file(run, place(input), place(output), columns, directory, on_bad, engine)
     return vars(clfa.Predictor(run).one({"text": text, "image": image}))
 
 

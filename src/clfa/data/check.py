@@ -13,6 +13,7 @@ from clfa.data.corrections import stored_posts
 from clfa.data.drawing import MIN_POSTS
 from clfa.data.examine import examine, unique_ids
 from clfa.data.guessing import guess_columns
+from clfa.data.places import Place, place
 from clfa.data.problems import Problem, problem
 from clfa.data.progress import track
 from clfa.data.published import MMSD2_FILES, MMSD_FILES, read_mmsd, read_mmsd2, read_mvsa
@@ -67,7 +68,7 @@ def check(
         unlabelled: whether posts without a label are refused or meant to be there (`keep`).
         split_dir: lists of splits of MVSA, see `clfa.data.published.read_mvsa`.
     """
-    started, source, out = time.monotonic(), Path(source), Path(out)
+    started, source, out = time.monotonic(), place(source), Path(out)
     seen = _Seen()
     with replacing(out) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
         for each in _problems(source, images, columns or {}, unlabelled, split_dir, seen):
@@ -94,7 +95,7 @@ class _Seen:
 
 
 def _problems(
-    source: Path, images: str | None, columns: Mapping[str, str], unlabelled: str, split_dir: str | None, seen: _Seen
+    source: Place, images: str | None, columns: Mapping[str, str], unlabelled: str, split_dir: str | None, seen: _Seen
 ) -> Iterator[Problem]:
     try:
         has_texts, count, rows = _open(source, images, columns, unlabelled, split_dir)
@@ -122,7 +123,7 @@ def _problems(
 
 
 def _open(
-    source: Path, images: str | None, columns: Mapping[str, str], unlabelled: str, split_dir: str | None
+    source: Place, images: str | None, columns: Mapping[str, str], unlabelled: str, split_dir: str | None
 ) -> tuple[bool, int | None, Source]:
     """Whether there are texts, the number of posts where it is known, and the posts."""
     folder = None if images == "none" else Path(images) if images else None

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clfa.data.places import Place, is_remote, place
 from clfa.data.published import SPLIT_NAMES
 from clfa.data.records import SPLITS
 from clfa.errors import UserError
@@ -67,8 +68,10 @@ def open_source(source: str) -> list[Table]:
     Raises:
         UserError: it is none of these.
     """
-    path = Path(source)
-    if not path.exists() and (path.suffix in _READERS or (path.parent.name and path.parent.is_dir())):
+    path = place(source)
+    if not path.exists() and (
+        path.suffix in _READERS or is_remote(path) or (path.parent.name and path.parent.is_dir())
+    ):
         raise UserError(f"{source} is neither a file nor a folder: no such file, or a mistyped name")
     if path.is_file():
         return [open_file(path)]
@@ -77,7 +80,7 @@ def open_source(source: str) -> list[Table]:
     return tables or _open_hub(source)
 
 
-def open_file(path: Path, split: str | None = None) -> Table:
+def open_file(path: Place, split: str | None = None) -> Table:
     """A file as a table, by its ending.
 
     Raises:
@@ -88,10 +91,10 @@ def open_file(path: Path, split: str | None = None) -> Table:
     return Table(str(path), partial(_READERS[path.suffix], path), split)
 
 
-def _read_csv(path: Path, columns: Sequence[str] | None = None, delimiter: str = ",") -> Lines:
+def _read_csv(path: Place, columns: Sequence[str] | None = None, delimiter: str = ",") -> Lines:
     csv.field_size_limit(10_000_000)
     # bytes that are not UTF-8 become halves of a pair, which UTF-8 cannot hold: so they are seen in the cell they are in
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
             head = next(reader, [])
@@ -118,7 +121,7 @@ def _read_csv(path: Path, columns: Sequence[str] | None = None, delimiter: str =
                 yield line, error
 
 
-def _csv_row(path: Path, line: int, head: list[str], cells: list[str], delimiter: str) -> Row:
+def _csv_row(path: Place, line: int, head: list[str], cells: list[str], delimiter: str) -> Row:
     _refuse_bytes(path, line, "".join(cells))
     if len(cells) != len(head):
         raise UserError(
@@ -131,8 +134,8 @@ def _csv_row(path: Path, line: int, head: list[str], cells: list[str], delimiter
     return dict(zip(head, cells))
 
 
-def _read_jsonl(path: Path, columns: Sequence[str] | None = None) -> Lines:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+def _read_jsonl(path: Place, columns: Sequence[str] | None = None) -> Lines:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
@@ -141,7 +144,7 @@ def _read_jsonl(path: Path, columns: Sequence[str] | None = None) -> Lines:
                     yield number, error
 
 
-def _json_row(path: Path, number: int, line: str) -> Row:
+def _json_row(path: Place, number: int, line: str) -> Row:
     _refuse_bytes(path, number, line)
     try:
         row = json.loads(line)
@@ -152,7 +155,7 @@ def _json_row(path: Path, number: int, line: str) -> Row:
     return row
 
 
-def _refuse_bytes(path: Path, line: int, text: str) -> None:
+def _refuse_bytes(path: Place, line: int, text: str) -> None:
     wrong = _NOT_UTF8.search(text)
     if wrong:
         raise UserError(
@@ -160,13 +163,13 @@ def _refuse_bytes(path: Path, line: int, text: str) -> None:
         )
 
 
-def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> Lines:
+def _read_parquet(path: Place, columns: Sequence[str] | None = None) -> Lines:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
     try:
-        with pq.ParquetFile(path, memory_map=False) as file:
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
             there = None if columns is None else [name for name in file.schema_arrow.names if name in columns]
             for batch in file.iter_batches(batch_size=64, columns=there):
                 for row in batch.to_pylist():
@@ -223,7 +226,7 @@ def split_name(name: str, where: str) -> str:
 
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _BY_LINES = (".csv", ".tsv", ".jsonl")
-_READERS: dict[str, Callable[[Path, Sequence[str] | None], Lines]] = {
+_READERS: dict[str, Callable[[Place, Sequence[str] | None], Lines]] = {
     ".csv": _read_csv,
     ".tsv": partial(_read_csv, delimiter="\t"),
     ".jsonl": _read_jsonl,

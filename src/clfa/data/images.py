@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from clfa.data.places import Place, is_remote
 from clfa.errors import UserError
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -36,7 +37,7 @@ def read_image(image: Path | bytes) -> bytes:
     return data
 
 
-def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:
+def safe_image(value: Any, root: Place, where: str) -> Path | bytes | None:
     """The image of a table's cell: bytes as they are, a path only if it stays inside `root`; empty means no image.
 
     Raises:
@@ -47,6 +48,12 @@ def safe_image(value: Any, root: Path, where: str) -> Path | bytes | None:
     if value is None or value == "" or isinstance(value, bytes):
         return value or None
     refuse_url(value, f"{where}: ")
+    if is_remote(root):
+        raise UserError(
+            f"{where}: the image {str(value)[:60]!r} is a path, and the table is in object storage: put the images into the "
+            "table (Parquet), or name their folder on this machine (--images at import, --image-dir)",
+            "image-outside",
+        )
     try:
         path = (root / str(value)).resolve()
         path.is_file()

@@ -18,6 +18,7 @@ from clfa.data.columns import KNOWLEDGE_COLUMNS, as_cell, as_text, knowledge_col
 from clfa.data.drawing import MIN_POSTS, draw_missing, group_repeats, replace_rare
 from clfa.data.formats import Row, Table, open_file, open_source, split_name
 from clfa.data.images import safe_image
+from clfa.data.places import Place, place
 from clfa.data.progress import track
 from clfa.data.records import SPLITS, UNLABELLED, Bad, Dropped, Record, Source
 from clfa.errors import UserError
@@ -68,7 +69,7 @@ def read_table(
     """
     further = further or {}
     _check_names(further)
-    path, tables = Path(source), open_source(source)
+    path, tables = place(source), open_source(source)
     kept = {"knowledge": columns["knowledge"], **{name: name for name in KNOWLEDGE_COLUMNS}, **further}
     needed = [name for name, wanted in (("text", texts), ("image", embed)) if wanted]
     survey = _survey(tables, columns, kept, needed, further, unlabelled == "keep")
@@ -132,7 +133,7 @@ def read_table(
     return rows(), class_names, described
 
 
-def open_posts(path: Path, columns: Mapping[str, str], needed: Sequence[str] = ("text",)) -> Table:
+def open_posts(path: Place, columns: Mapping[str, str], needed: Sequence[str] = ("text",)) -> Table:
     """A CSV, TSV, JSONL or Parquet file of posts to predict on (labels are not needed).
 
     `columns` is our name -> column name; those of `needed` must be there.
@@ -263,7 +264,7 @@ def _classes(survey: _Survey, rare: str, where: str) -> _Classes:
 
 
 def _contents(
-    tables: list[Table], columns: Mapping[str, str], root: Path | None, kept: NDArray[np.bool_]
+    tables: list[Table], columns: Mapping[str, str], root: Place | None, kept: NDArray[np.bool_]
 ) -> Iterator[tuple[str, Path | bytes | None]]:
     """Text and image of the posts that are kept, for `group_repeats`."""
     wanted = [columns["text"], *([columns["image"]] if root else [])]
@@ -288,7 +289,7 @@ def _record(
     columns: Mapping[str, str],
     cells: Mapping[str, str | bytes],
     where: str,
-    root: Path | None,
+    root: Place | None,
     label: str | None,
 ) -> Record:
     text = as_text(row.get(columns["text"]), f"{where}, column {columns['text']}")

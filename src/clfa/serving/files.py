@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from glob import glob
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from clfa.data.columns import KNOWLEDGE_COLUMNS, as_text, knowledge_columns
 from clfa.data.formats import Table
 from clfa.data.images import safe_image
 from clfa.data.lock import only_one
+from clfa.data.places import Place, list_places, place, version, written_here
 from clfa.data.progress import Progress, progress, track
 from clfa.data.seal import MANIFEST
 from clfa.data.tables import OPTIONS, open_posts
@@ -41,9 +41,9 @@ class _Source:
     """A table of posts and how its rows become posts of a run."""
 
     table: Table
-    path: Path
+    path: Place
     columns: Mapping[str, str]
-    image_dir: Path
+    image_dir: Place
     predictor: Predictor
     on_bad: str
 
@@ -80,8 +80,8 @@ class _Source:
 
 def predict_file(
     run: str | Path,
-    source: Path,
-    output: Path,
+    source: Place,
+    output: Place,
     columns: Mapping[str, str],
     image_dir: Path | None = None,
     on_bad: str = "fail",
@@ -117,7 +117,7 @@ def predict_file(
 def predict_files(
     run: str | Path,
     source: str,
-    folder: Path,
+    folder: Place,
     columns: Mapping[str, str],
     image_dir: Path | None = None,
     on_bad: str = "fail",
@@ -139,12 +139,11 @@ def predict_files(
     twice = [name for name, count in by_name.items() if count > 1]
     if twice:
         raise UserError(f"{source}: several files are called {twice[0]}, and their outputs would be, too: rename them")
-    if folder.resolve() in {path.parent.resolve() for path in sources}:
+    if str(folder.resolve()) in {str(path.parent.resolve()) for path in sources}:
         raise UserError(f"{folder} holds the posts themselves: choose another folder for --output")
     for path in sources:
         _refuse_ending(path)
     predictor, total = Predictor(run), Counter[str](files=len(sources), finished_before=0)
-    folder.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(sources, 1):
         if (folder / path.name).exists():
             total["finished_before"] += 1
@@ -156,23 +155,24 @@ def predict_files(
 
 def names_several(source: str) -> bool:
     """Whether it is a folder or a pattern, and no file."""
-    return Path(source).is_dir() or (not Path(source).exists() and any(sign in source for sign in "*?["))
+    signs = any(sign in source for sign in "*?[")
+    return place(source).is_dir() or (signs and not place(source).exists())
 
 
-def list_files(source: str) -> list[Path]:
+def list_files(source: str) -> list[Place]:
     """The files of posts in a folder (not those in folders below it), or that a pattern names, by their names.
 
     Raises:
         UserError: there are none.
     """
-    pattern = str(Path(source) / "*") if Path(source).is_dir() else source
-    found = sorted(Path(name) for name in glob(pattern, recursive=True) if Path(name).suffix in WRITERS)
+    pattern = str(place(source) / "*") if place(source).is_dir() else source
+    found = [path for path in list_places(pattern) if path.suffix in WRITERS]
     if not found:
         raise UserError(f"{source} names no file of posts; read are {', '.join(WRITERS)}")
     return found
 
 
-def _refuse_ending(output: Path) -> None:
+def _refuse_ending(output: Place) -> None:
     if output.suffix not in WRITERS:
         raise UserError(f"{output}: unknown ending {output.suffix!r}; written are {', '.join(WRITERS)}")
 
@@ -180,20 +180,20 @@ def _refuse_ending(output: Path) -> None:
 def _predict_one(
     predictor: Predictor,
     run: str | Path,
-    source: Path,
-    output: Path,
+    source: Place,
+    output: Place,
     columns: Mapping[str, str],
     image_dir: Path | None,
     on_bad: str,
     engine: Engine,
 ) -> dict[str, int]:
     posts = _source(predictor, source, columns, image_dir, on_bad)
-    with only_one(output):
-        return _predict(posts, Shards(output, _asked(run, posts)), run, engine)
+    with written_here(output) as local, only_one(local):
+        return _predict(posts, Shards(local, _asked(run, posts)), run, engine)
 
 
 def _source(
-    predictor: Predictor, source: Path, columns: Mapping[str, str], image_dir: Path | None, on_bad: str
+    predictor: Predictor, source: Place, columns: Mapping[str, str], image_dir: Path | None, on_bad: str
 ) -> _Source:
     table = _open(predictor, source, columns)
     return _Source(table, source, columns, image_dir or source.parent, predictor, on_bad)
@@ -226,9 +226,9 @@ def _predict(posts: _Source, shards: Shards, run: str | Path, engine: Engine) ->
 
 def open_worker(
     run: str | Path,
-    source: Path,
+    source: Place,
     columns: Mapping[str, str],
-    image_dir: Path,
+    image_dir: Place,
     on_bad: str,
     shards: Shards,
     kept: Types,
@@ -258,10 +258,9 @@ def _jobs(table: Table, shards: Shards, bar: Progress) -> Iterator[tuple[int, li
 
 def _asked(run: str | Path, posts: _Source) -> dict[str, Any]:
     """What the rows that are predicted depend on: another run, source or option begins anew."""
-    state = posts.path.stat()
     return {
         "run": hashlib.sha256((Path(run) / MANIFEST).read_bytes()).hexdigest(),
-        "source": [str(posts.path), state.st_size, state.st_mtime_ns],
+        "source": version(posts.path),
         "columns": dict(posts.columns),
         "image_dir": str(posts.image_dir),
         "on_bad": posts.on_bad,
@@ -294,7 +293,7 @@ def _answered(
         count(len(chunk))
 
 
-def _open(predictor: Predictor, source: Path, columns: Mapping[str, str]) -> Table:
+def _open(predictor: Predictor, source: Place, columns: Mapping[str, str]) -> Table:
     """The table, if it has the columns that it must have and none is named that the run does not read."""
     read = predictor.pipeline.config.columns()
     unread = [name for name in columns if name not in (*OPTIONS, *KNOWLEDGE_COLUMNS, *read)]

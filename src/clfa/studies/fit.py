@@ -22,6 +22,7 @@ from clfa.config import DataConfig, LossConfig, ModalityConfig, ModelConfig, Pro
 from clfa.data.atomic import replacing, write_text
 from clfa.data.guessing import guess_columns, guess_columns_of
 from clfa.data.lock import only_one
+from clfa.data.places import place
 from clfa.data.records import load_manifest
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, source_splits
@@ -170,7 +171,7 @@ def _dataset(source: "str | Path | DataFrame", run: Run, columns: Mapping[str, s
     root = None
     if not isinstance(source, str | Path):
         source, root = _written(source, run, columns), Path("/")
-    path, target = Path(source), run.path / "data"
+    path, target = place(source), run.path / "data"
     if (path / "dataset.json").is_file():
         return str(path)
     guessed = guess_columns(str(path), columns)
