@@ -1,9 +1,9 @@
-"""Tensors computed once per content: teacher embeddings, states of frozen encoders, perceptual hashes.
+"""Tensors computed once per content: teacher embeddings, states of frozen encoders, inputs of others, perceptual hashes.
 
 A cache is a folder of shards, `<number>.safetensors`, each written whole: `keys` (N,16) uint8, `lengths` (N), `values`
-(sum of lengths, D) in half precision. A fill that is killed keeps its shards and goes on behind them. A content is a text
-or the bytes of an image together with its kind; posts that share one share its entry, and changing one post computes
-one entry.
+(sum of lengths, D) in half precision, or integers as they are. A fill that is killed keeps its shards and goes on behind
+them. A content is a text or the bytes of an image together with its kind; posts that share one share its entry, and
+changing one post computes one entry.
 """
 
 import hashlib
@@ -91,12 +91,12 @@ class Cache:
         return np.where(self.keys[places] == keys, places, -1)
 
     def get(self, key: bytes) -> Tensor | None:
-        """(length, D) rows of one content in float32; `None` if it is not here."""
+        """(length, D) rows of one content, see `read`; `None` if it is not here."""
         entry = int(self.find(np.array([key], dtype="S16"))[0])
         return None if entry < 0 else self.read(entry)
 
     def read(self, entry: int) -> Tensor:
-        """(length, D) rows of one entry in float32."""
+        """(length, D) rows of one entry in float32, or integers as they were stored."""
         place = self.places[entry]
         return self.shards[int(place["shard"])].read(int(place["start"]), int(place["length"]))
 
@@ -241,7 +241,8 @@ class _Shard(NamedTuple):
         row = self.width * self.dtype.itemsize
         with open(self.path, "rb", buffering=0) as file:
             data = os.pread(file.fileno(), length * row, self.offset + start * row)
-        return torch.from_numpy(np.frombuffer(data, self.dtype).astype(np.float32).reshape(length, self.width))
+        values = np.frombuffer(data, self.dtype).reshape(length, self.width)
+        return torch.from_numpy(values.astype(np.float32) if self.dtype.kind == "f" else values.copy())
 
 
 class _Writer:
@@ -254,10 +255,11 @@ class _Writer:
 
     def add(self, key: bytes, values: Tensor) -> None:
         self.keys.append(key)
-        self.values.append(
-            values.detach().cpu().half().contiguous() if _fits_half(values) else values.detach().cpu().float()
-        )
-        self.size += values.numel() * 2
+        values = values.detach().cpu().contiguous()
+        if values.is_floating_point():
+            values = values.half() if _fits_half(values) else values.float()
+        self.values.append(values)
+        self.size += values.nbytes
         full = self.size >= SHARD_BYTES or time.monotonic() - self.written >= SHARD_SECONDS
         if full and not self.only:
             self.close()
@@ -279,6 +281,8 @@ class _Writer:
         self.number, self.keys, self.values, self.size = self.number + 1, [], [], 0
 
 
+_DTYPES = {name: np.dtype(kind) for name, kind in (("F16", "f2"), ("F32", "f4"), ("U8", "u1"), ("I32", "i4"))}
+"""Names of safetensors."""
 _PLACE = np.dtype([("shard", np.int32), ("start", np.int32), ("length", np.int32)])
 
 
@@ -295,8 +299,7 @@ def _open_shard(path: Path) -> tuple[_Shard, Keys, NDArray[np.int64]] | None:
     with open(path, "rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         entry = json.loads(file.read(size))["values"]
-    dtype = np.dtype(np.float16 if entry["dtype"] == "F16" else np.float32)
-    shard = _Shard(path, 8 + size + entry["data_offsets"][0], entry["shape"][1], dtype)
+    shard = _Shard(path, 8 + size + entry["data_offsets"][0], entry["shape"][1], _DTYPES[entry["dtype"]])
     return shard, np.ascontiguousarray(keys).view("S16").ravel(), lengths
 
 

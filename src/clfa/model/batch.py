@@ -94,6 +94,8 @@ class Collator:
     preparers: Mapping[str, Any]
     states: Mapping[str, Cache] = field(default_factory=dict)
     teacher: Mapping[str, Cache] = field(default_factory=dict)
+    compact: Mapping[str, Cache] = field(default_factory=dict)
+    """Modality -> its compact inputs (see `clfa.model.modalities.Kind.compact`), where they are cached."""
     words: WordStore = field(default_factory=WordStore)
     """Words of the texts of a split by row number."""
 
@@ -104,7 +106,7 @@ class Collator:
             how = (id(self.preparers[name]), self.config.column(name), modality.part, modality.max_length)
             found = self._cached(name, rows)
             if found is None:
-                found = prepared[how] = prepared.get(how) or self._prepared(name, rows)
+                found = prepared[how] = prepared.get(how) or self._expanded(name, rows) or self._prepared(name, rows)
             if name in self.teacher:
                 embeds, entries = self._teacher_embeds(name, rows)
                 found = replace(found, teacher_embeds=embeds, teacher_entries=entries)
@@ -142,6 +144,20 @@ class Collator:
             return Inputs(torch.from_numpy(present), states=padded, mask=mask)
         inputs = kind_of(self.config.modalities[name]).stand_in(self.preparers[name], mask)
         return Inputs(torch.from_numpy(present), inputs | {"lower_states": padded})
+
+    def _expanded(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Inputs | None:
+        """What `_prepared` gives, from the cache; `None` where one of the rows is not in it."""
+        if name not in self.compact:
+            return None
+        cache, keys = self.compact[name], self._keys(name, rows)
+        entries, present = cache.find(keys), keys != b""
+        if (entries[present] < 0).any():
+            return None
+        modality, preparer = self.config.modalities[name], self.preparers[name]
+        kind = kind_of(modality)
+        blank = [] if present.all() else kind.compact(preparer, [kind.blank], modality.max_length)
+        values = [cache.read(entry) if there else blank[0] for entry, there in zip(entries.tolist(), present)]
+        return Inputs(torch.from_numpy(present), kind.expand(preparer, values))
 
     def _teacher_embeds(self, name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
         cache = self.teacher[name]

@@ -3,7 +3,11 @@
 Validation in training, evaluation, probes, prediction and services all go through it.
 """
 
+import logging
+import os
+import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,16 +24,18 @@ from clfa.config import ModalityConfig, ModelConfig
 from clfa.data.cache import Cache, Compute, Engine, OnCluster
 from clfa.data.cells import Post, by_length, clean_post
 from clfa.data.progress import progress
-from clfa.data.rows import Rows, fill_split
+from clfa.data.rows import Rows, fill_split, load_split
 from clfa.errors import UserError
 from clfa.fusion import Tokens
 from clfa.model.batch import Collator
 from clfa.model.blend import load_classifier
 from clfa.model.classifier import Classifier, Output
-from clfa.model.encoders import Encoder, load_encoder
-from clfa.model.modalities import kind_of
+from clfa.model.encoders import Encoder, fingerprint, load_encoder
+from clfa.model.modalities import Kind, kind_of
 
 ABSENT = -1
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,8 @@ class Pipeline:
         self.class_names, self.text_cleaning, self.batch_size = model.class_names, model.text_cleaning, batch_size
         self.preparers = {name: model.encoders[model.config.owner(name)].preparer for name in model.config.modalities}
         self.caches: dict[str, Cache] = caches or {}
-        self.collate = Collator(self.config, self.preparers, self.caches)
+        self.compact: dict[str, Cache] = {}
+        self.collate = Collator(self.config, self.preparers, self.caches, compact=self.compact)
 
     @classmethod
     def load(cls, folder: str | Path, batch_size: int = 64) -> "Pipeline":
@@ -118,6 +125,33 @@ class Pipeline:
             if len(found):  # without any, the modality is masked
                 self.caches[name] = found
         return self.caches
+
+    def cache_inputs(self, dataset: Path, splits: Sequence[str]) -> None:
+        """Compute token ids and resized images of these splits where missing, and read them from now on: each text is
+        tokenized once, and each image decoded once, however often the posts are seen.
+
+        Files: `DATASET/inputs/<key>/`, key = 16 hex digits of the tokenizer or image processor and its settings. Modalities
+        whose states are cached have no need of it; images that would take half of what is left of the disk are decoded anew.
+        """
+        for name, modality in self.config.modalities.items():
+            kind, preparer, column = kind_of(modality), self.preparers[name], self.config.column(name)
+            if name in self.caches or not kind.can_compact(preparer, modality.max_length):
+                continue
+            rows = sum(len(load_split(dataset, split)) for split in splits)
+            size = kind.compact(preparer, [kind.samples[-1]], modality.max_length)[0].nbytes * rows
+            folder = dataset / "inputs" / fingerprint(kind.signature(preparer), str(modality.max_length), modality.part)
+            if size > shutil.disk_usage(dataset).free / 2 and not folder.exists():
+                log.warning(
+                    "%s: no room to keep its prepared inputs (%.0f GB); made anew in each epoch", name, size / 1e9
+                )
+                continue
+            part = None if modality.part == "all" else partial(kind.read, modality=modality)
+            make = partial(_compact, kind, preparer, modality.max_length)
+            for split in splits:
+                fill_split(
+                    folder, dataset, split, column, modality.kind, make, f"preparing {name} of {split}", read=part
+                )
+            self.compact[name] = Cache(folder)
 
     def prepare(self, post: Post) -> dict[str, Any]:
         """A user's post as a row: texts cleaned as in training, images as checked bytes; other columns as they are.
@@ -221,6 +255,12 @@ class Pipeline:
                 tokens[name] = Tokens(states, mask[:, :length].to(self.device), edges)
             logits.append(self.model.fuse(tokens).logits.double().cpu().numpy())
         return np.concatenate(logits)
+
+
+def _compact(kind: Kind, preparer: Any, max_length: int, values: list) -> list[Tensor]:
+    """Undecoded contents, compact; decoded by several threads."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return kind.compact(preparer, list(pool.map(kind.decode, values)), max_length)
 
 
 def open_encoder(modality: ModalityConfig, max_length: int, means: bool, fingerprint: str) -> Compute:

@@ -83,7 +83,7 @@ def set_up(config: RunConfig) -> Setup:
     batches: DataLoader = DataLoader(
         rows if unlabelled is None else WithUnlabelled(rows, unlabelled),  # type: ignore[arg-type]  # sequences are data sets
         batch_sampler=sampler if unlabelled is None else Beside(sampler, len(rows), len(unlabelled)),
-        collate_fn=Collator(model.config, pipeline.preparers, pipeline.caches, teacher),
+        collate_fn=Collator(model.config, pipeline.preparers, pipeline.caches, teacher, pipeline.compact),
         num_workers=settings.workers,
         generator=torch.Generator().manual_seed(config.seed),
     )
@@ -127,6 +127,8 @@ def _with_caches(config: RunConfig, rows: Rows, engine: Engine = "plain") -> tup
     pipeline = Pipeline(model, config.train.batch_size * 4)
     _log_misreadings(pipeline, rows)
     pipeline.cache(dataset, splits, engine)
+    if config.train.epochs > 1:  # what is seen once is prepared once anyway
+        pipeline.cache_inputs(dataset, splits)
     return pipeline, _teacher_embeds(config, splits, engine)
 
 

@@ -228,35 +228,50 @@ def _train_epoch(
     settings, model = config.train, setup.model
     last, total = len(setup.batches) - 1, math.ceil(len(setup.batches) / settings.accumulation) * settings.epochs
     model.train()
-    broken, since = False, time.monotonic()
+    computed: list[dict[str, Tensor]] = []
+    since = time.monotonic()
     tracked = track(batches, f"posts of epoch {state.epoch + 1}", len(setup.rows), _labelled)
     for number, batch in enumerate(tracked, state.batch):
         state.factor = learning_rate(state.step, total, settings)
         for group in setup.optimizer.param_groups:
             group["lr"] = group["peak"] * state.factor
         terms = _forward(setup, config, batch, state.step / total)
-        if torch.isfinite(terms["loss"]):
-            (terms["loss"] / settings.accumulation).backward()
-            for name, value in terms.items():
-                state.sums[name] = state.sums.get(name, 0.0) + value.item()
-        else:
-            state.lost, broken = state.lost + 1, True
+        (terms["loss"] / settings.accumulation).backward()
+        computed.append({name: value.detach() for name, value in terms.items()})
         stepped = (number + 1) % settings.accumulation == 0 or number == last
         if stepped:
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            if broken or not torch.isfinite(norm):
+            if not _count(state, computed, norm):
                 _skip_step(setup, state, number - number % settings.accumulation, number)
             else:
                 setup.optimizer.step()
                 update_average(setup.average, model, state.step, settings.average)
                 state.suspects = []
             setup.optimizer.zero_grad()
-            state.step, broken = state.step + 1, False
+            state.step, computed = state.step + 1, []
         state.batch, state.seconds, since = number + 1, state.seconds + time.monotonic() - since, time.monotonic()
         if stepped and number != last:
             between_steps()
     finite = len(setup.batches) - state.lost
     return {name: value / finite for name, value in state.sums.items()} if finite else {"loss": math.nan}
+
+
+def _count(state: State, computed: list[dict[str, Tensor]], norm: Tensor) -> bool:
+    """Add the terms of the losses of a step to the sums; whether all of them and the gradient are finite.
+
+    Here, once in a step, the process waits for the device.
+    """
+    flat = [value for terms in computed for value in terms.values()]
+    *values, length = torch.stack([*flat, norm]).tolist()
+    finite = math.isfinite(length)
+    for terms in computed:
+        numbers, values = dict(zip(terms, values)), values[len(terms) :]
+        if math.isfinite(numbers["loss"]):
+            for name, value in numbers.items():
+                state.sums[name] = state.sums.get(name, 0.0) + value
+        else:
+            state.lost, finite = state.lost + 1, False
+    return finite
 
 
 def _skip_step(setup: Setup, state: State, first: int, last: int) -> None:

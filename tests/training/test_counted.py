@@ -1,0 +1,86 @@
+"""Work that is counted, not timed: what an epoch may cost."""
+
+from collections import Counter
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clfa.data import cache as caching
+from clfa.data import cells
+from clfa.model import encoders, modalities
+from clfa.model.teacher import HubTeacher
+from clfa.training.train import train
+
+EPOCHS, POSTS, IMAGES = 3, 32, 31  # of train and validation
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Counts of images decoded, texts tokenized, contents hashed, posts encoded (by kind) and embedded by a teacher."""
+    counts = Counter()
+
+    def count(place, name, key, size):
+        original = getattr(place, name)
+
+        def wrapped(*args, **kwargs):
+            counts[key(*args) if callable(key) else key] += size(*args)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(place, name, wrapped)
+
+    count(cells, "open_image", "decoded", lambda *args: 1)
+    count(modalities.TextKind, "prepare", "tokenized", lambda self, preparer, values, *_: len(values))
+    count(modalities.TextKind, "compact", "tokenized", lambda self, preparer, values, *_: len(values))
+    count(caching, "content_key", "hashed", lambda *args: 1)
+    count(encoders.Encoder, "forward", lambda self, inputs: self.kind.name, lambda self, inputs: _posts(inputs))
+    count(HubTeacher, "embed", "embedded", lambda self, kind, values: len(values))
+    return counts
+
+
+def _posts(inputs):
+    return len(next(iter(inputs.values())))
+
+
+@pytest.fixture
+def posts(dataset, tmp_path):
+    """A dataset directory without caches."""
+    import shutil
+
+    shutil.copytree(dataset, tmp_path / "posts", ignore=shutil.ignore_patterns("keys", "states", "teachers", "inputs"))
+    return tmp_path / "posts"
+
+
+def test_each_post_is_prepared_once(counted, run_config, posts, tmp_path):
+    train(run_config(data__path=str(posts), train__epochs=EPOCHS))
+    samples = 3  # by which it is tried whether a preparer's work can be kept, twice each, and once for the size
+    assert counted["decoded"] <= 2 * IMAGES  # once for the encoder, once for the teacher
+    assert counted["tokenized"] <= POSTS + 2 * samples + 1
+    assert counted["embedded"] == POSTS + IMAGES
+    first = counted.copy()
+    train(run_config(data__path=str(posts), train__epochs=EPOCHS, output=str(tmp_path / "again")))
+    assert counted["decoded"] == first["decoded"]
+    assert counted["tokenized"] - first["tokenized"] <= 2 * samples + 1
+    assert counted["embedded"] == first["embedded"]
+    assert counted["hashed"] == first["hashed"]
+    # the encoders read each post in each epoch: one of training, one of validation
+    assert counted["text"] - first["text"] == EPOCHS * POSTS
+
+
+def test_cached_states_need_no_encoder(counted, run_config, posts, tmp_path):
+    frozen = {f"model__modalities__{name}__frozen": True for name in ("text", "image")}
+    config = {"data__path": str(posts), "loss__alignment_weight": 0, **frozen}
+    train(run_config(train__epochs=1, **config))
+    first = counted.copy()
+    train(run_config(train__epochs=EPOCHS, output=str(tmp_path / "again"), **config))
+    new = counted - first
+    assert [new[name] for name in ("decoded", "tokenized", "text", "image", "hashed")] == [0, 0, 0, 0, 0]
+
+
+def test_prepared_inputs_change_nothing(run_config, posts, tmp_path, monkeypatch):
+    whole = train(run_config(data__path=str(posts), train__epochs=EPOCHS))
+    assert len(list((posts / "inputs").glob("*/*.safetensors"))) == 4  # two modalities, two splits
+    monkeypatch.setattr("clfa.model.pipeline.Pipeline.cache_inputs", lambda *args: None)
+    anew = train(run_config(data__path=str(posts), train__epochs=EPOCHS, output=str(tmp_path / "anew")))
+    one, other = (load_file(run / "model.safetensors") for run in (whole, anew))
+    assert all(torch.equal(one[name], other[name]) for name in one)
