@@ -1,4 +1,4 @@
-"""Services that run in a thread, and a predictor that answers when it may."""
+"""Services that run in a thread, a predictor that answers when it may, and cues for a run."""
 
 import socket
 import threading
@@ -6,8 +6,13 @@ import time
 from contextlib import contextmanager
 
 import httpx
+import numpy as np
 import uvicorn
+from PIL import Image
 
+from clfa.data.atomic import write_json
+from clfa.data.training_cues import CUES, TrainingCue, TrainingCues
+from clfa.model.heatmap import Heatmap
 from clfa.serving.predictor import Prediction, Predictor
 from clfa.serving.service import build_app
 from clfa.serving.state import Service
@@ -65,3 +70,16 @@ class Slow:
         self.asked.append([post.get("text") for post in posts])
         assert self.may.wait(30)
         return [Prediction("yes", {"no": 0.0, "yes": 1.0}) for _ in posts]
+
+    def alignment(self, post):
+        self.asked.append([post.get("text")])
+        assert self.may.wait(30)
+        return Heatmap(
+            ["word1"], np.array([[[0.5, -0.25], [0.0, 1.0]]], np.float32), Image.new("RGB", (2, 2)), "yes", 1.0
+        )
+
+
+def write_cues(run):
+    """Two cues, as an evaluation would leave them; the first one hints at `yes`."""
+    cues = [TrainingCue("word1 word2", 1, [3, 41]), TrainingCue("word3", 0, [28, 4])]
+    write_json(run / CUES, TrainingCues(["no", "yes"], [150, 150], cues).described())

@@ -679,8 +679,9 @@ def explain(
         clfa explain runs/posts --input new.csv --id 17 --by occlusion
         clfa explain runs/demo/runs/clfa/seed-0 --input runs/demo/data --id test-congruity-000012 --output post.png
     """
-    from clfa.evidence.alignment import alignment_heatmap, find_post
+    from clfa.evidence.alignment import find_post
     from clfa.evidence.occlusion import occlusion
+    from clfa.model.heatmap import alignment_heatmap
     from clfa.model.pipeline import Pipeline
     from clfa.report import figures
 

@@ -21,6 +21,7 @@ from clfa.data.atomic import read_json, replacing, write_json, write_text
 from clfa.data.records import load_manifest
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, source_splits
+from clfa.data.training_cues import CUES, TrainingCues
 from clfa.errors import UserError
 
 
@@ -51,6 +52,7 @@ class Run:
         self.metrics_file = self.path / "metrics.json"
         self.model_file = self.path / "model.json"
         self.probe_file = self.path / "probe.json"
+        self.cues_file = self.path / CUES
         self.leaderboard_file = self.path / "leaderboard.json"
         self.ledger_file = self.path / "test_ledger.jsonl"
         self.card_file = self.path / "README.md"
@@ -167,6 +169,10 @@ class Run:
             return list(before)
         now = load_manifest(data.path)["splits"]
         return [name for name in before | now if before.get(name, {}).get("sha256") != now.get(name, {}).get("sha256")]
+
+    def write_cues(self, cues: TrainingCues) -> None:
+        """Write `cues.json`, which a service of the run reads."""
+        write_json(self.cues_file, cues.described())
 
     # ---- the test split
 

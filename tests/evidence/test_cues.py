@@ -1,12 +1,16 @@
-"""Cues: z and p by hand and by scipy, the ranking on real data, neutralised texts."""
+"""Cues: z and p by hand and by scipy, the ranking on real data, neutralised texts; those that a run carries."""
+
+import json
 
 import numpy as np
 import pytest
 from conftest import SHARED
 from scipy.stats import binomtest
 
+from clfa.data.training_cues import CUES, LEAST, TrainingCue, load_cues, terms_of
 from clfa.evidence.cues import FLIPS, count_cues, features_of, find_cues, neutralise
 from clfa.evidence.results import CueCounts
+from clfa.evidence.training_cues import training_cues
 
 
 def test_z_and_p_by_hand():
@@ -75,3 +79,56 @@ def test_a_change_leaves_other_white_space_alone():
     assert FLIPS["hashtags"]("a  b #tag c  d") == "a  b c  d"
     assert FLIPS["emoji"]("so emoji_15") == "so"
     assert FLIPS["ellipsis"]("well ... no . . . yes…") == "well no yes"
+
+
+def test_terms_are_words_and_pairs_without_punctuation_names_and_links():
+    assert terms_of("So excited, so EXCITED!") == ["so", "excited", "so excited", "excited so"]
+    assert terms_of("#fun ... @someone x https://a.b/c (www.d.e) 😂 it's") == ["#fun", "x", "😂", "it's", "😂 it's"]
+    assert terms_of("今天天气 ok") == ["今天", "天天", "天气", "ok"]
+    assert terms_of("a" * 41 + " ! ") == []
+
+
+def test_cues_of_a_run_by_hand(tmp_path):
+    said = {0: ["so excited"] * 3 + ["so plain"] * 97 + ["excited"] * 40 + ["rare word"] * (LEAST - 1)}
+    said[1] = ["so excited"] * 41 + ["copied"] * 50 + ["filler"] * 68
+    texts = [
+        f"{text} n{number}" if text != "copied" else text for own in said.values() for number, text in enumerate(own)
+    ]
+    labels = np.array([label for label, own in said.items() for _ in own])
+    cues = training_cues(texts, labels, ["no", "yes"])
+    assert cues.posts == [159, 159]
+    by_name = {one.cue: one for one in cues.cues}
+    assert by_name["so excited"] == TrainingCue("so excited", 1, [3, 41])
+    # 43 of 84 is no hint; copies of one post and what few posts say would disclose them; the pair says no more than its word
+    assert not {"excited", "copied", "rare", "rare word"} & by_name.keys()
+    assert "plain" in by_name
+    assert "so plain" not in by_name
+    (tmp_path / CUES).write_text(json.dumps(cues.described()))
+    assert load_cues(tmp_path, ["no", "yes"]) == cues
+    assert [(one.cue, one.label) for one in cues.of_text("I am SO excited!")] == [("so excited", 1), ("so", 0)]
+    assert training_cues([], np.array([], dtype=np.int64), ["no", "yes"]).cues == []
+    assert load_cues(tmp_path / "elsewhere", ["no", "yes"]) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layout": 2},
+        {"class_names": ["no", "maybe"]},
+        {"posts": [100]},
+        {"posts": [100, "100"]},
+        {"cues": [{"cue": "a", "label": "yes", "posts": [1, 2]}]},
+        {"cues": [{"cue": "a", "label": "maybe", "posts": [1, 41]}]},
+        {"cues": [{"cue": 7, "label": "yes", "posts": [1, 41]}]},
+        {"cues": [{"cue": "a", "label": "yes", "posts": [1, 4100]}]},
+        {"cues": [{"cue": "a", "label": "yes", "posts": [1, 41]}] * 1_001},
+        {"cues": [[]]},
+    ],
+)
+def test_a_file_that_holds_no_cues_is_refused(tmp_path, change):
+    good = {"layout": 1, "class_names": ["no", "yes"], "posts": [100, 100], "cues": []}
+    (tmp_path / CUES).write_text(json.dumps(good))
+    assert load_cues(tmp_path, ["no", "yes"]) is not None
+    (tmp_path / CUES).write_text(json.dumps(good | change))
+    with pytest.raises(ValueError, match=r"."):
+        load_cues(tmp_path, ["no", "yes"])

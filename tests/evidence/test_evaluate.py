@@ -138,6 +138,8 @@ def test_another_data_set(run_config, posts, tmp_path):
     assert (run / "report-test@other.html").is_file()
     assert "which this run never saw" in (run / "README.md").read_text()
     assert "opened 0 times" in (run / "README.md").read_text()  # its own test split was not
+    assert json.loads(Run(run).cues_file.read_text())["posts"] == [20, 20], "of the run's own training posts"
+    Run(run).cues_file.unlink()
     shutil.rmtree(tmp_path / "own")
     result = evaluate(run, "test", dataset=str(tmp_path / "other"))
     assert result.deduplicated is None

@@ -8,8 +8,9 @@ import shutil
 import pytest
 from conftest import picture
 from PIL import Image
-from servers import Slow
+from servers import Slow, write_cues
 
+from clfa.model.heatmap import alignment_heatmap
 from clfa.serving.predictor import Predictor
 
 CHROMIUM = next(
@@ -133,6 +134,63 @@ def test_what_a_prediction_rests_on_by_mouse_and_keyboard(run, served, opened, t
     assert page.locator(".part").count() == 0
 
 
+STRENGTH = """() => {
+    const layer = document.querySelector(".heat");
+    const data = layer.getContext("2d").getImageData(0, 0, layer.width, layer.height).data;
+    return [...data].filter((_, place) => place % 4 === 3);
+}"""
+
+
+def test_words_meet_the_image_by_mouse_and_keyboard(run, served, opened, tmp_path):
+    page = opened(served())
+    (tmp_path / "a.png").write_bytes(picture(1))
+    page.fill("textarea[name=text]", "word1 word2 word3")
+    page.set_input_files("#image", tmp_path / "a.png")
+    page.locator("#ask").click()
+    page.locator("#match").click()
+    page.locator("#matched").wait_for()
+    assert page.evaluate("document.activeElement.id") == "matched"
+    post = {"text": "word1 word2 word3", "image": picture(1)}
+    cosines = alignment_heatmap(Predictor(run).pipeline, post).similarity.reshape(3, 16)
+    shares = (cosines - cosines.min()) / (cosines.max() - cosines.min())
+    mean = pytest.approx(215 * ((shares.mean(0)) ** 1.5), abs=2)
+    assert page.evaluate(STRENGTH) == mean
+    page.locator("#matched .word", has_text="word2").hover()
+    assert page.evaluate(STRENGTH) == pytest.approx(215 * shares[1] ** 1.5, abs=2)
+    assert page.locator("#matched-said").text_content().startswith("“word2” is closest to the ")
+    page.mouse.move(0, 0)
+    assert page.evaluate(STRENGTH) == mean
+    for number in range(3):
+        page.keyboard.press("Tab")
+        assert page.evaluate(STRENGTH) == pytest.approx(215 * shares[number] ** 1.5, abs=2)
+    page.keyboard.press("Escape")
+    assert page.evaluate(STRENGTH) == mean
+    assert page.locator("#cues").text_content() == "", "the run has none"
+    page.get_by_role("button", name="Remove the image").click()
+    page.locator("#ask").click()
+    page.get_by_text("Words and image cannot be matched: the post has no image.").wait_for()
+    assert page.locator("#match").count() == 0
+
+
+def test_what_the_words_hint_at_in_the_training_posts(run, served, opened):
+    write_cues(run)
+    client = served(Slow())
+    client.service.predictor.no_heatmap = "as of an export"
+    page = opened(client)
+    page.fill("textarea[name=text]", "Word3, word1 word2!")
+    page.locator("#ask").click()
+    page.locator(".cues").wait_for()
+    assert page.locator(".cues th").all_text_contents() == ["“word1 word2”", "“word3”"]
+    said = [cell.replace("\u00a0", " ") for cell in page.locator(".cues td:last-child").all_text_contents()]
+    assert said == ["41 of 44: yes (of all posts 50 %)", "28 of 32: no (of all posts 50 %)"]
+    assert page.locator(".cues tr.best th").all_text_contents() == ["“word1 word2”"], "what was predicted"
+    assert "not about how the model decides" in page.locator("#cues").text_content()
+    assert page.locator("#match, #unmatched").count() == 0, "the run has no heatmap"
+    page.fill("textarea[name=text]", "word2 word1")
+    page.locator("#ask").click()
+    page.get_by_text("None of its words hints at a class by itself.").wait_for()
+
+
 def test_an_example_is_drawn_and_predicted(served, opened):
     page = opened(served())
     page.get_by_role("button", name="with a storm").click()
@@ -214,22 +272,30 @@ def test_nothing_may_come_from_elsewhere(served):
     policy = client.get("/").headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
     assert "unsafe" not in policy
-    for name in ("static/page.css", "static/page.js"):
+    for name in ("static/page.css", "static/page.js", "static/element.js", "static/words.js"):
         assert "http" not in client.get(f"/{name}").text.replace("http-equiv", "")
     assert client.get("/static/../service.py").status_code == 404
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1100, 360])
-def test_everybody_can_use_it(served, opened, tmp_path, scheme, width):
+def test_everybody_can_use_it(run, served, opened, tmp_path, scheme, width):
     """No violation that axe finds, with a result and a table, in both themes; nothing is cut off on a phone."""
     from axe_playwright_python.sync_playwright import Axe
 
+    write_cues(run)
     # axe itself has to be put into the page
     page = opened(served(), color_scheme=scheme, viewport={"width": width, "height": 800}, bypass_csp=True)
     page.get_by_role("button", name="with a garden").click()
+    page.locator(".label").wait_for()
+    page.fill("textarea[name=text]", "word1 word2")
+    page.locator("#ask").click()
+    page.locator(".cues").wait_for()
     page.locator("#why").click()
     page.locator("#rests").wait_for()
+    page.locator("#match").click()
+    page.locator("#matched").wait_for()
+    page.keyboard.press("Tab")
     (tmp_path / "posts.csv").write_text("text\nword1\nword2\n")
     page.set_input_files("#csv", tmp_path / "posts.csv")
     page.get_by_text("2 of 2 posts", exact=True).wait_for()

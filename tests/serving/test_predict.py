@@ -16,8 +16,9 @@ from clfa.cli import main
 from clfa.data.records import Record
 from clfa.data.rows import load_split
 from clfa.errors import UserError
-from clfa.evidence.alignment import alignment_heatmap, worst_errors
+from clfa.evidence.alignment import worst_errors
 from clfa.evidence.evaluate import evaluate
+from clfa.model.heatmap import alignment_heatmap, words_of
 from clfa.model.pipeline import Pipeline
 from clfa.report import figures
 from clfa.report.page import write_evaluation
@@ -340,6 +341,25 @@ def test_heatmap_is_cosine_of_words_and_patches(run, tmp_path):
     assert (tmp_path / "heatmap.png").stat().st_size > 5_000
     with pytest.raises(UserError, match="both a text and an image"):
         alignment_heatmap(pipeline, {"text": "word1", "image": None})
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "clip"])
+def test_words_are_merged_by_the_marks_of_the_tokenizer(kind):
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    end = {"end_of_word_suffix": "</w>"} if kind == "clip" else {}
+    bpe = Tokenizer(models.BPE(**end))
+    first = [pre_tokenizers.WhitespaceSplit()] if end else []
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([*first, pre_tokenizers.ByteLevel(add_prefix_space=not end)])
+    learnt = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<s>"], **end)
+    bpe.train_from_iterator(["lovely café"], learnt)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>")
+    words, groups = words_of(tokenizer, "Lovely café very", 64)
+    assert words == ["Lovely", "café", "very"]
+    assert [place for group in groups for place in group] == list(
+        range(len(tokenizer("Lovely café very")["input_ids"]))
+    )
 
 
 def test_worst_errors_come_first():

@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers import Slow
+from servers import Slow, write_cues
 
 CONFIG = Path(__file__).parents[1] / "schemathesis.toml"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_requests_made_from_the_schema_and_against_it_are_answered_as_the_schema_says(served):
+def test_requests_made_from_the_schema_and_against_it_are_answered_as_the_schema_says(run, served):
+    write_cues(run)
     client = served(Slow())
     fuzzer = Path(sys.executable).with_name("schemathesis")
     end = subprocess.run(

@@ -15,9 +15,11 @@ import httpx
 import numpy as np
 import pytest
 from conftest import picture, text
-from servers import Slow, free_port
+from servers import Slow, free_port, write_cues
 
+from clfa.data.training_cues import CUES
 from clfa.errors import UserError
+from clfa.model.heatmap import alignment_heatmap
 from clfa.serving import batching, state
 from clfa.serving.guard import Lines
 from clfa.serving.predictor import Predictor
@@ -129,6 +131,73 @@ def test_what_is_too_much_or_of_another_kind_is_refused_and_says_nothing_of_the_
     answers = client.post("/predict", json={"posts": [{"text": "a"}, {"image": broken}, {"text": "b", "image": IMAGE}]})
     problems = [one["problem"].partition(":")[0] for one in answers.json()["predictions"]]
     assert problems == ["", "image-format", ""]
+
+
+def test_words_align_with_the_patches_of_the_image(run, served):
+    client, predictor = served(), Predictor(run)
+    assert client.get("/info").json()["alignment"] is True
+    answer = client.post("/predict/alignment", json={"text": "word1 word2", "image": IMAGE}).json()
+    expected = alignment_heatmap(predictor.pipeline, {"text": "word1 word2", "image": picture(1)})
+    assert answer["words"] == expected.words == ["word1", "word2"]
+    assert np.array(answer["similarity"]) == pytest.approx(expected.similarity, abs=1e-4)
+    for post in ({"text": "word1"}, {"image": IMAGE}):
+        refused = client.post("/predict/alignment", json=post)
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid")
+        assert refused.json()["message"] == "the post needs both a text and an image for a heatmap"
+    broken = base64.b64encode(picture(1)[:40]).decode()
+    refused = client.post("/predict/alignment", json={"text": "word1", "image": broken})
+    assert refused.json()["message"].startswith("image-format: ")
+
+
+def test_a_run_says_what_it_has_not(run, served):
+    client = served()
+    client.service.predictor.no_heatmap = "no patches are read"  # as of an export, or of the mean of patches
+    info = client.get("/info").json()
+    assert (info["alignment"], info["cues"]) == (False, False)
+    for path, message in (("alignment", "no patches are read"), ("cues", "the run has no cues.json")):
+        refused = client.post(f"/predict/{path}", json={"text": "word1", "image": IMAGE})
+        assert (refused.status_code, refused.json()["code"]) == (409, "not-of-this-run")
+        assert refused.json()["message"].startswith(message)
+
+
+def test_an_alignment_waits_as_posts_do(served, monkeypatch):
+    monkeypatch.setattr(state, "TIMEOUT", 0.5)
+    slow = Slow(may=False)
+    client = served(slow, keys=["the-key"])
+    post, key = {"text": "first", "image": IMAGE}, {"X-API-Key": "the-key"}
+    assert client.post("/predict/alignment", json=post).status_code == 401
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(client.post, "/predict/alignment", json=post, headers=key)
+        while not slow.asked:
+            time.sleep(0.01)
+        late = [
+            pool.submit(client.post, f"/predict/{path}", json={"text": "late"}, headers=key)
+            for path in ("one", "alignment")
+        ]
+        assert [each.result().status_code for each in (first, *late)] == [504] * 3
+    slow.may.set()
+    assert client.post("/predict/alignment", json=post, headers=key).json()["words"] == ["word1"]
+    assert slow.asked == [["first"], ["first"]], "what was given up is not computed"
+
+
+def test_cues_of_the_training_posts(run, served):
+    write_cues(run)
+    client = served(Slow())
+    assert client.get("/info").json()["cues"] is True
+    answer = client.post("/predict/cues", json={"text": "Word1  word2, word4"})
+    cue = {"cue": "word1 word2", "hints_at": "yes", "posts": {"no": 3, "yes": 41}}
+    assert answer.json() == {"posts": {"no": 150, "yes": 150}, "cues": [cue]}
+    assert client.post("/predict/cues", json={"image": IMAGE}).json()["cues"] == []
+    assert client.post("/predict/cues", json={"text": "x" * 10_001}).status_code == 422
+
+
+def test_broken_cues_are_ignored_and_logged(run, served, caplog):
+    (run / CUES).write_text('{"layout": 1, "class_names": ["no", "yes"], "posts": [1, 1], "cues": [{"cue": "a"}]}')
+    with caplog.at_level(logging.WARNING, logger="clfa.service"):
+        client = served(Slow())
+    assert client.get("/info").json()["cues"] is False
+    line = json.loads(Lines().format(next(record for record in caplog.records if record.message == "ignored")))
+    assert (line["file"], line["problem"]) == ("cues.json", "KeyError: 'posts'")
 
 
 def test_overload_is_refused_at_once_and_over_at_once(served):

@@ -10,9 +10,11 @@ import pytest
 import torch
 from conftest import DIM, picture, text
 from PIL import Image
+from servers import write_cues
 from transformers import AutoImageProcessor
 
 from clfa.config import FusionConfig, ModalityConfig, ModelConfig
+from clfa.data.training_cues import CUES
 from clfa.errors import UserError
 from clfa.fusion import FUSIONS
 from clfa.model.classifier import build_classifier
@@ -51,7 +53,10 @@ def run(run_config):
 
 @pytest.mark.slow
 def test_the_export_answers_without_torch_what_the_run_answers(run, tmp_path):
+    write_cues(run)
     result = proven(run)
+    assert (run / "onnx" / CUES).read_bytes() == (run / CUES).read_bytes()
+    (run / "onnx" / CUES).unlink()  # it may be deleted: the model is loaded all the same
     assert result["compared"] == 500
     assert 0 < result["largest_difference"] <= 1e-4
     asked = {"text": text(1), "image": str(tmp_path / "post.png")}

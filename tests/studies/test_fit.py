@@ -77,6 +77,9 @@ def test_table_to_model(table, options, tmp_path, caplog):
     assert page.count("taken") == 1 + bool(result.on_validation)
     assert "test, 12 posts, opened once" in page
     assert run.card_file.is_file()
+    cues = json.loads(run.cues_file.read_text())
+    assert sum(cues["posts"]) == result.posts, "no test post is counted"
+    assert {("word2 word3", "happy")} <= {(one["cue"], one["label"]) for one in cues["cues"]}
     report = run.report_file("test").read_text()
     assert "What was tried" in report
     assert all(each.name in report for each in result.tried)

@@ -39,7 +39,7 @@ class TrainingCue:
 
 @dataclass(frozen=True)
 class TrainingCues:
-    """Of the posts that a run was trained on; the clearest cue first."""
+    """Of the posts that a run was trained on; the surest cue first."""
 
     class_names: list[str]
     posts: list[int]
@@ -52,9 +52,13 @@ class TrainingCues:
         return {"layout": LAYOUT, "class_names": self.class_names, "posts": self.posts, "cues": cues}
 
     def of_text(self, text: str) -> list[TrainingCue]:
-        """Those that are in a text, which is cleaned as those of training are."""
-        terms = set(terms_of(text))
-        return [one for one in self.cues if one.cue in terms]
+        """Those that are in a text, cleaned as those of training; the furthest above its class's share first."""
+        terms, everyone = set(terms_of(text)), max(1, sum(self.posts))
+
+        def above(one: TrainingCue) -> float:
+            return one.posts[one.label] / sum(one.posts) - self.posts[one.label] / everyone
+
+        return sorted((one for one in self.cues if one.cue in terms), key=above, reverse=True)
 
 
 def terms_of(text: str) -> list[str]:

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from clfa.data.columns import as_text, knowledge_columns
@@ -15,7 +13,8 @@ from clfa.data.records import load_manifest
 from clfa.data.rows import Rows, load_split
 from clfa.data.tables import open_posts
 from clfa.errors import UserError
-from clfa.evidence.results import Example, Heatmap, Illustrations
+from clfa.evidence.results import Example, Illustrations
+from clfa.model.heatmap import alignment_heatmap
 from clfa.model.pipeline import Pipeline
 from clfa.runs import Predictions
 
@@ -47,48 +46,6 @@ def illustrate(pipeline: Pipeline, rows: Rows, predictions: Predictions) -> Illu
     return Illustrations(examples)
 
 
-def alignment_heatmap(pipeline: Pipeline, post: Mapping[str, Any]) -> Heatmap:
-    """Cosine similarities F'_t . F'_i between the words and the patches of a user's post or a row of a dataset directory.
-
-    Raises:
-        UserError: the run or the post lacks text or image.
-    """
-    modalities = pipeline.config.modalities
-    text, image = (
-        next((name for name, modality in modalities.items() if modality.kind == kind), None)
-        for kind in ("text", "image")
-    )
-    if text is None or image is None:
-        raise UserError(f"the run uses {', '.join(modalities)} only: a heatmap needs a text and an image modality")
-    if any(pipeline.config.reads_mean(name) for name in (text, image)):
-        raise UserError(
-            "the run reads the mean of a text's words or of an image's patches: a heatmap needs a fusion that reads each of "
-            "them (`clfa train`)"
-        )
-    row = pipeline.prepare(post)
-    cells = [row[pipeline.config.column(name)] for name in (text, image)]
-    if not all(cells):
-        raise UserError("the post needs both a text and an image for a heatmap")
-    output = pipeline.output([row])
-    tokens, patches = (F.normalize(output.states[name][0].float(), dim=-1).cpu() for name in (text, image))
-    logits = output.logits.float().cpu()
-    decided = int(pipeline.decide(logits.numpy())[0])
-    preparer, length = pipeline.preparers[text], modalities[text].max_length
-    words, groups = _words(preparer, preparer(cells[0], truncation=True, max_length=length)["input_ids"])
-    if not words:
-        raise UserError(f"the tokenizer finds no word in {cells[0]!r}")
-    similarity = torch.stack([(tokens[group] @ patches.T).mean(0) for group in groups]).numpy()
-    side = int(similarity.shape[1] ** 0.5)
-    squared = similarity[:, similarity.shape[1] - side * side :]  # class and distillation tokens in front are cut
-    return Heatmap(
-        words=words,
-        similarity=squared.reshape(len(words), side, side),
-        image=open_image(cells[1]["bytes"]),
-        predicted=pipeline.class_names[decided],
-        probability=float(logits.softmax(1)[0, decided]),
-    )
-
-
 def find_post(source: Path, id: str, columns: dict[str, str]) -> Mapping[str, Any]:
     """The post with this id, from a dataset directory or a CSV, TSV, JSONL or Parquet file of posts.
 
@@ -118,23 +75,3 @@ def worst_errors(labels: NDArray, predicted: NDArray, probabilities: NDArray, co
     wrong = np.flatnonzero(predicted != labels)
     order = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
     return wrong[order][:count].tolist()
-
-
-def _words(tokenizer: Any, ids: list[int]) -> tuple[list[str], list[list[int]]]:
-    """Sub-word tokens of one text merged to words by the tokenizer's own marks; special tokens are left out."""
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    # byte-level BPE and SentencePiece mark where a word starts; WordPiece marks where it goes on
-    marked = any(token.startswith(("Ġ", "▁")) for token in tokenizer.get_vocab())
-    words: list[str] = []
-    groups: list[list[int]] = []
-    for place, (number, token) in enumerate(zip(ids, tokenizer.convert_ids_to_tokens(ids))):
-        if number in special:
-            continue
-        goes_on = token.startswith("##") or (marked and not token.startswith(("Ġ", "▁")))
-        if goes_on and words:
-            words[-1] += token.removeprefix("##")
-            groups[-1].append(place)
-        else:
-            words.append(token.lstrip("Ġ▁"))
-            groups.append([place])
-    return words, groups

@@ -18,6 +18,7 @@ from clfa.evidence.cues import FLIPS, neutralise
 from clfa.evidence.floors import floor_scores, teacher_floor_predictions
 from clfa.evidence.results import Calibration, Evaluation, Flip, Slice, as_dict
 from clfa.evidence.slices import groups, seen_in_train
+from clfa.evidence.training_cues import training_cues
 from clfa.metrics import Score, confusion, fit_temperature, measure, rescale
 from clfa.model.pipeline import Pipeline
 from clfa.runs import Predictions, Run
@@ -34,8 +35,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a trained run on one split.
 
-    Writes `RUN/predictions/<split>.parquet` and the entry `<split>` of `RUN/metrics.json`. With `dataset` the split is
-    called `<split>@<dataset>`. Each time the test split is opened, a line is added to `RUN/test_ledger.jsonl`.
+    Writes `RUN/predictions/<split>.parquet` and the entry `<split>` of `RUN/metrics.json`; with evidence also
+    `RUN/cues.json`, if the training posts are still there. With `dataset` the split is called `<split>@<dataset>`. Each time
+    the test split is opened, a line is added to `RUN/test_ledger.jsonl`.
 
     Args:
         run: run directory.
@@ -104,7 +106,10 @@ def _with_evidence(
     if run.changed_splits(config.data):  # with another data set, the run's own may be gone or another by now
         log.info("%s is not what %s was trained on: no score on posts not in it, no calibration", config.data.path, run)
         return result
-    seen = seen_in_train(rows, load_rows(config.data, "train", config.seed))
+    own = load_rows(config.data, "train", config.seed)
+    if own.has("text") and "text" in pipeline.config.columns():
+        run.write_cues(training_cues(own.texts, own.labels, predictions.class_names))
+    seen = seen_in_train(rows, own)
     if "validation" in config.data.train_splits:  # nothing can be fitted on posts that were trained on
         errors = calibration(predictions.probabilities, predictions.labels)
         calibrated = Calibration(None, errors, None)

@@ -24,6 +24,8 @@ class Full(Exception):
 class _Asked:
     posts: Sequence[Any]
     answer: asyncio.Future
+    work: Callable[[list], list] | None = None
+    """Another computation than `predict`."""
 
 
 class Batcher:
@@ -42,15 +44,19 @@ class Batcher:
         self.there = asyncio.Event()
         self.thread = ThreadPoolExecutor(1, "predict")
 
-    async def ask(self, posts: Sequence[Any]) -> list:
+    async def ask(self, posts: Sequence[Any], work: Callable[[list], list] | None = None) -> list:
         """Answers of at most `LARGEST` posts. Who no longer waits for them has them taken out of the queue.
+
+        Args:
+            posts: of one request.
+            work: what is computed in the place of `predict`, for these posts by themselves.
 
         Raises:
             Full: too many wait.
         """
         if self.waiting + len(posts) > WAITING:
             raise Full
-        asked = _Asked(posts, asyncio.get_running_loop().create_future())
+        asked = _Asked(posts, asyncio.get_running_loop().create_future(), work)
         self.queue.append(asked)
         self.waiting += len(posts)
         self.there.set()
@@ -74,7 +80,8 @@ class Batcher:
                 continue
             self.computed(len(posts))
             try:
-                answers = iter(await loop.run_in_executor(self.thread, self.predict, posts))
+                work = batch[0].work or self.predict
+                answers = iter(await loop.run_in_executor(self.thread, work, posts))
                 for asked in batch:
                     own = [next(answers) for _ in asked.posts]
                     if not asked.answer.done():
@@ -85,10 +92,10 @@ class Batcher:
                         asked.answer.set_exception(error)
 
     def _take(self) -> list[_Asked]:
-        """The next requests, as many as fit into a batch."""
+        """The next requests, as many as fit into a batch; one with work of its own is alone."""
         batch: list[_Asked] = []
         size = 0
-        while self.queue and (not batch or size + len(self.queue[0].posts) <= BATCH):
+        while self.queue and (not batch or self._joins(batch[0], size)):
             asked = self.queue.popleft()
             size += len(asked.posts)
             batch.append(asked)
@@ -96,3 +103,8 @@ class Batcher:
         if not self.queue:
             self.there.clear()
         return batch
+
+    def _joins(self, first: _Asked, size: int) -> bool:
+        """Whether the next request is computed with the first of a batch that has so many posts."""
+        following = self.queue[0]
+        return not (first.work or following.work) and size + len(following.posts) <= BATCH

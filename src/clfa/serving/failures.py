@@ -15,6 +15,7 @@ CODES = {
     401: "key",
     404: "unknown-path",
     405: "method",
+    409: "not-of-this-run",
     413: "large",
     415: "content-type",
     422: "invalid",
@@ -45,6 +46,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     429: {"model": Failure, "description": "Too many posts wait."},
     503: {"model": Failure, "description": "Loading, or about to end."},
     504: {"model": Failure, "description": "No answer in time."},
+}
+
+OF_SOME_RUNS: dict[int | str, dict[str, Any]] = {
+    409: {"model": Failure, "description": "The run has none of this; /info says what it has."}
 }
 
 

@@ -25,6 +25,8 @@ OPEN = (
     "/",
     "/static/page.css",
     "/static/page.js",
+    "/static/element.js",
+    "/static/words.js",
     "/health/live",
     "/health/ready",
     "/v2/health/live",
@@ -34,6 +36,8 @@ OPEN = (
 TAKES = {
     "/predict": ["application/json"],
     "/predict/one": ["application/json"],
+    "/predict/alignment": ["application/json"],
+    "/predict/cues": ["application/json"],
     "/predict/form": ["multipart/form-data"],
     "/setup": ["application/json"],
     "/infer": ["application/json", "application/octet-stream", ""],

@@ -32,22 +32,18 @@ class Answers(BaseModel):
 def predictions(service: Service) -> APIRouter:
     """`/predict`, `/predict/one`, `/predict/form`."""
     router = APIRouter(responses=ERRORS)
-    Post = _post_model(service)
+    Post = post_model(service)
     Posts = create_model("Posts", __config__=STRICT, posts=(list[Post], Field(min_length=1, max_length=LARGEST)))  # type: ignore[valid-type]
-
-    def decoded(post: BaseModel) -> dict[str, Any]:
-        given = {name: value for name, value in post.model_dump().items() if value is not None}
-        return {name: decode(value) if service.in_files[name] else value for name, value in given.items()}
 
     @router.post("/predict", response_model=Answers)
     async def many(request: Request, posts: Posts) -> Any:  # type: ignore[valid-type]
         """Predict up to 32 posts; one that cannot be read has a `problem`, and the others are answered."""
-        return {"predictions": await service.predict(request, [decoded(post) for post in posts.posts])}  # type: ignore[attr-defined]
+        return {"predictions": await service.predict(request, [decoded(post, service) for post in posts.posts])}  # type: ignore[attr-defined]
 
     @router.post("/predict/one", response_model=Answer)
     async def one(request: Request, post: Post) -> Any:  # type: ignore[valid-type]
         """Predict one post."""
-        return _alone((await service.predict(request, [decoded(post)]))[0])
+        return _alone((await service.predict(request, [decoded(post, service)]))[0])
 
     @router.post("/predict/form", response_model=Answer, openapi_extra=_form_schema(service))
     async def form(request: Request) -> Any:
@@ -69,7 +65,17 @@ def decode(value: str) -> bytes:
         raise HTTPException(422, "an image is not base64 (send the file's bytes, not its path or address)") from None
 
 
-def _post_model(service: Service) -> type[BaseModel]:
+def decoded(post: BaseModel, service: Service) -> dict[str, Any]:
+    """What a post gives, its files as bytes.
+
+    Raises:
+        HTTPException: they are no base64.
+    """
+    given = {name: value for name, value in post.model_dump().items() if value is not None}
+    return {name: decode(value) if service.in_files[name] else value for name, value in given.items()}
+
+
+def post_model(service: Service) -> type[BaseModel]:
     """A post with the columns that the run reads."""
     fields: dict[str, Any] = {}
     for column, in_files in service.in_files.items():

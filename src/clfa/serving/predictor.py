@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from clfa.data.cells import Post
 from clfa.errors import UserError
+from clfa.model.heatmap import Heatmap, alignment_heatmap, no_heatmap
 
 Posts = Iterable[Any]
 """Of posts; a DataFrame, whose elements are its columns, is one, too."""
 CHUNK = 256
 """Posts in memory."""
+EXPORTED = "an exported model gives no states of words and patches, which a heatmap is of: serve the run itself"
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Predictor:
     def __init__(self, run: str | Path, batch_size: int = 32, backend: Literal["torch", "onnx"] | None = None):
         self.pipeline: Any = _load(Path(run), batch_size, backend)
         self.class_names = self.pipeline.class_names
+        self.no_heatmap = no_heatmap(self.pipeline.config) if hasattr(self.pipeline, "states") else EXPORTED
+        """Why no post has an alignment heatmap; empty if posts with a text and an image have one."""
         self._lock = Lock()  # tokenizers are not made for several threads
 
     @property
@@ -115,6 +119,17 @@ class Predictor:
             for name, values in embeds.items():
                 blocks.setdefault(name, []).append(np.where(bad[:, None], np.nan, values))
         return {name: np.concatenate(own) for name, own in blocks.items()}
+
+    def alignment(self, post: Post) -> Heatmap:
+        """How strongly each word of a post aligns with each patch of its image.
+
+        Raises:
+            UserError: the run has no heatmap, or the post lacks its text or its image, or cannot be read.
+        """
+        if self.no_heatmap:
+            raise UserError(self.no_heatmap)
+        with self._lock:
+            return alignment_heatmap(self.pipeline, post)
 
     def answer(self, rows: Sequence[Post]) -> list[Prediction]:
         """Predict rows that `Pipeline.prepare` made."""

@@ -28,6 +28,7 @@ from clfa.serving.open_inference import inference
 from clfa.serving.predictions import predictions
 from clfa.serving.predictor import Predictor
 from clfa.serving.state import BODY, TEXT, TIMEOUT, Service
+from clfa.serving.words import words
 
 DRAIN = 1.0
 """Seconds for which a service that was asked to end still says that it is not ready."""
@@ -60,7 +61,7 @@ def build_app(service: Service, keys: list[str] | None = None, for_label_studio:
     )
     app.add_middleware(Guard, service=service, keys=[key.encode() for key in keys or ()])
     add_handlers(app)
-    for router in (predictions, inference, _operations, *([label_studio] if for_label_studio else [])):
+    for router in (predictions, words, inference, _operations, *([label_studio] if for_label_studio else [])):
         app.include_router(router(service))
     app.mount("/static", StaticFiles(directory=STATIC))
 
@@ -93,13 +94,15 @@ def _operations(service: Service) -> APIRouter:
 
     @router.get("/info")
     async def info() -> Any:
-        """The model, and the limits of a request."""
+        """The model, what it can say beside a class, and the limits of a request."""
         return {
             "name": service.name,
             "clfa": clfa.__version__,
             "classes": service.class_names,
             "columns": list(service.in_files),
             "files": sorted(column for column, in_files in service.in_files.items() if in_files),
+            "alignment": not service.no_heatmap,
+            "cues": service.cues is not None,
             "limits": {"bytes": BODY, "posts": LARGEST, "characters": TEXT, "seconds": TIMEOUT},
         }
 

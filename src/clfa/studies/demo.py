@@ -28,8 +28,8 @@ from clfa.data.records import Record
 from clfa.data.rows import load_split
 from clfa.data.writing import write_dataset
 from clfa.errors import UserError
-from clfa.evidence.alignment import alignment_heatmap
 from clfa.evidence.results import Demo, Example, Illustrations, write_result
+from clfa.model.heatmap import alignment_heatmap
 from clfa.model.pipeline import Pipeline
 from clfa.report.page import write_demo
 from clfa.studies.fit import fit

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from clfa.data.atomic import write_json
 from clfa.data.seal import seal
+from clfa.data.training_cues import CUES
 from clfa.errors import UserError
 from clfa.evidence.results import Export, Int8, write_result
 from clfa.evidence.significance import paired_bootstrap
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 
 
 def export(run: str | Path, output: str | Path | None = None, int8: bool = False) -> Export:
-    """Write a folder for `clfa.serving.onnx.OnnxPipeline`: `model.onnx`, `model.json`, tokenizers, `manifest.json`.
+    """Write a folder for `clfa.serving.onnx.OnnxPipeline`: `model.onnx`, `model.json`, tokenizers, `manifest.json`; and
+    `cues.json`, if the run has it.
 
     Args:
         run: run directory, of a fusion, of a probe or of what `clfa fit` chose.
@@ -66,6 +68,8 @@ def export(run: str | Path, output: str | Path | None = None, int8: bool = False
         result = Export(str(target), round(size, 1), len(posts), posts_of, difference, cost)
         write_result(partial / "export.json", result)
         _seal(partial)
+        if Run(run).cues_file.is_file():  # not sealed: whoever wants to pass the model on without them deletes the file
+            shutil.copyfile(Run(run).cues_file, partial / CUES)
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -7,25 +7,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clfa.metrics import Score
+from clfa.model.heatmap import Heatmap
 
 Scores = dict[str, Score]
 """Metric (`clfa.metrics.METRICS`) -> score."""
 NOT_STORED = {"stored": False}
 """Metadata of fields that are for a report only."""
-
-
-@dataclass(frozen=True)
-class Heatmap:
-    """Alignment of each word with each image patch (the paper's Figure 4)."""
-
-    words: list[str]
-    """W words, sub-word tokens merged."""
-    similarity: NDArray[np.float32]
-    """(W, rows, columns) cosines between the mapped token (mean over its sub-words) and the mapped patch, in [-1, 1]."""
-    image: Image.Image
-    predicted: str
-    """Name of the class."""
-    probability: float
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,14 @@
 // The page of `clfa serve`: asks the service that it came from, and nobody else. No build step, no dependencies.
 
-const $ = (id) => document.getElementById(id);
+import { $, element, listed, percent } from "./element.js";
+import { hints, matched } from "./words.js";
+
 const MOST = 16; // posts of a table in one request
 const WORDS = 40, PARTS = 4; // that are taken away in turn; parts of each side of an image
 const KINDS = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
 let info = { columns: ["text", "image"], files: ["image"], classes: [], limits: { bytes: 1e7, characters: 1e4 } };
 let image = null; // of the post: a Blob
 let rows = [], stopped = false;
-
-function element(name, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children.filter((child) => child !== null));
-  return made;
-}
-
-const listed = (names) => names.length > 1 ? `${names.slice(0, -1).join(", ")} and ${names.at(-1)}` : names.join("");
-const percent = (value) => `${(100 * value).toFixed(1)} %`;
 
 // ---- the service
 
@@ -130,8 +123,45 @@ function render(whole, alone, post) {
   }
   const why = element("button", { type: "button", id: "why" }, "What does it rest on?");
   why.addEventListener("click", () => explain(whole, post, why));
-  $("result").replaceChildren(...parts, element("p", { className: "actions" }, why, element("span", {}, "asks once for each word and part of the image")));
+  const cues = element("div", { id: "cues" });
+  $("result").replaceChildren(...parts, cues, element("p", { className: "actions" }, why, element("span", {}, "asks once for each word and part of the image")), matching(post));
   $("result").focus();
+  if (info.cues && post.texts.text) hint(whole, post.texts.text, cues);
+}
+
+// ---- what its words hint at, and where they meet the image
+
+async function hint(whole, text, place) {
+  try {
+    place.append(...hints(await patiently(() => ask("predict/cues", { text })), whole.predicted));
+  } catch (error) {
+    place.append(element("p", { className: "soft" }, `What the training posts say could not be asked: ${error.message}`));
+  }
+}
+
+function matching(post) {
+  if (!info.alignment) return "";
+  const lacks = [!Object.keys(post.texts).length && "text", !post.blob && "image"].filter(Boolean);
+  if (lacks.length) return element("p", { id: "unmatched", className: "soft" }, `Words and image cannot be matched: the post has no ${lacks.join(" and no ")}.`);
+  const button = element("button", { type: "button", id: "match" }, "Match words and image");
+  button.addEventListener("click", () => match(post, button));
+  return element("p", { className: "actions" }, button, element("span", {}, "shows where each word meets the image"));
+}
+
+async function match({ texts, blob }, button) {
+  button.disabled = true;
+  button.textContent = "Matching …";
+  try {
+    const answer = await patiently(async () => ask("predict/alignment", { ...texts, [info.files[0]]: await inBase64(blob) }));
+    if (!button.isConnected) return; // another post was predicted meanwhile
+    button.closest("p").replaceWith(matched(answer, blob));
+    $("matched").focus();
+  } catch (error) {
+    if (!button.isConnected) return;
+    refuse(error.message);
+    button.disabled = false;
+    button.textContent = "Match words and image";
+  }
 }
 
 // ---- what a prediction rests on: each word, and each part of the image, taken away in turn
@@ -152,8 +182,7 @@ async function explain(whole, { texts, blob }, why) {
     const ofWords = answers.slice(0, words.length).map((answer) => [of(whole), of(answer)]);
     const [plain, ...parts] = answers.slice(words.length); // plain: the image as it is sent for these, nothing hidden
     const ofParts = parts.map((answer) => [of(plain), of(answer)]);
-    $("result").append(rests(whole, words, ofWords, ofParts, blob, rest.length));
-    why.closest("p").remove();
+    why.closest("p").replaceWith(rests(whole, words, ofWords, ofParts, blob, rest.length));
     $("rests").focus();
   } catch (error) {
     if (!why.isConnected) return;
