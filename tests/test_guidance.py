@@ -151,3 +151,20 @@ def test_schedules():
     assert loss("first", 0.34) == plain["classification_loss"]
     none = LossConfig(alignment_weight=0.0, alignment_schedule="first")
     assert objective(output, batch, none, model)["loss"] == plain["classification_loss"], "nothing to align"
+
+
+def test_blocks_of_all_embeddings_give_what_one_product_gives(monkeypatch):
+    torch.manual_seed(0)
+    everyone, places = torch.randn(50, 6).half(), torch.tensor([3, 49, 20])
+    gradients = []
+    for size in (1_000, 7):
+        monkeypatch.setattr("clfa.losses.BLOCK", size)
+        torch.manual_seed(1)
+        ours = torch.randn(3, 6, requires_grad=True)
+        loss = info_nce_among_all(ours, everyone, places, TAU)
+        loss.backward()
+        gradients.append((loss.item(), ours.grad))
+    logits = F.normalize(ours.detach(), dim=-1) @ F.normalize(everyone.float(), dim=-1).T / TAU
+    assert gradients[0][0] == pytest.approx(F.cross_entropy(logits, places).item(), abs=1e-6)
+    assert gradients[1][0] == pytest.approx(gradients[0][0], abs=1e-6)
+    assert torch.allclose(gradients[0][1], gradients[1][1], atol=1e-6)

@@ -112,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for word in words:
             options = options[word]
         result = command(**_values(command, options))
-        _print(result, options.json)
+        if result is not None:  # one of several processes speaks
+            _print(result, options.json)
     except ArgumentError as error:
         return _refuse(f"{error}\nSee `clfa {' '.join([*words, '--help'])}`")
     except UserError as error:

@@ -4,6 +4,7 @@ Nothing heavy is imported before a command runs: `clfa --help` answers at once.
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -316,16 +317,22 @@ def cache(config: RunConfig, *, engine: Literal["plain", "ray"] = "plain") -> ob
 def train(config: RunConfig, *, resume: bool = False) -> object:
     """Train one run and evaluate it on validation, which also chooses the epoch; the test split is never opened.
 
+    Several processes of torchrun share each batch, and train what one would.
+
     Args:
-        resume: Go on from the last checkpoint of OUTPUT.
+        resume: Go on from the last checkpoint of OUTPUT, by as many processes as you like.
 
     Examples:
         clfa train --config run.yaml
         clfa train --config run.yaml --loss.alignment_weight 0 --output runs/no_alignment
         clfa train --config run.yaml --resume
+        torchrun --standalone --nproc_per_node 4 -m clfa train --config run.yaml
     """
-    log.info("loading PyTorch and the encoders")
-    return evaluate(str(clfa.train(config, resume)), split="validation")
+    leads = os.environ.get("RANK", "0") == "0"
+    if leads:
+        log.info("loading PyTorch and the encoders")
+    run = str(clfa.train(config, resume))
+    return evaluate(run, split="validation") if leads else None
 
 
 def evaluate(run: RunDir, *, split: str = "test", dataset: str | None = None, normalise_format: bool = True) -> object:

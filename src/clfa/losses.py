@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+BLOCK = 65_536
+"""Embeddings of a teacher that a batch is compared with at a time."""
 
 
 def info_nce(
@@ -68,18 +72,26 @@ def info_nce_among_all(
 
         L = -1/B sum_k log( exp s_k,p(k) / sum_{n=1}^{N} exp s_kn ),   s_kn = cos(F'_k, C_n) / tau.
 
-    The teacher is frozen, so C is computed once, and the logits of a batch are one product, B x N.
+    The teacher is frozen, so C is computed once. The sum over n is made of blocks of `BLOCK`, each computed again for the
+    gradient, so that memory does not grow with N beyond C itself: B x BLOCK logits at a time.
 
     Args:
         embeds: ours.
-        all_embeds: C, each content once (so that no post is its own negative).
+        all_embeds: C, each content once (so that no post is its own negative); in half precision where it is kept so.
         places: p(k), the rows of C of these posts.
         temperature: tau.
 
     Source: a memory bank (Wu et al. 2018, Instance Discrimination) that never grows old.
     """
-    logits = _similarity(embeds, all_embeds.detach(), temperature)
-    return F.cross_entropy(logits, places)
+    own, all_embeds = F.normalize(embeds.float(), dim=-1), all_embeds.detach()
+
+    def log_sum(own: Tensor, block: Tensor) -> Tensor:
+        return _similarity(own, block, temperature).logsumexp(dim=1)
+
+    blocks = all_embeds.split(BLOCK)
+    sums = [checkpoint(log_sum, own, block, use_reentrant=False) for block in blocks]
+    positive = (own * F.normalize(all_embeds[places].float(), dim=-1)).sum(dim=1) / temperature
+    return (torch.stack(sums).logsumexp(dim=0) - positive).mean()
 
 
 def _similarity(one: Tensor, other: Tensor, temperature: float) -> Tensor:

@@ -342,12 +342,6 @@ def test_length_buckets_serve_each_row_once_and_differ_by_epoch():
     assert sum(spread) / len(spread) < 10  # of 50: neighbours in length share a batch
 
 
-def test_several_processes_are_refused(run_config, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one run is trained by one process"):
-        train(run_config())
-
-
 @pytest.mark.parametrize("monitor", ["nll", "auroc"])
 def test_any_metric_can_choose_the_epoch(run_config, monitor):
     run = train(run_config(train__monitor=monitor))

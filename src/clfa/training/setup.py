@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from clfa.config import ModelConfig, RunConfig
 from clfa.data.cache import Cache, Engine, kept
+from clfa.data.progress import track
 from clfa.data.records import load_manifest
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, load_unlabelled, source_splits
@@ -31,6 +33,7 @@ from clfa.model.word_vectors import training_texts
 from clfa.training.average import start_average
 from clfa.training.objective import AllEmbeds
 from clfa.training.optimizer import parameter_groups
+from clfa.training.processes import Passes, Processes, Share, distributed
 from clfa.training.sampler import Beside, LengthBuckets, WithUnlabelled
 
 log = logging.getLogger(__name__)
@@ -56,8 +59,17 @@ class Setup:
     """(C,), of the classification loss."""
     everyone: dict[str, AllEmbeds]
     """Modality -> the teacher's embeddings of all training posts, for `loss.negatives: all`."""
+    passes: nn.Module
+    """The passes of the model in training, whose gradients are those of all processes."""
+    processes: Processes
+    """Those that train the run."""
     average: dict[str, Tensor]
     """Name -> average of a trained parameter; empty without averaging."""
+
+    @property
+    def share(self) -> Share:
+        """What hands the batches out."""
+        return cast(Share, self.batches.batch_sampler)
 
     @property
     def model(self) -> Classifier:
@@ -65,7 +77,7 @@ class Setup:
         return self.pipeline.model
 
 
-def set_up(config: RunConfig) -> Setup:
+def set_up(config: RunConfig, processes: Processes = Processes()) -> Setup:  # noqa: B008  # it cannot be changed
     """Posts, a new model with its caches, and what optimises it.
 
     Raises:
@@ -80,9 +92,10 @@ def set_up(config: RunConfig) -> Setup:
     pipeline, teacher = _with_caches(config, rows)
     model = pipeline.model
     sampler = LengthBuckets([len(text) for text in rows.texts], settings.batch_size, config.seed)
+    every = sampler if unlabelled is None else Beside(sampler, len(rows), len(unlabelled))
     batches: DataLoader = DataLoader(
         rows if unlabelled is None else WithUnlabelled(rows, unlabelled),  # type: ignore[arg-type]  # sequences are data sets
-        batch_sampler=sampler if unlabelled is None else Beside(sampler, len(rows), len(unlabelled)),
+        batch_sampler=Share(every, processes),
         collate_fn=Collator(model.config, pipeline.preparers, pipeline.caches, teacher, pipeline.compact),
         num_workers=settings.workers,
         generator=torch.Generator().manual_seed(config.seed),
@@ -92,7 +105,8 @@ def set_up(config: RunConfig) -> Setup:
     aligned = [rows] if unlabelled is None else [rows, unlabelled]
     everyone = _everyone(config, aligned, teacher, pipeline.device) if config.loss.negatives == "all" else {}
     average = start_average(model) if settings.average else {}
-    return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights, everyone, average)
+    passes = distributed(Passes(model, config.train.modality_dropout > 0), processes)
+    return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights, everyone, passes, processes, average)
 
 
 def fill_caches(config: RunConfig, engine: Engine = "plain") -> dict[str, int]:
@@ -237,7 +251,12 @@ def _everyone(
         column, kind = config.model.column(name), config.model.modalities[name].kind
         entries = np.unique(cache.find(np.concatenate([rows.keys(column, kind) for rows in aligned])))
         entries = entries[entries >= 0]
-        embeds = torch.cat([cache.read(int(entry)) for entry in entries])
+        embeds = torch.empty(len(entries), cache.width, dtype=torch.float16)
+        for place, entry in enumerate(track(entries.tolist(), f"reading the teacher's embeddings of {name}")):
+            row = cache.read(entry)
+            if embeds.dtype == torch.float16 and not torch.equal(row.half().float(), row):
+                embeds = embeds.float()  # a value that does not fit into half
+            embeds[place] = row[0]
         found[name] = AllEmbeds(embeds.to(device), torch.from_numpy(entries).to(device))
     return found
 

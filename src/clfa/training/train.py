@@ -3,19 +3,22 @@
 The epoch is chosen on validation; the test split is never opened here (`clfa evaluate RUN --split test` does that).
 """
 
+import io
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clfa.config import RunConfig, TrainConfig, check_ranges
@@ -30,10 +33,11 @@ from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.average import averaged, update_average
 from clfa.training.checkpoint import clear_checkpoints, load_best, load_checkpoint, save_best, save_checkpoint
 from clfa.training.memory import explained
-from clfa.training.modality_dropout import expected_terms, forward
+from clfa.training.modality_dropout import expected_terms
 from clfa.training.objective import aligns_alone, objective
 from clfa.training.optimizer import learning_rate
 from clfa.training.probe import train_probe
+from clfa.training.processes import Passes, Processes, gathered, processes, without_exchange
 from clfa.training.setup import Setup, one_pass, set_up
 from clfa.training.stopping import Stop, stoppable
 
@@ -109,39 +113,46 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
         UserError: the output holds another run, another process is at work there, data or teacher do not fit, or the loss
             stays without a finite value.
     """
-    _refuse_several_processes()
     check_ranges(config)
     run = Run(config.output)
-    with only_one(run.path, inside=True), deterministic(config.train.deterministic):
-        if not run.begin(config, resume):
-            clear_checkpoints(run.checkpoints)  # it may have been killed while it did so
-            log.info("%s: already finished", run)
-            return run.path
-        torch.manual_seed(config.seed)
-        if config.model.probe:
-            train_probe(config, run)
-        elif config.loss.alignment_weight == "auto":
-            train_with_chosen_alignment(config, run, train, deadline)
-        else:
-            _train(config, run, resume, deadline)
+    with processes() as several, deterministic(config.train.deterministic):
+        if several and (config.model.probe or config.loss.alignment_weight == "auto"):
+            raise UserError(
+                "a probe, and loss.alignment_weight: auto, are trained by one process: start `clfa train` without torchrun"
+            )
+        with only_one(run.path, inside=True) if several.leads else nullcontext():
+            if not several.all(several.leads and run.begin(config, resume))[0]:
+                if several.leads:
+                    clear_checkpoints(run.checkpoints)  # it may have been killed while it did so
+                log.info("%s: already finished", run)
+                return run.path
+            torch.manual_seed(config.seed)
+            if config.model.probe:
+                train_probe(config, run)
+            elif config.loss.alignment_weight == "auto":
+                train_with_chosen_alignment(config, run, train, deadline)
+            else:
+                _train(config, run, resume, deadline, several)
+            several.all(None)  # the first one has written everything
     return run.path
 
 
-def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
+def _train(config: RunConfig, run: Run, resume: bool, deadline: float, several: Processes) -> None:
     """One network, epoch by epoch."""
-    setup, settings = set_up(config), config.train
+    setup, settings = set_up(config, several), config.train
     state = State()
     if resume and (saved := load_checkpoint(run.checkpoints, setup.model, setup.optimizer, setup.average)):
         state = State(**saved)
     better = METRICS[settings.monitor].higher_is_better
-    board = _tensorboard(run.path) if settings.tensorboard else None
+    board = _tensorboard(run.path) if settings.tensorboard and several.leads else None
     log.info(_opening_line(setup))
     if settings.precision == "bf16" and not has_bf16(setup.pipeline.device):
         log.warning("this CPU has no instructions for bf16, with which it would be many times slower: training in fp32")
 
     on_cpu = setup.pipeline.device.type == "cpu"
     how = "stopping after this step: the same command with --resume goes on from there"
-    with _open_log(run.log_file, state.log_bytes) as file, stoppable(how) as stop:
+    log_file = _open_log(run.log_file, state.log_bytes) if several.leads else io.StringIO()
+    with log_file as file, stoppable(how) as stop:
         between_steps = partial(_between_steps, setup, run, state, stop, deadline, [time.monotonic()])
         for number in state.epochs_left(settings):
             setup.sampler.set_epoch(state.epoch, state.batch)
@@ -152,13 +163,14 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
             try:
                 with averaged(setup.model, setup.average):
                     with stop.at_once():
-                        probabilities = setup.pipeline.probabilities(setup.validation, "validating")
+                        probabilities = _validation(setup)
                     scores = all_scores(setup.validation.labels, probabilities)
                     untrained = aligns_alone(config.loss, (number + 1) / settings.epochs)
-                    if state.end_epoch(None if untrained else scores[settings.monitor], better):
+                    best = state.end_epoch(None if untrained else scores[settings.monitor], better)
+                    if best and several.leads:
                         save_best(run.checkpoints, setup.model)
             except (KeyboardInterrupt, SystemExit):  # it will go on with the validation
-                save_checkpoint(run.checkpoints, setup.model, setup.optimizer, asdict(state), setup.average)
+                _save(setup, run, state)
                 raise
             line = {
                 "epoch": state.epoch,
@@ -172,7 +184,7 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
             file.write(json.dumps(line) + "\n")
             file.flush()
             state.log_bytes = file.tell()
-            save_checkpoint(run.checkpoints, setup.model, setup.optimizer, asdict(state), setup.average)
+            _save(setup, run, state)
             log.info(_progress_line(line, state, settings))
             if board:
                 for name, value in {**losses, **scores}.items():
@@ -181,6 +193,29 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
 
     if board:
         board.close()
+    if several.leads:
+        _finish(setup, run, state, settings)
+
+
+def _save(setup: Setup, run: Run, state: State) -> None:
+    """Add a checkpoint; of several processes the first one does so."""
+    if setup.processes.leads:
+        save_checkpoint(run.checkpoints, setup.model, setup.optimizer, asdict(state), setup.average)
+
+
+def _validation(setup: Setup) -> NDArray[np.float64]:
+    """Probabilities of the posts to validate; of several processes each computes its share."""
+    several, rows = setup.processes, setup.validation
+    own = rows.select(range(several.rank, len(rows), several.count)) if several else rows
+    shares = several.all(setup.pipeline.probabilities(own, "validating"))
+    whole = np.empty((len(rows), shares[0].shape[1]))
+    for rank, share in enumerate(shares):
+        whole[rank :: several.count] = share
+    return whole
+
+
+def _finish(setup: Setup, run: Run, state: State, settings: TrainConfig) -> None:
+    """Save the model of the best epoch."""
     load_best(run.checkpoints, setup.model)
     setup.model.merge_adapters()
     setup.model.save_pretrained(run.path)
@@ -198,6 +233,7 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float) -> None:
 
 def _trial(setup: Setup, config: RunConfig, size: int) -> None:
     """Four steps of so many posts, of other lengths each time, as memory is in pieces after the first."""
+    alone = replace(setup, passes=Passes(setup.model, config.train.modality_dropout > 0), processes=Processes())
     longest = setup.sampler.lengths.argsort(descending=True).tolist()
     posts: Any = setup.batches.dataset
     beside = tuple(islice(cycle(range(len(setup.rows), len(posts))), size))
@@ -205,17 +241,19 @@ def _trial(setup: Setup, config: RunConfig, size: int) -> None:
     for begin in range(0, len(longest), -(-len(longest) // 4)):
         labelled = islice(cycle(longest), begin, begin + size)
         batch = setup.batches.collate_fn([posts[place] for place in (*labelled, *beside)])
-        _forward(setup, config, batch, 0.5)["loss"].backward()
+        _forward(alone, config, batch, 0.5, [size])["loss"].backward()
         setup.optimizer.step()
         setup.optimizer.zero_grad()
 
 
 def _between_steps(setup: Setup, run: Run, state: State, stop: Stop, deadline: float, saved: list[float]) -> None:
     """Save where it is time to, a signal came, or the deadline has passed; the last two end the training here."""
-    up = time.monotonic() > deadline
-    if stop or up or time.monotonic() - saved[0] > CHECKPOINT_SECONDS:
-        save_checkpoint(run.checkpoints, setup.model, setup.optimizer, asdict(state), setup.average)
+    now = time.monotonic()
+    signal, up, due = setup.processes.largest(stop.signal or 0, now > deadline, now - saved[0] > CHECKPOINT_SECONDS)
+    if signal or up or due:
+        _save(setup, run, state)
         saved[0] = time.monotonic()
+    stop.signal = signal or None
     stop.now()
     if up:
         raise TimeUp
@@ -230,15 +268,18 @@ def _train_epoch(
     model.train()
     computed: list[dict[str, Tensor]] = []
     since = time.monotonic()
-    tracked = track(batches, f"posts of epoch {state.epoch + 1}", len(setup.rows), _labelled)
-    for number, batch in enumerate(tracked, state.batch):
+    tracked = track(batches, f"posts of epoch {state.epoch + 1}", len(setup.rows) // setup.processes.count, _labelled)
+    first = state.batch
+    for number, batch in enumerate(tracked, first):
         state.factor = learning_rate(state.step, total, settings)
         for group in setup.optimizer.param_groups:
             group["lr"] = group["peak"] * state.factor
-        terms = _forward(setup, config, batch, state.step / total)
-        (terms["loss"] / settings.accumulation).backward()
-        computed.append({name: value.detach() for name, value in terms.items()})
         stepped = (number + 1) % settings.accumulation == 0 or number == last
+        setup.processes.seed(config.seed, state.epoch, number)
+        with without_exchange(setup.passes, stepped):
+            terms = _forward(setup, config, batch, state.step / total, setup.share.counts[number - first])
+            (terms["loss"] * (setup.processes.count / settings.accumulation)).backward()
+        computed.append({name: value.detach() for name, value in terms.items()})
         if stepped:
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
             if not _count(state, computed, norm):
@@ -298,24 +339,18 @@ def _labelled(batch: Batch) -> int:
     return 0 if batch.labels is None else int((batch.labels != NO_LABEL).sum())
 
 
-def _forward(setup: Setup, config: RunConfig, batch: Batch, done: float) -> dict[str, Tensor]:
+def _forward(setup: Setup, config: RunConfig, batch: Batch, done: float, counts: list[int]) -> dict[str, Tensor]:
+    """The terms of the loss over the batches of all processes, which have `counts` posts each."""
     batch = batch.to(setup.pipeline.device)
     rate = config.train.modality_dropout
     with precision(config.train, setup.pipeline.device):
-        whole, lacking = forward(setup.model, batch, hide=rate > 0)
+        whole, lacking = setup.passes(batch)
+    if setup.processes:
+        (whole, *lacking), batch = gathered([whole, *lacking], batch, counts, setup.processes)
     given = (batch, config.loss, setup.model.config, setup.class_weights, done, setup.everyone)
     terms = objective(whole, *given)
     losses = [objective(output, *given)["classification_loss"] for output in lacking]
     return expected_terms(terms, losses, rate) if lacking else terms
-
-
-def _refuse_several_processes() -> None:
-    """Until several processes share one run correctly, they are refused."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError(
-            "one run is trained by one process; start `clfa train` without torchrun (`clfa sweep` and `clfa reproduce` "
-            "share their runs between processes)"
-        )
 
 
 def _open_log(path: Path, keep: int):
