@@ -51,6 +51,7 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "explain": commands.explain,
     "export": commands.export,
     "serve": commands.serve,
+    "bench": commands.bench,
 }
 GROUPS = {
     "import": "Turn raw files into a dataset directory: Parquet with the images inside, dataset.json, dropped.jsonl.",

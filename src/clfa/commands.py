@@ -750,6 +750,41 @@ def reproduce(
     return result
 
 
+def bench(
+    *,
+    suite: Literal["train", "infer", "teacher", "image", "loss"],
+    rounds: int = 5,
+    threads: int = 1,
+    layers: int = 12,
+    reference: str | None = None,
+    out: str | None = None,
+) -> object:
+    """Measure speed as ratios within one run: training and inference of the paper's full-size model (random weights) beside
+    the loop of Hugging Face models that one writes first, and the parts.
+
+    Args:
+        suite: What to measure; `train` takes about a minute a round.
+        rounds: How often each way is measured, in turns.
+        threads: Threads of PyTorch and ONNX Runtime.
+        layers: Layers of each encoder; 12 are the paper's, fewer are quicker.
+        reference: Folder with other code to time in `train`: its step.py has a function step(texts, images, labels) that
+            trains once on these texts, RGB images and class numbers.
+        out: Markdown file to write.
+
+    Examples:
+        clfa bench --suite train --rounds 3 --json
+        clfa bench --suite infer --layers 2 --out infer.md
+    """
+    from clfa.studies.bench import bench as measure
+
+    result = measure(suite, rounds, threads, layers, reference)
+    command = f"clfa bench --suite {suite} --rounds {rounds} --threads {threads} --layers {layers}"
+    if out:
+        Path(out).write_text(f"# {suite}\n\n`{command}`\n\n{result}\n", encoding="utf-8")
+        log.info("wrote %s", out)
+    return result
+
+
 def demo(*, out: str = "runs/demo", seeds: int = 3, posts: int = 400) -> object:
     """The main job on a generated data set, without network: floors, no alignment, CLFA, over seeds.
 

@@ -237,7 +237,7 @@ class TrainConfig:
     with two modalities, 2/3 weighs whole posts, texts and images alike. The fusion then runs once more for each."""
     average: float = 0.0
     """Decay of an exponential moving average of the trained weights, which is what is validated and saved; 0 is none."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "fp32_by_bf16", "bf16"] = "fp32"
     """Arithmetic of the forward pass in training; losses and evaluation are always fp32."""
     monitor: str = "nll"
     """Validation metric that chooses the epoch; NLL, which few posts of a rare class do not sway, by cross-validation

@@ -19,14 +19,14 @@ def config(run_config):
 
 def spoil(monkeypatch, batches, how):
     """The loss of these batches, by their number over the whole training, is spoilt."""
-    real, calls = training._forward, []
+    real, calls = training.terms_of, []
 
     def forward(setup, *arguments):
         terms = real(setup, *arguments)
         calls.append(setup)
         return terms | {"loss": how(terms["loss"], setup)} if len(calls) - 1 in batches else terms
 
-    monkeypatch.setattr(training, "_forward", forward)
+    monkeypatch.setattr(training, "terms_of", forward)
     return calls
 
 

@@ -86,7 +86,7 @@ def gradients(rank, count, port, configs, folder):
 def step(config, several, places):
     from clfa.training.processes import without_exchange
     from clfa.training.setup import set_up
-    from clfa.training.train import _forward
+    from clfa.training.train import terms_of
 
     torch.manual_seed(0)
     setup = set_up(config, several)
@@ -94,7 +94,7 @@ def step(config, several, places):
     shares = [places[number :: several.count] for number in range(several.count)]
     batch = setup.batches.collate_fn([setup.rows[place] for place in shares[several.rank] or places[:1]])
     with without_exchange(setup.passes, True):
-        terms = _forward(setup, config, batch, 0.5, [len(share) for share in shares])
+        terms = terms_of(setup, config, batch, 0.5, [len(share) for share in shares])
         (terms["loss"] * several.count).backward()
     losses = several.all({name: value.item() for name, value in terms.items()})
     return losses, {name: one.grad for name, one in setup.model.named_parameters() if one.grad is not None}

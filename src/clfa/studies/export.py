@@ -56,12 +56,8 @@ def export(run: str | Path, output: str | Path | None = None, int8: bool = False
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        reads = shared_inputs(pipeline)
-        _write_readers(pipeline, reads, partial)
-        write_json(partial / ABOUT, pipeline.model.described() | {"reads": reads})
         log.info("%s: writing the graph, which takes a minute", run)
-        write_graph(pipeline, reads, posts, partial / MODEL)
-        _seal(partial)
+        write_export(pipeline, posts, partial)
         difference = compare(pipeline, OnnxPipeline(partial), posts)
         cost = _to_int8(Run(run), partial) if int8 else None
         size = sum(path.stat().st_size for path in partial.rglob("*")) / 1e6
@@ -74,6 +70,21 @@ def export(run: str | Path, output: str | Path | None = None, int8: bool = False
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return result
+
+
+def write_export(pipeline: Pipeline, posts: list[dict[str, Any]], folder: Path) -> None:
+    """The files of an export, not compared with anything; `posts` are examples of what it will read."""
+    reads = shared_inputs(pipeline)
+    _write_readers(pipeline, reads, folder)
+    write_json(folder / ABOUT, pipeline.model.described() | {"reads": reads})
+    write_graph(pipeline, reads, posts, folder / MODEL)
+    _seal(folder)
+
+
+def quantise(folder: Path) -> None:
+    """Weights of linear maps and embeddings in an export become 8 bit integers."""
+    _quantise(folder / MODEL)
+    _seal(folder)
 
 
 def _write_readers(pipeline: Pipeline, reads: dict[str, str], folder: Path) -> None:
@@ -129,8 +140,7 @@ def _to_int8(run: Run, folder: Path) -> Int8:
     rows = run.open_split(run.config().data, "validation", "export")
     before = OnnxPipeline(folder)
     first = before.decide(before.logits(rows, "predicting with floats"))
-    _quantise(folder / MODEL)
-    _seal(folder)
+    quantise(folder)
     after = OnnxPipeline(folder)
     second = after.decide(after.logits(rows, "predicting with integers"))
     differences = {}

@@ -7,6 +7,10 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 from clfa.config import TrainConfig
+from clfa.errors import UserError
+
+EXACT = 1e-6
+"""Largest relative error of a product of matrices that counts as single precision."""
 
 
 def precision(config: TrainConfig, device: torch.device) -> AbstractContextManager:
@@ -17,6 +21,41 @@ def precision(config: TrainConfig, device: torch.device) -> AbstractContextManag
 def has_bf16(device: torch.device) -> bool:
     """Whether the device computes in bf16; a CPU without instructions for it emulates them, many times slower than fp32."""
     return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@contextmanager
+def products(config: TrainConfig) -> Iterator[None]:
+    """With `train.precision: fp32_by_bf16`, oneDNN multiplies matrices on a CPU as sums of products in bf16, which some
+    CPUs do faster than in fp32, and some more slowly (`clfa bench --suite train`).
+
+    Raises:
+        UserError: what this CPU computes is not single precision.
+    """
+    if config.precision != "fp32_by_bf16":
+        yield
+        return
+    before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
+    try:
+        if (error := error_of_products()) > EXACT:
+            raise UserError(
+                f"train.precision: fp32_by_bf16 has a relative error of {error:.0e} on this CPU, which is no single "
+                "precision: use fp32, or bf16"
+            )
+        yield
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before  # type: ignore[attr-defined]
+
+
+def error_of_products() -> float:
+    """Relative error (Frobenius norm) of a product of two matrices, and of a linear map's gradient, against float64."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(size, generator=generator) for size in ((256, 512), (512, 256)))
+    errors = []
+    for one, other in ((left, right), (left.T, left)):
+        exact = one.double() @ other.double()
+        errors.append(float(((one @ other).double() - exact).norm() / exact.norm()))
+    return max(errors)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from clfa.errors import TimeUp, UserError
 from clfa.metrics import METRICS, all_scores
 from clfa.model.batch import NO_LABEL, Batch
 from clfa.runs import Run
-from clfa.training.arithmetic import deterministic, has_bf16, precision
+from clfa.training.arithmetic import deterministic, has_bf16, precision, products
 from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.average import averaged, update_average
 from clfa.training.checkpoint import clear_checkpoints, load_best, load_checkpoint, save_best, save_checkpoint
@@ -115,7 +115,7 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
     """
     check_ranges(config)
     run = Run(config.output)
-    with processes() as several, deterministic(config.train.deterministic):
+    with processes() as several, deterministic(config.train.deterministic), products(config.train):
         if several and (config.model.probe or config.loss.alignment_weight == "auto"):
             raise UserError(
                 "a probe, and loss.alignment_weight: auto, are trained by one process: start `clfa train` without torchrun"
@@ -241,7 +241,7 @@ def _trial(setup: Setup, config: RunConfig, size: int) -> None:
     for begin in range(0, len(longest), -(-len(longest) // 4)):
         labelled = islice(cycle(longest), begin, begin + size)
         batch = setup.batches.collate_fn([posts[place] for place in (*labelled, *beside)])
-        _forward(alone, config, batch, 0.5, [size])["loss"].backward()
+        terms_of(alone, config, batch, 0.5, [size])["loss"].backward()
         setup.optimizer.step()
         setup.optimizer.zero_grad()
 
@@ -277,7 +277,7 @@ def _train_epoch(
         stepped = (number + 1) % settings.accumulation == 0 or number == last
         setup.processes.seed(config.seed, state.epoch, number)
         with without_exchange(setup.passes, stepped):
-            terms = _forward(setup, config, batch, state.step / total, setup.share.counts[number - first])
+            terms = terms_of(setup, config, batch, state.step / total, setup.share.counts[number - first])
             (terms["loss"] * (setup.processes.count / settings.accumulation)).backward()
         computed.append({name: value.detach() for name, value in terms.items()})
         if stepped:
@@ -339,7 +339,7 @@ def _labelled(batch: Batch) -> int:
     return 0 if batch.labels is None else int((batch.labels != NO_LABEL).sum())
 
 
-def _forward(setup: Setup, config: RunConfig, batch: Batch, done: float, counts: list[int]) -> dict[str, Tensor]:
+def terms_of(setup: Setup, config: RunConfig, batch: Batch, done: float, counts: list[int]) -> dict[str, Tensor]:
     """The terms of the loss over the batches of all processes, which have `counts` posts each."""
     batch = batch.to(setup.pipeline.device)
     rate = config.train.modality_dropout

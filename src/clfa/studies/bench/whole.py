@@ -1,0 +1,233 @@
+"""Training and inference of the paper's full-size model, beside the loop that one writes first."""
+
+import importlib.util
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from clfa.config import RunConfig
+from clfa.data.images import open_image
+from clfa.data.rows import Rows
+from clfa.errors import UserError
+from clfa.model.pipeline import Pipeline
+from clfa.serving.onnx import OnnxPipeline
+from clfa.studies.bench.material import config_of
+from clfa.studies.bench.measure import Suite, Way, alternate, matmul_rate
+from clfa.studies.bench.plain import PlainLoop
+from clfa.studies.export import quantise, write_export
+from clfa.training.arithmetic import precision, products
+from clfa.training.setup import Setup, set_up
+from clfa.training.train import terms_of
+
+BATCH = 8
+POSTS = 16
+"""Of a round; those of one bucket, in batches."""
+STEP = "step.py"
+"""File of a reference: its `step(texts, images, labels)` trains on these texts, RGB images and class numbers, once."""
+
+
+def train_suite(rounds: int, layers: int, reference: Path | None = None) -> Suite:
+    """Milliseconds a post of a training step, with all that is done to prepare it."""
+    with tempfile.TemporaryDirectory() as name:
+        config = config_of(Path(name), layers, POSTS, **{"train.batch_size": BATCH})
+        setup = set_up(config)
+        ours = setup.sampler.all_batches()
+        mixed = random.Random(0).sample(range(POSTS), POSTS)
+        plain = [mixed[at : at + BATCH] for at in range(0, POSTS, BATCH)]
+        loop = PlainLoop(setup, config, bf16=False)
+
+        def plainly(bf16: bool) -> int:
+            loop.bf16 = bf16
+            return sum(loop.step(places) for places in plain)
+
+        ways: dict[str, Way] = {"plain, fp32": partial(plainly, False), "plain, bf16": partial(plainly, True)}
+        for kind in ("fp32", "fp32_by_bf16", "bf16"):
+            own = replace(config, train=replace(config.train, precision=kind))
+            if _works(own):
+                ways[f"ours, {kind}"] = partial(_train, setup, own, ours)
+        frozen = {f"model.modalities.{side}.frozen": True for side in ("text", "image")}
+        still = config_of(Path(name), layers, POSTS, **{"train.batch_size": BATCH, **frozen})
+        cached = set_up(still)
+        ways["ours, encoders frozen"] = partial(_train, cached, still, ours)
+        if reference:
+            ways["reference"] = partial(_refer, _load_step(reference), setup.rows, plain)
+        times = alternate(ways, rounds)
+        fp32 = [way for way in ("ours, fp32", "ours, fp32_by_bf16") if way in times]
+        fastest = min(fp32, key=lambda way: sum(times[way]))
+        pairs = {
+            "portable": ("plain, fp32", "ours, fp32"),
+            "fp32": ("plain, fp32", fastest),
+            "bf16": ("plain, fp32", "ours, bf16"),
+            "bf16 against plain bf16": ("plain, bf16", "ours, bf16"),
+            "frozen": (fastest, "ours, encoders frozen"),
+            **({"reference": ("reference", fastest)} if reference else {}),
+        }
+        goals = {"portable": 1.7, "fp32": 2.5, "bf16": 4.0, "frozen": 5.0}
+        further = {"fp32 is": fastest, **_floor(setup, config, loop, ours, plain, times, fastest)}
+        return Suite(times, pairs, goals, further | _differences(setup, config, loop, ours))
+
+
+def _works(config: RunConfig) -> bool:
+    try:
+        with products(config.train):
+            return True
+    except UserError:
+        return False
+
+
+def _train(setup: Setup, config: RunConfig, batches: list[list[int]]) -> int:
+    setup.model.train()
+    with products(config.train):
+        for places in batches:
+            batch = setup.batches.collate_fn([setup.rows[place] for place in places])
+            terms_of(setup, config, batch, 0.5, [len(places)])["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(setup.model.parameters(), config.train.clip)
+            setup.optimizer.step()
+            setup.optimizer.zero_grad()
+    return sum(map(len, batches))
+
+
+def _load_step(folder: Path) -> Callable[..., object]:
+    path = folder / STEP
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing: a file with a function step(texts, images, labels) that trains once on them"
+        )
+    spec = importlib.util.spec_from_file_location("reference_step", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.step
+
+
+def _refer(step: Callable[..., object], rows: Rows, batches: list[list[int]]) -> int:
+    for places in batches:
+        chosen = [rows[place] for place in places]
+        images = [open_image(row["image"]["bytes"]) for row in chosen]
+        step([row["text"] for row in chosen], images, [row["label"] for row in chosen])
+    return sum(map(len, batches))
+
+
+def _floor(
+    setup: Setup,
+    config: RunConfig,
+    loop: PlainLoop,
+    ours: list[list[int]],
+    plain: list[list[int]],
+    times: dict[str, list[float]],
+    fastest: str,
+) -> dict[str, Any]:
+    """Counted FLOPs of a post, the rate of one large product, and the share of it that a step reaches (P2)."""
+    loop.bf16 = False
+    counts = {}
+    for name, work in {
+        "plain": lambda: sum(loop.step(places) for places in plain),
+        "ours": lambda: _train(setup, config, ours),
+    }.items():
+        with FlopCounterMode(display=False) as counter:
+            posts = work()
+        counts[name] = counter.get_total_flops() / posts / 1e9
+    rates = {"fp32": matmul_rate(torch.float32) / 1e9, "bf16": matmul_rate(torch.bfloat16) / 1e9}
+    ways = {"plain, fp32": ("plain", "fp32"), fastest: ("ours", "fp32"), "ours, bf16": ("ours", "bf16")}
+    shares = {
+        way: round(counts[of] / (sum(times[way]) / len(times[way]) / 1_000) / rates[kind], 2)
+        for way, (of, kind) in ways.items()
+    }
+    return {
+        "GFLOPs a post": {name: round(count, 1) for name, count in counts.items()},
+        "GFLOPs a second of one product": {name: round(rate) for name, rate in rates.items()},
+        "share of it": shares,
+    }
+
+
+@torch.no_grad()
+def _differences(setup: Setup, config: RunConfig, loop: PlainLoop, batches: list[list[int]]) -> dict[str, Any]:
+    """Largest difference of a logit from plain fp32."""
+    loop.bf16, found = False, {}
+    expected = torch.cat([loop.logits(places) for places in batches])
+    for kind in ("fp32", "fp32_by_bf16", "bf16"):
+        settings = replace(config.train, precision=kind)
+        if not _works(replace(config, train=settings)):
+            continue
+        logits = []
+        for places in batches:
+            batch = setup.batches.collate_fn([setup.rows[place] for place in places]).to(setup.pipeline.device)
+            with products(settings), precision(settings, setup.pipeline.device):
+                logits.append(setup.model.eval()(batch).logits.float())
+        found[f"ours, {kind}"] = float((torch.cat(logits) - expected).abs().max())
+    return {"logits differ from plain fp32 by at most": found, "largest logit": float(expected.abs().max())}
+
+
+def infer_suite(rounds: int, layers: int) -> Suite:
+    """Milliseconds a post of an answer, one by one and in batches of 32, with all that is done to prepare it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = config_of(folder, layers, 32, **{"loss.alignment_weight": 0, "train.epochs": 1})
+        setup = set_up(config)
+        loop = PlainLoop(setup, config, bf16=False)
+        pipeline = Pipeline(setup.model, 32)
+        posts = [dict(setup.rows[place]) for place in range(32)]
+        exports = _exports(pipeline, posts, folder)
+
+        def plainly(bf16: bool, size: int) -> Tensor:
+            loop.bf16 = bf16
+            return torch.cat(
+                [loop.logits(range(at, at + size)) for at in range(0, len(posts) if size > 1 else 8, size)]
+            )
+
+        def ours(one: Any, size: int, bf16: bool = False) -> Tensor:
+            one.batch_size = size
+            chosen = posts if size > 1 else posts[:8]
+            device = pipeline.device.type
+            with torch.autocast(device, torch.bfloat16) if bf16 else nullcontext():
+                each = [chosen] if size > 1 else [[post] for post in chosen]
+                return torch.cat([torch.as_tensor(one.logits(part, "")) for part in each])
+
+        answers: dict[str, Callable[[], Tensor]] = {}
+        for size in (1, 32):
+            answers |= {
+                f"plain, fp32, {size}": partial(plainly, False, size),
+                f"ours, fp32, {size}": partial(ours, pipeline, size),
+                f"ours, bf16, {size}": partial(ours, pipeline, size, True),
+                **{f"{kind}, {size}": partial(ours, one, size) for kind, one in exports.items()},
+            }
+        times = alternate({way: partial(_count, answer) for way, answer in answers.items()}, rounds)
+        differences = {
+            way: float((answers[way]() - answers[f"plain, fp32, {way.split(', ')[-1]}"]()).abs().max())
+            for way in answers
+            if not way.startswith("plain")
+        }
+        pairs = {
+            "int8, one by one": ("plain, fp32, 1", "ONNX int8, 1"),
+            "ONNX, one by one": ("plain, fp32, 1", "ONNX, 1"),
+            "bf16, batches of 32": ("plain, fp32, 32", "ours, bf16, 32"),
+            "fp32, batches of 32": ("plain, fp32, 32", "ours, fp32, 32"),
+            "int8, batches of 32": ("plain, fp32, 32", "ONNX int8, 32"),
+        }
+        goals = {"int8, one by one": 5.0, "ONNX, one by one": 1.7, "bf16, batches of 32": 2.7}
+        return Suite(times, pairs, goals, {"logits differ from plain fp32 by at most": differences})
+
+
+def _count(answer: Callable[[], Tensor]) -> int:
+    return len(answer())
+
+
+def _exports(pipeline: Pipeline, posts: Sequence[Any], folder: Path) -> dict[str, OnnxPipeline]:
+    made = {}
+    for kind, place in (("ONNX", folder / "onnx"), ("ONNX int8", folder / "int8")):
+        place.mkdir()
+        write_export(pipeline, list(posts), place)
+        if kind == "ONNX int8":
+            quantise(place)
+        made[kind] = OnnxPipeline(place, threads=torch.get_num_threads())
+    return made
