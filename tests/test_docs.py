@@ -38,6 +38,7 @@ def pages():
         "docs/errors.md",
         "docs/reliability.md",
         "docs/serving.md",
+        "docs/speed.md",
     ],
 )
 def test_numbers_are_generated_not_typed(name):

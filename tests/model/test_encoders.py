@@ -128,3 +128,23 @@ def test_marks_in_a_post_are_text(encoders):
     for mark in (tokenizer.sep_token_id, tokenizer.cls_token_id):
         assert ids.count(mark) == plain.count(mark) == 1
     assert ids.count(tokenizer.pad_token_id) == 0
+
+
+def test_batch_norm_remembers_more_than_its_last_batch(encoders):
+    encoder = load_encoder(str(encoders / "mobilenet"), "image")
+    norms = [module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert encoder.backbone.config.model_type == "mobilenet_v2"
+    assert {round(norm.momentum, 4) for norm in norms} == {0.003}
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "resnet", "vit"])
+def test_images_in_pieces_are_images_at_once(encoders, name):
+    encoder = load_encoder(str(encoders / name), "image").eval()
+    pixels = torch.randn(11, 3, 32, 32)
+    with torch.enable_grad():
+        expected, mask = encoder({"pixel_values": pixels})
+    with torch.no_grad():
+        states, own = encoder({"pixel_values": pixels})
+    assert encoder.convolves == (name != "vit")
+    assert torch.allclose(states, expected, atol=1e-5)
+    assert torch.equal(own, mask)

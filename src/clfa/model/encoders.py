@@ -23,6 +23,9 @@ from clfa.model import word_vectors  # noqa: F401  # registers its model with tr
 from clfa.model.layers import freeze_lower, layers, lower, upper
 from clfa.model.modalities import KINDS
 
+FEW = 4
+"""Images that pass through a convolutional encoder together on a CPU, where nothing is learnt: MobileNetV2 and EfficientNet
+take half of what an image costs in batches of 32 (docs/serving.md)."""
 logging.disable_progress_bar()
 logging.set_verbosity_error()  # unused pooling heads are reported as missing weights on each load
 
@@ -44,6 +47,7 @@ class Encoder(nn.Module):
             backbone.pooler = None  # never read here: its weights would be kept and saved for nothing
         self.backbone, self.preparer, self.kind, self.pooled = backbone, preparer, KINDS[kind], pooled
         self.width = self.kind.width(backbone, preparer)
+        self.convolves = sum(isinstance(module, nn.Conv2d) for module in backbone.modules()) > 1  # not patches alone
         self.trained_layers = trained_layers
         if trained_layers is not None:
             freeze_lower(backbone, trained_layers)
@@ -59,8 +63,22 @@ class Encoder(nn.Module):
         if below is not None and self.trained_layers is not None:
             inputs = {name: value for name, value in inputs.items() if name != "lower_states"}
             output = upper(self.backbone, self.trained_layers, below, inputs)
-        else:
-            output = self.backbone(**inputs)
+            return self._states(output, inputs)
+        if self._in_pieces(inputs):
+            pieces = [self._states(self.backbone(pixel_values=few), {}) for few in inputs["pixel_values"].split(FEW)]
+            states, masks = zip(*pieces)
+            return torch.cat(states), torch.cat(masks)
+        return self._states(self.backbone(**inputs), inputs)
+
+    def _in_pieces(self, inputs: dict[str, Tensor]) -> bool:
+        """Whether few images at a time are faster: feature maps of many do not stay in a CPU's cache."""
+        pixels = inputs.get("pixel_values")
+        if pixels is None or torch.is_grad_enabled() or torch.compiler.is_exporting():
+            return False
+        return self.convolves and pixels.device.type == "cpu"
+
+    def _states(self, output: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokens and their mask of what a backbone gives."""
         if self.pooled:
             states = output.pooler_output.flatten(1)[:, None]
             return states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
@@ -158,9 +176,19 @@ def load_encoder(
             f"cannot load the {kind} encoder {name!r}: {(str(error) or type(error).__name__).splitlines()[0]}\n"
             f"Give a local folder with config.json, model.safetensors and {of_kind.needs}, or a hub name while online"
         ) from None
+    _mend_momentum(backbone)
     # convolutions run about twice as fast on CPUs in this layout; the numbers are the same to rounding
     backbone.to(memory_format=torch.channels_last)
     return Encoder(backbone, preparer, kind, pooled, trained_layers)
+
+
+def _mend_momentum(backbone: nn.Module) -> None:
+    """Some published configurations (MobileNetV2: 0.997, EfficientNet: 0.99) give the momentum of batch norm as TensorFlow
+    means it, the share of the old statistics; PyTorch takes it as that of the newest batch, which would then be all that a
+    trained encoder remembers."""
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.momentum is not None and module.momentum > 0.5:
+            module.momentum = 1 - module.momentum
 
 
 @functools.cache

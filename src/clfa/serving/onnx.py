@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,14 @@ class OnnxPipeline:
 
     Args:
         folder: written by `clfa export`; or the run directory, in which it is `onnx`.
-        batch_size: posts per pass.
-        threads: of ONNX Runtime; all cores by default.
+        batch_size: posts per pass; of eight, feature maps of images stay in the cache of a core.
+        threads: of ONNX Runtime; by default as many as there are cores that this process may use.
 
     Raises:
         UserError: the folder holds no export, or its files are not those that were written.
     """
 
-    def __init__(self, folder: str | Path, batch_size: int = 32, threads: int = 0):
+    def __init__(self, folder: str | Path, batch_size: int = 8, threads: int = 0):
         import onnxruntime
 
         self.folder = find_export(folder)
@@ -53,7 +54,7 @@ class OnnxPipeline:
             for name in dict.fromkeys(about["reads"].values())
         }
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or cores()
         self.session = onnxruntime.InferenceSession(self.folder / MODEL, options, providers=["CPUExecutionProvider"])
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.reads: dict[str, str] = about["reads"]
@@ -126,6 +127,11 @@ class OnnxPipeline:
                     blocks[name].append(np.where(present[:, None], values, np.nan))
                 bar.add(len(rows[start : start + self.batch_size]))
         return {name: np.concatenate(own) for name, own in blocks.items()}
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_export(folder: str | Path) -> Path:

@@ -50,7 +50,7 @@ class Predictor:
 
     Args:
         run: run directory, or any folder written by `Classifier.save_pretrained`, or by `clfa export`.
-        batch_size: posts per forward pass.
+        batch_size: posts per forward pass; by default 32, and 8 with ONNX.
         backend: `torch`; or `onnx` for what `clfa export` wrote, there or in the folder `onnx` of a run, without PyTorch
             and transformers. By default `onnx` for the folder of an export, else `torch`.
 
@@ -58,7 +58,7 @@ class Predictor:
         UserError: the folder holds no trained model.
     """
 
-    def __init__(self, run: str | Path, batch_size: int = 32, backend: Literal["torch", "onnx"] | None = None):
+    def __init__(self, run: str | Path, batch_size: int | None = None, backend: Literal["torch", "onnx"] | None = None):
         self.pipeline: Any = _load(Path(run), batch_size, backend)
         self.class_names = self.pipeline.class_names
         self.no_heatmap = no_heatmap(self.pipeline.config) if hasattr(self.pipeline, "states") else EXPORTED
@@ -104,9 +104,14 @@ class Predictor:
 
     def predict_proba(self, posts: Posts) -> Float[NDArray, "posts classes"]:
         """(N, C) probabilities in the order of `classes_`; NaN for a post that cannot be read."""
-        empty = dict.fromkeys(self.class_names, np.nan)
-        rows = [list((answer.probabilities or empty).values()) for answer in self.stream(posts)]
-        return np.array(rows, dtype=np.float64).reshape(-1, len(self.class_names))
+        blocks = [np.empty((0, len(self.class_names)))]
+        for chunk in self._chunks(posts):
+            rows, problems = self._prepared(chunk)
+            block = np.full((len(chunk), len(self.class_names)), np.nan)
+            if good := [row for row in rows if row is not None]:
+                block[[not problem for problem in problems]] = _softmax(self._logits(good))
+            blocks.append(block)
+        return np.concatenate(blocks)
 
     def embed(self, posts: Posts) -> dict[str, Float[NDArray, "posts dim"]]:
         """Modality -> (N, D), as `Pipeline.embeds`; NaN where a post lacks it or cannot be read."""
@@ -135,10 +140,13 @@ class Predictor:
         """Predict rows that `Pipeline.prepare` made."""
         if not rows:
             return []
-        with self._lock:
-            logits = np.asarray(self.pipeline.logits(rows), dtype=np.float64)
+        logits = self._logits(rows)
         decided, probabilities = self.pipeline.decide(logits), _softmax(logits)
         return [self._prediction(*each) for each in zip(decided.tolist(), probabilities.tolist())]
+
+    def _logits(self, rows: Sequence[Post]) -> Float[NDArray, "posts classes"]:
+        with self._lock:
+            return np.asarray(self.pipeline.logits(rows), dtype=np.float64)
 
     def _prediction(self, decided: int, probabilities: list[float]) -> Prediction:
         named = {name: round(value, 6) for name, value in zip(self.class_names, probabilities)}
@@ -185,15 +193,15 @@ def problem_of(error: UserError) -> str:
     return f"{error.code}: {error}" if error.code else str(error)
 
 
-def _load(run: Path, batch_size: int, backend: Literal["torch", "onnx"] | None) -> Any:
+def _load(run: Path, batch_size: int | None, backend: Literal["torch", "onnx"] | None) -> Any:
     """A `Pipeline` or an `OnnxPipeline`; each is imported only if it is used."""
     if backend == "onnx" or (backend is None and (run / "model.onnx").is_file()):
         from clfa.serving.onnx import OnnxPipeline
 
-        return OnnxPipeline(run, batch_size)
+        return OnnxPipeline(run, batch_size or 8)
     from clfa.model.pipeline import Pipeline
 
-    return Pipeline.load(run, batch_size)
+    return Pipeline.load(run, batch_size or 32)
 
 
 def _softmax(logits: Float[NDArray, "posts classes"]) -> Float[NDArray, "posts classes"]:
