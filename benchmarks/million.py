@@ -1,6 +1,6 @@
 """A table that does not fit into memory: imported, cached, trained with frozen encoders and with one that is not, predicted.
 
-    OMP_NUM_THREADS=1 python benchmarks/million.py --rows 10000 1000000 --out /somewhere/with/12/GB --json docs/results/million.json
+    OMP_NUM_THREADS=1 python benchmarks/million.py --out /somewhere/with/12/GB --json docs/results/million.json
 
 Generated posts in a Parquet file, with images of 24 x 24 pixels inside, all different, and the small encoders of the demo.
 Each step is a process of its own; its peak is the largest resident set that the kernel has seen (`ru_maxrss`). Steps that
@@ -20,7 +20,10 @@ from datetime import date
 from pathlib import Path
 
 GROUP = 2_000
-TRAIN = "import sys; from clfa.config import *; from clfa import train; train(build_config(RunConfig, read_yaml(sys.argv[1])))"
+TRAIN = (
+    "import sys; from clfa.config import RunConfig, build_config, read_yaml; from clfa import train; "
+    "train(build_config(RunConfig, read_yaml(sys.argv[1])))"
+)
 
 
 def main() -> None:

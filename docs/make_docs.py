@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import speed_page
 from alignment_page import SIZES, TEACHERS, chosen_rows, draw_quality, quality_rows
 from dial_page import dial_values, draw_dial
 from jinja2 import FileSystemLoader
@@ -67,7 +68,7 @@ from clfa.report.tables import (
 
 DOCS = Path(__file__).resolve().parent
 STORED = DOCS / "results"
-PAGES = ("results", "findings", "when-alignment-helps", "errors", "reliability", "serving")
+PAGES = ("results", "findings", "when-alignment-helps", "errors", "reliability", "serving", "speed")
 SOURCES: dict[str, tuple[Any, str]] = {
     "table": (Sweep, "mvsa_single/table/sweep.json"),
     "folds": (Sweep, "mvsa_single/folds/sweep.json"),
@@ -106,6 +107,9 @@ COLLECTED: dict[str, Any] = {
     "service": dict[str, Any],
     "batch": dict[str, Any],
     "onnx": dict[str, Any],
+    "cost": dict[str, Any],
+    "million": dict[str, Any],
+    **{f"bench_{suite}": dict[str, Any] for suite in speed_page.TITLES},
     "reliability": dict[str, dict[str, Any]],
 }
 AUDITS = ("mmsd", "mmsd_raw", "mmsd_unfiltered", "mmsd_substrings", "mmsd2", "mvsa_single")
@@ -246,10 +250,11 @@ def pages(found: dict[str, Any]) -> dict[str, str]:
         **image_values(found["reliability"]["images"]),
         **selection_values(found["selection"]),
         **serving_rows(found),
+        **speed_page.speed_values(found),
     }
     parts: Any = templates.get_template("parts.md.j2").make_module(values)
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    for name in ("demo", "alignment"):
+    for name in ("demo", "alignment", "speed"):
         text = tidy(str(getattr(parts, f"{name}_part")())).rstrip()
         readme = re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", rf"\g<1>{text}\n\g<2>", readme, flags=re.DOTALL)
     made = {f"docs/{name}.md": tidy(templates.get_template(f"{name}.md.j2").render(values)) for name in PAGES}

@@ -300,8 +300,9 @@ def teacher_embed(
 
 
 def cache(config: RunConfig, *, engine: Literal["plain", "ray"] = "plain") -> object:
-    """Compute what the frozen encoders and the teacher of a run make of each post; `clfa train` does so, too, where it is
-    missing. The test split is not opened.
+    """Fill the caches of a run: what its frozen encoders and its teacher make of each post.
+
+    `clfa train` does so, too, where something is missing. The test split is not opened.
 
     Args:
         engine: `ray` uses the cluster of RAY_ADDRESS, or the cores of this machine where there is none.
@@ -630,8 +631,10 @@ def audit(
 
 
 def select(run: RunDir, *, pool: DatasetDir, n: int = 100, split: str = "unlabelled", out: str) -> object:
-    """Choose the posts of a pool that are most worth a label: those that the run is unsure of, or whose text and image it
-    reads differently; each text once. What that gains over random posts: docs/results.md.
+    """Choose the posts of a pool that are most worth a label.
+
+    Those that the run is unsure of, or whose text and image it reads differently; each text once. What that gains over
+    random posts: docs/results.md.
 
     Args:
         n: How many.
@@ -673,8 +676,9 @@ def explain(
     text_column: TextColumn = "text",
     image_column: ImageColumn = "image",
 ) -> object:
-    """Draw what a prediction rests on: each word, and each part of the image, taken away in turn; or the alignment of words
-    and image patches (the paper's Figure 4).
+    """Draw what a prediction rests on, or the alignment of words and image patches.
+
+    Either each word, and each part of the image, is taken away in turn; or the paper's Figure 4.
 
     Args:
         input: Dataset directory, or a CSV, TSV, JSONL or Parquet file of posts.
@@ -752,18 +756,20 @@ def reproduce(
 
 def bench(
     *,
-    suite: Literal["train", "infer", "teacher", "image", "loss"],
+    suite: Literal["train", "infer", "teacher", "image", "loss", "curves"],
     rounds: int = 5,
     threads: int = 1,
     layers: int = 12,
     reference: str | None = None,
     out: str | None = None,
 ) -> object:
-    """Measure speed as ratios within one run: training and inference of the paper's full-size model (random weights) beside
-    the loop of Hugging Face models that one writes first, and the parts.
+    """Measure speed on this machine, as ratios within one run.
+
+    Training and inference of the paper's full-size model (random weights) are set beside the loop of Hugging Face models
+    that one writes first; the parts beside simpler ways.
 
     Args:
-        suite: What to measure; `train` takes about a minute a round.
+        suite: What to measure; `train` takes about a minute a round. `curves` are milliseconds a step, by its size.
         rounds: How often each way is measured, in turns.
         threads: Threads of PyTorch and ONNX Runtime.
         layers: Layers of each encoder; 12 are the paper's, fewer are quicker.

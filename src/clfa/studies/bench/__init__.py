@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from clfa.errors import UserError
+from clfa.studies.bench.curves import curve_suite
 from clfa.studies.bench.measure import Suite
 from clfa.studies.bench.parts import image_suite, loss_suite, teacher_suite
 from clfa.studies.bench.whole import infer_suite, train_suite
@@ -25,6 +26,7 @@ SUITES: dict[str, Callable[..., Suite]] = {
     "teacher": teacher_suite,
     "image": image_suite,
     "loss": loss_suite,
+    "curves": curve_suite,
 }
 
 

@@ -1,0 +1,90 @@
+"""`clfa bench`: what it writes, not how fast anything is."""
+
+import json
+
+import pytest
+import torch
+
+from clfa.cli import main
+from clfa.errors import UserError
+from clfa.studies.bench import bench
+from clfa.studies.bench.measure import Suite, alternate
+from clfa.training import arithmetic
+
+
+def test_ratios_are_of_sums_and_spreads_of_rounds():
+    suite = Suite({"slow": [8.0, 8.0, 8.0, 12.0], "fast": [4.0, 2.0, 4.0, 4.0]}, {"gain": ("slow", "fast")})
+    assert suite.ratios() == {"gain": 36 / 14}
+    assert suite.spreads() == {"gain": pytest.approx((3.25 - 2) / 2.5)}
+    assert suite.rounds()[3] == {"slow": 12.0, "fast": 4.0}
+
+
+def test_ways_take_turns_after_a_round_that_does_not_count():
+    order = []
+    ways = {name: lambda name=name: order.append(name) or 2 for name in "abc"}
+    times = alternate(ways, 2)
+    assert "".join(order) == "abc" + "cba" + "abc"
+    assert {name: len(each) for name, each in times.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+def test_the_image_suite_as_json(capsys, tmp_path):
+    code = main(["bench", "--suite", "image", "--rounds", "2", "--out", str(tmp_path / "image.md"), "--json"])
+    assert code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["further"]["cached images are equal to the bit"] is True
+    assert len(found["rounds"]) == 2
+    times = {way: sum(one[way] for one in found["rounds"]) for way in found["rounds"][0]}
+    assert found["ratios"]["image cache"] == pytest.approx(times["all of it"] / times["from the cache"])
+    assert found["verdict"] == ("too noisy" if found["noise"] > 0.15 else "steady")
+    assert "| image cache | " in (tmp_path / "image.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_train_suite_with_a_reference(tmp_path):
+    (tmp_path / "step.py").write_text(
+        "calls = []\n"
+        "def step(texts, images, labels):\n"
+        "    calls.append((len(texts), images[0].size, labels))\n"
+        "    open(__file__.replace('step.py', 'calls.txt'), 'a').write(f'{len(texts)} {images[0].size}\\n')\n"
+    )
+    found = bench("train", rounds=1, layers=1, reference=str(tmp_path))
+    assert {"portable", "fp32", "bf16", "frozen", "reference"} <= found.ratios.keys()
+    assert found.ratios["portable"] > 1  # 77 tokens for each text cannot be as fast
+    assert (tmp_path / "calls.txt").read_text().splitlines() == [
+        "8 (500, 375)"
+    ] * 4  # two batches in each of two rounds
+    assert found.further["GFLOPs a post"]["ours"] < found.further["GFLOPs a post"]["plain"]
+    different = found.further["logits differ from plain fp32 by at most"]
+    assert different["ours, fp32"] < 1e-5
+    assert different["ours, bf16"] < 0.1
+    with pytest.raises(UserError, match=r"step\.py is missing"):
+        bench("train", rounds=1, layers=1, reference=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("suite", ["teacher", "infer", "curves"])
+def test_the_other_suites(suite):
+    found = bench(suite, rounds=1, layers=1)
+    if suite == "teacher":
+        assert found.further["embedded again in a second run"] == 0
+    elif suite == "infer":
+        different = found.further["logits differ from plain fp32 by at most"]
+        assert max(value for way, value in different.items() if "int8" not in way and "bf16" not in way) < 1e-4
+    else:
+        assert len(found.rounds[0]) == 16
+        assert "R²" in found.further["by batch"]["ms"]
+
+
+def test_products_that_are_no_single_precision_are_refused(run_config, monkeypatch):
+    config = run_config(train__precision="fp32_by_bf16").train
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with arithmetic.products(config):
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+        assert arithmetic.error_of_products() < arithmetic.EXACT
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    monkeypatch.setattr(arithmetic, "error_of_products", lambda: 3e-3)
+    with pytest.raises(UserError, match="no single precision"), arithmetic.products(config):
+        pass
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
