@@ -169,7 +169,8 @@ def _read_parquet(path: Place, columns: Sequence[str] | None = None) -> Lines:
 
     number = 0
     try:
-        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
+        # what is buffered beforehand is kept until the file is closed: memory would grow with it
+        with path.open("rb") as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
             there = None if columns is None else [name for name in file.schema_arrow.names if name in columns]
             for batch in file.iter_batches(batch_size=64, columns=there):
                 for row in batch.to_pylist():

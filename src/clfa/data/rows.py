@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -95,7 +96,9 @@ class Rows(Sequence[Row]):
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """(N,) class numbers; -1 where a row has none."""
-        return np.array([-1 if label is None else label for label in self.column("label")], dtype=np.int64)
+        if "label" not in self.column_names:
+            return np.array([], dtype=np.int64)
+        return np.asarray(self._array("label").cast(pa.int64()).fill_null(-1))
 
     @property
     def texts(self) -> list[str]:
@@ -104,10 +107,17 @@ class Rows(Sequence[Row]):
 
     def column(self, name: str) -> list:
         """One column of these rows (not for images: `contents` streams them); empty if there is no such column."""
+        return self._array(name).to_pylist() if name in self.column_names else []
+
+    def lengths(self, name: str) -> NDArray[np.int64]:
+        """(N,) characters of a column of texts; 0 where a row has none."""
         if name not in self.column_names:
-            return []
-        # splits one after the other, then the chosen rows
-        return pa.concat_arrays([file.light(name) for file in self.files]).take(pa.array(self.numbers)).to_pylist()
+            return np.zeros(len(self), dtype=np.int64)
+        return np.asarray(pc.utf8_length(self._array(name)).cast(pa.int64()).fill_null(0))
+
+    def _array(self, name: str) -> pa.Array:
+        """One column: splits one after the other, then the chosen rows."""
+        return pa.concat_arrays([file.light(name) for file in self.files]).take(pa.array(self.numbers))
 
     def has(self, column: str) -> bool:
         """Whether any row holds a value in this column."""
@@ -243,10 +253,12 @@ class _Split:
         version = f"{described}-{state.st_size:x}-{state.st_mtime_ns:x}"
         path = self.dataset / "keys" / f"{self.split}-{column}-{kind}-{version}.npy"
         if not path.is_file():
-            values = track(self.stream(column), f"reading {column} of {self.split}", self.count)
-            found = [b"" if value is None else content_key(kind, value) for value in values] or [b""] * self.count
+            keys = np.zeros(self.count, dtype="S16")
+            for number, value in enumerate(track(self.stream(column), f"reading {column} of {self.split}", self.count)):
+                if value is not None:
+                    keys[number] = content_key(kind, value)
             with replacing(path) as partial, open(partial, "wb") as out:
-                np.save(out, np.array(found, dtype="S16"))
+                np.save(out, keys)
         return np.load(path, allow_pickle=False)
 
     def _holds_bytes(self, column: str) -> bool:

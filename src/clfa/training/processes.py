@@ -70,21 +70,25 @@ class Processes:
 
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """The processes that torchrun has started (one without it), connected for as long as the block."""
+    """The processes that torchrun has started (one without it), connected for as long as the block; or those that are
+    connected already, as by Ray Train."""
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
         yield Processes()
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    own = not dist.is_initialized()
+    if own:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     rank = dist.get_rank()
     if rank:
         logging.getLogger("clfa").setLevel(logging.ERROR)
     try:
         yield Processes(rank, count)
     finally:
-        dist.destroy_process_group()
+        if own:
+            dist.destroy_process_group()
 
 
 class Share:

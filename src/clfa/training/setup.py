@@ -36,6 +36,8 @@ from clfa.training.optimizer import parameter_groups
 from clfa.training.processes import Passes, Processes, Share, distributed
 from clfa.training.sampler import Beside, LengthBuckets, WithUnlabelled
 
+LOOKED_AT = 20_000
+"""Training texts among which those are drawn that a tokenizer is tried with."""
 log = logging.getLogger(__name__)
 
 
@@ -91,7 +93,7 @@ def set_up(config: RunConfig, processes: Processes = Processes()) -> Setup:  # n
     unlabelled = load_unlabelled(config.data)
     pipeline, teacher = _with_caches(config, rows)
     model = pipeline.model
-    sampler = LengthBuckets([len(text) for text in rows.texts], settings.batch_size, config.seed)
+    sampler = LengthBuckets(rows.lengths("text").tolist(), settings.batch_size, config.seed)
     every = sampler if unlabelled is None else Beside(sampler, len(rows), len(unlabelled))
     batches: DataLoader = DataLoader(
         rows if unlabelled is None else WithUnlabelled(rows, unlabelled),  # type: ignore[arg-type]  # sequences are data sets
@@ -191,7 +193,8 @@ def _log_misreadings(pipeline: Pipeline, rows: Rows) -> None:
     for name, modality in pipeline.config.modalities.items():
         tokenizer = pipeline.preparers[name]
         if isinstance(tokenizer, PreTrainedTokenizerBase):
-            cells = (kind_of(modality).read(cell, modality) for cell in rows[pipeline.config.column(name)])
+            some = rows.select(np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(int))
+            cells = (kind_of(modality).read(cell, modality) for cell in some[pipeline.config.column(name)])
             fixed = pipeline.config.modalities[pipeline.config.owner(name)].words is None
             for found in misreadings(tokenizer, [str(cell) for cell in cells if cell], modality.max_length, fixed):
                 log.warning("modality %s: %s; %s", name, found.text, found.advice)
