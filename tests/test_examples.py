@@ -58,7 +58,7 @@ def said(folder, name, port=None, **changes):
     """What the command of an example prints."""
     command = COMMANDS[name].replace(":8000", f":{port}")
     done = subprocess.run(
-        shlex.split(command), cwd=folder, env=environment(**changes), capture_output=True, text=True, timeout=240
+        shlex.split(command), cwd=folder, env=environment(**changes), capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, (command, done.stdout[-1000:], done.stderr[-3000:])
     return done.stdout
@@ -357,3 +357,44 @@ def test_what_docker_starts_answers_who_has_a_key(folder, tmp_path):
     finally:
         process.send_signal(getattr(signal, re.search(r"^STOPSIGNAL (\w+)$", DOCKERFILE, re.MULTILINE)[1]))
         assert process.wait(timeout=60) == 0
+
+
+def test_what_slurm_and_kubernetes_start_is_one_run_by_several_processes():
+    service, job = yaml.safe_load_all((EXAMPLES / "training/kubernetes.yaml").read_text())
+    pods = job["spec"]["template"]["spec"]
+    command = " ".join(pods["containers"][0]["command"])
+    assert f"{pods['subdomain']}-0.{service['metadata']['name']}:29500" in command
+    assert job["metadata"]["name"] == pods["subdomain"] == service["spec"]["selector"]["job-name"]
+    assert f"--nnodes={job['spec']['completions']}" in command
+    assert command.endswith("-m clfa train --config run.yaml --resume")
+    batch = (EXAMPLES / "training/slurm.sbatch").read_text()
+    assert '-m clfa train --config "$1" --resume' in batch
+    subprocess.run(["bash", "-n", EXAMPLES / "training/slurm.sbatch"], check=True)
+    gpus = re.search(r"--gpus-per-node=(\d)", batch)[1]
+    assert f"--nproc_per_node {gpus} " in batch
+
+
+@trained
+@pytest.mark.timeout(600)
+def test_workers_of_ray_train_one_run(folder):
+    data = folder / "data"
+    modalities = {
+        name: {"kind": name, "encoder": f"posts/encoders/{name}", "pretrained": False, "max_length": 32}
+        for name in ("text", "image")
+    }
+    config = {
+        "data": {"path": str(data)},
+        "output": str(folder / "by_ray"),
+        "model": {"modalities": modalities, "dim": 32, "projection_hidden": 32, "fusion": {"layers": 1, "heads": 2}},
+        "loss": {"alignment_weight": 0},
+        "train": {"epochs": 2, "batch_size": 16},
+    }
+    command = [sys.executable, "-m", "clfa", "import", "table", "posts/posts.csv", "--out", str(data)]
+    subprocess.run(command, cwd=folder, env=environment(), check=True, capture_output=True)
+    (folder / "run.yaml").write_text(yaml.safe_dump(config))
+    assert "trained by 2 workers" in said(folder, "training/ray_train.py")
+    lines = (folder / "by_ray" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    assert (
+        Predictor(folder / "by_ray").one({"text": "a lovely day"}).predicted in Predictor(folder / "model").class_names
+    )

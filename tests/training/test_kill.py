@@ -90,7 +90,7 @@ def test_killed_at_random_moments(nursery, command, tmp_path, workers, accumulat
     whole = left(tmp_path / "whole")
     generator, count = np.random.default_rng(workers + accumulation), dict.fromkeys(("KILL", "TERM", "INT"), 0)
     wanted, codes, rounds = (
-        int(os.environ.get("CLFA_KILLS", "68")) / 4,
+        int(os.environ.get("CLFA_KILLS", "40")) / 4,
         {"KILL": (-9,), "TERM": (143, -15), "INT": (130, -2)},
         0,
     )

@@ -79,8 +79,8 @@ def fine_tune(
     )
     if not finished and expected > seconds:
         raise TimeUp(
-            f"the text encoder fine-tuned: it would take about {expected / 60:.0f} minutes, and {max(0, seconds) / 60:.0f} "
-            f"were left; --minutes {math.ceil(expected / 60 + 10)} would hold it"
+            f"the text encoder fine-tuned: it would take about {expected:.0f} seconds, and {max(0, seconds):.0f} were left; "
+            f"--minutes {math.ceil(expected / 60 + 10)} leaves enough"
         )
     what = f"last {trained} of {layers} layers" if trained else "all layers"
     name = f"{' and '.join(fused)}, text encoder fine-tuned ({what})"
