@@ -239,6 +239,9 @@ class TrainConfig:
     """Decay of an exponential moving average of the trained weights, which is what is validated and saved; 0 is none."""
     precision: Literal["fp32", "fp32_by_bf16", "bf16"] = "fp32"
     """Arithmetic of the forward pass in training; losses and evaluation are always fp32."""
+    gradient_checkpointing: bool = False
+    """Whether trained encoders keep the input of each layer alone for the gradient and compute the rest again: less memory
+    for a third more time, the same gradients."""
     monitor: str = "nll"
     """Validation metric that chooses the epoch; NLL, which few posts of a rare class do not sway, by cross-validation
     (docs/results.md, "Defaults of training"). Any of `clfa.metrics.METRICS` but the calibration errors."""

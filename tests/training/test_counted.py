@@ -84,3 +84,31 @@ def test_prepared_inputs_change_nothing(run_config, posts, tmp_path, monkeypatch
     anew = train(run_config(data__path=str(posts), train__epochs=EPOCHS, output=str(tmp_path / "anew")))
     one, other = (load_file(run / "model.safetensors") for run in (whole, anew))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(run_config, posts, tmp_path):
+    from clfa.studies.bench.curves import _saved
+    from clfa.training.setup import set_up
+    from clfa.training.train import terms_of
+
+    made = {}
+    for wanted in (False, True):
+        changes = {"train__gradient_checkpointing": wanted, "model__dropout": 0, "loss__alignment_weight": 0}
+        config = run_config(data__path=str(posts), **changes)
+        torch.manual_seed(0)
+        setup = set_up(config)
+        setup.model.train()
+        for module in setup.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        batch = setup.batches.collate_fn([setup.rows[place] for place in range(6)])
+        with _saved(setup.model) as sizes:
+            loss = terms_of(setup, config, batch, 0.5, [6])["loss"]
+        loss.backward()
+        gradients = {name: one.grad for name, one in setup.model.named_parameters() if one.grad is not None}
+        made[wanted] = (loss.item(), gradients, sum(sizes.values()))
+    (loss, gradients, kept), (same, own, less) = made[False], made[True]
+    assert same == pytest.approx(loss, abs=1e-6)
+    assert own.keys() == gradients.keys()
+    assert all(torch.allclose(own[name], gradients[name], atol=1e-6) for name in own)
+    assert less < 0.8 * kept

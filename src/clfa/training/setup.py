@@ -107,8 +107,22 @@ def set_up(config: RunConfig, processes: Processes = Processes()) -> Setup:  # n
     aligned = [rows] if unlabelled is None else [rows, unlabelled]
     everyone = _everyone(config, aligned, teacher, pipeline.device) if config.loss.negatives == "all" else {}
     average = start_average(model) if settings.average else {}
+    if settings.gradient_checkpointing:
+        _checkpoint_gradients(model)
     passes = distributed(Passes(model, config.train.modality_dropout > 0), processes)
     return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights, everyone, passes, processes, average)
+
+
+def _checkpoint_gradients(model: Classifier) -> None:
+    for name, encoder in model.encoders.items():
+        if any(parameter.requires_grad for parameter in encoder.parameters()):
+            try:
+                encoder.backbone.activation_checkpointing_enable({"use_reentrant": False})
+            except ValueError:
+                raise UserError(
+                    f"train.gradient_checkpointing: the encoder of {name} ({encoder.backbone.config.model_type}) has none; "
+                    "leave it out, or set frozen"
+                ) from None
 
 
 def fill_caches(config: RunConfig, engine: Engine = "plain") -> dict[str, int]:
