@@ -21,7 +21,9 @@ def speed_values(found: dict[str, Any]) -> dict[str, Any]:
         "benches": {name: _bench(name, one) for name, one in benches.items()},
         "rates": rates,
         "flops": further["GFLOPs a post"],
-        "shares": {"ours": further["share of it"][further["fp32 is"]]},
+        "shares": {"fp32": further["share of it"][further["fp32 is"]], "bf16": further["share of it"]["ours, bf16"]},
+        "bf16_is_slow": float(further["GFLOPs a second of one product"]["bf16"])
+        < float(further["GFLOPs a second of one product"]["fp32"]),
         "ratios": {name: one["ratios"] for name, one in benches.items()},
         "bench_machine": f"{benches['train']['environment']['device']}, {benches['train']['environment']['date']}",
         "million_rows": million_rows(found["million"]["steps"]),
@@ -39,7 +41,7 @@ def _bench(name: str, bench: dict[str, Any]) -> dict[str, Any]:
     ways = [["way", "ms a post, median of the rounds", "least", "most"]]
     for way in bench["rounds"][0]:
         times = sorted(one[way] for one in bench["rounds"])
-        ways.append([way, *(f"{time:.3g}" for time in (times[len(times) // 2], times[0], times[-1]))])
+        ways.append([way, *(_number(time) for time in (times[len(times) // 2], times[0], times[-1]))])
     return {
         "title": TITLES[name],
         "rounds": len(bench["rounds"]),
@@ -61,7 +63,12 @@ def _said(value: Any) -> str:
         return "; ".join(f"{name} {_said(each)}" for name, each in value.items())
     if isinstance(value, list):
         return ", ".join(map(_said, value))
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return _number(value) if isinstance(value, float) else str(value)
+
+
+def _number(value: float) -> str:
+    """Three digits, and never a power of ten where there are more before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def million_rows(steps: dict[str, dict[str, dict[str, float]]]) -> list[list[str]]:
