@@ -38,7 +38,7 @@ def _bench(name: str, bench: dict[str, Any]) -> dict[str, Any]:
         ratios.append(
             [ratio, f"{value:.2f}", "" if goal is None else f"{goal:g}" + (", missed" if value < goal else "")]
         )
-    ways = [["way", "ms a post, median of the rounds", "least", "most"]]
+    ways = [["way", f"ms a {'step' if name == 'curves' else 'post'}, median of the rounds", "least", "most"]]
     for way in bench["rounds"][0]:
         times = sorted(one[way] for one in bench["rounds"])
         ways.append([way, *(_number(time) for time in (times[len(times) // 2], times[0], times[-1]))])
@@ -46,7 +46,7 @@ def _bench(name: str, bench: dict[str, Any]) -> dict[str, Any]:
         "title": TITLES[name],
         "rounds": len(bench["rounds"]),
         "about": _about(bench),
-        "verdict": f"{bench['verdict']} (spread {100 * bench['noise']:.0f} %)",
+        "verdict": f": {bench['verdict']} (spread {100 * bench['noise']:.0f} %)" if bench["ratios"] else "",
         "ratio_rows": ratios,
         "way_rows": ways,
         "further": [f"{what}: {_said(value)}." for what, value in bench["further"].items()],

@@ -10,7 +10,7 @@ from conftest import picture, text
 
 from clfa import commands
 from clfa.config import DataConfig
-from clfa.data.places import place
+from clfa.data.places import place, staged
 from clfa.data.splits import load_rows
 from clfa.errors import UserError
 
@@ -110,3 +110,28 @@ def test_storage_that_does_not_answer(bucket, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(UserError, match="cannot be read"):
         place("s3://bucket/posts.csv")
+
+
+def test_an_upload_that_fails_is_tried_again_and_nothing_is_predicted_twice(bucket, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    pq.write_table(posts(40), tmp_path / "posts.parquet")
+    given = {"input": str(tmp_path / "posts.parquet"), "output": "s3://bucket/predicted.parquet"}
+
+    def fail(*arguments, **options):
+        raise ConnectionError("gone away")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"gone away.*goes on with the upload"):
+        patch.setattr(bucket.fs, "put_file", fail)
+        commands.predict(str(run), **given)
+    monkeypatch.setattr("clfa.serving.predictor.Predictor.answer", fail)
+    assert commands.predict(str(run), **given)["predicted"] == 40
+    assert (bucket / "predicted.parquet").exists()
+    assert not list(tmp_path.glob("clfa-*"))
+
+
+def test_a_folder_that_is_open_to_others_is_not_written_to(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = staged(bucket / "predicted.csv").parent
+    folder.chmod(0o777)
+    with pytest.raises(UserError, match="open to others"):
+        staged(bucket / "predicted.csv")

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from clfa.data import cache as caching
 from clfa.data import cells
 from clfa.model import encoders, modalities
+from clfa.model.modalities import KINDS
 from clfa.model.teacher import HubTeacher
 from clfa.training.train import train
 
@@ -112,3 +113,30 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(run_config, p
     assert own.keys() == gradients.keys()
     assert all(torch.allclose(own[name], gradients[name], atol=1e-6) for name in own)
     assert less < 0.8 * kept
+
+
+def test_what_cannot_be_kept_is_prepared_in_each_epoch(run_config, posts, tmp_path, monkeypatch, caplog):
+    expected = train(run_config(data__path=str(posts), train__epochs=2, loss__alignment_weight=0))
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("clfa.model.pipeline.fill_split", full)
+    changes = {"train__epochs": 2, "loss__alignment_weight": 0, "output": str(tmp_path / "anew")}
+    anew = train(run_config(data__path=str(posts), **changes))
+    assert caplog.text.count("made anew in each epoch") == 2
+    one, other = (load_file(run / "model.safetensors") for run in (expected, anew))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_tokenizer_without_a_backend_is_used_as_it_is(encoders):
+    tokenizer = KINDS["text"].load_preparer(encoders / "bert")
+    assert KINDS["text"].can_compact(tokenizer, 16)
+    before = KINDS["text"].signature(tokenizer)
+    tokenizer.truncation_side = "left"
+    assert KINDS["text"].signature(tokenizer) != before
+
+    class Slow:
+        is_fast = False
+
+    assert not KINDS["text"].can_compact(Slow(), 16)

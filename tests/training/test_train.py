@@ -1,6 +1,8 @@
 """Training: learns, selects on validation, resumes exactly, never opens test."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -380,3 +382,27 @@ def test_each_modality_meets_its_own_teacher_embedding(run_config, encoders):
     assert not torch.allclose(expected["text"], expected["image"], atol=1e-2)
     for name, embeds in expected.items():
         assert torch.allclose(batch.modalities[name].teacher_embeds, embeds, atol=2e-3), name  # kept in half precision
+
+
+def test_a_signal_that_comes_while_a_checkpoint_is_written_is_not_lost(run_config, monkeypatch):
+    """It ends the training after the next step."""
+    real, saved, steps = training._save, [], []
+    between = training._between_steps
+
+    def save(*arguments):
+        saved.append(1)
+        if len(saved) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(*arguments)
+
+    def counted(*arguments):
+        steps.append(1)
+        between(*arguments)
+
+    monkeypatch.setattr(training, "_save", save)
+    monkeypatch.setattr(training, "_between_steps", counted)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1)
+    with pytest.raises(SystemExit) as ended:
+        train(run_config())
+    assert ended.value.code == 143
+    assert len(steps) == 2

@@ -6,9 +6,8 @@ the web: other addresses are refused, and those in the cells of a table are, too
 
 import hashlib
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -62,19 +61,37 @@ def version(path: Place) -> list[Any]:
     return [str(path), state.st_size, state.st_mtime_ns]
 
 
-@contextmanager
-def written_here(output: Place) -> Iterator[Path]:
-    """A path of this machine to write to, which becomes `output` at the end of a block that ends well.
+def staged(output: Place) -> Path:
+    """Where what becomes `output` is written first: there, or, for object storage, in a folder of this machine and user,
+    which is the same for the same output.
 
-    For object storage it is the same for the same output, so what was begun there is gone on with.
+    Raises:
+        UserError: that folder is somebody else's.
     """
     if not is_remote(output):
-        yield output
-        return
+        return output
     address = hashlib.sha256(str(output).encode()).hexdigest()[:16]
-    local = Path(tempfile.gettempdir(), f"clfa-{os.getuid() if hasattr(os, 'getuid') else ''}-{address}", output.name)
-    local.parent.mkdir(mode=0o700, exist_ok=True)
-    yield local
-    output.fs.put_file(str(local), output.path)
-    local.unlink()
-    local.parent.rmdir()
+    folder = Path(tempfile.gettempdir(), f"clfa-{os.getuid() if hasattr(os, 'getuid') else ''}-{address}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    state = folder.lstat()
+    mine = not hasattr(os, "getuid") or (state.st_uid == os.getuid() and not stat.S_IMODE(state.st_mode) & 0o077)
+    if folder.is_symlink() or not mine:
+        raise UserError(f"{folder}, where {output} is written first, is open to others: set TMPDIR to another folder")
+    return folder / output.name
+
+
+def deliver(written: Path, output: Place) -> None:
+    """Bring what was written to its place. An object appears whole; if the upload fails, the file stays.
+
+    Raises:
+        UserError: the storage does not take it.
+    """
+    if not is_remote(output):
+        return
+    try:
+        output.fs.put_file(str(written), output.path)
+    except Exception as error:  # each client has its own
+        raise UserError(
+            f"{output} could not be written ({str(error).splitlines()[0]}); the same command goes on with the upload"
+        ) from None
+    written.unlink()

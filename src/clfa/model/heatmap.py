@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clfa.config import ModelConfig
+from clfa.data.cells import value_of
 from clfa.data.images import open_image
 from clfa.errors import UserError
 
@@ -62,14 +63,14 @@ def alignment_heatmap(pipeline: "Pipeline", post: Mapping[str, Any]) -> Heatmap:
         raise UserError(reason)
     text, image = _read(config)
     row = pipeline.prepare(post)
-    cells = [row[config.column(name)] for name in (text, image)]
-    if not all(cells):
+    words_read, pixels = (value_of(row, name, config) for name in (text, image))
+    if not words_read or not isinstance(pixels, bytes):
         raise UserError("the post needs both a text and an image for a heatmap")
     output = pipeline.output([row])
     tokens, patches = (_normalised(output.states[name][0].float().cpu()) for name in (text, image))
     logits = output.logits.float().cpu()
     decided = int(pipeline.decide(logits.numpy())[0])
-    words, groups = words_of(pipeline.preparers[text], cells[0], config.modalities[text].max_length)
+    words, groups = words_of(pipeline.preparers[text], str(words_read), config.modalities[text].max_length)
     if not words:
         raise UserError("the tokenizer finds no word in the text")
     similarity = np.stack([(tokens[group] @ patches.T).mean(0).numpy() for group in groups])
@@ -78,7 +79,7 @@ def alignment_heatmap(pipeline: "Pipeline", post: Mapping[str, Any]) -> Heatmap:
     return Heatmap(
         words=words,
         similarity=squared.reshape(len(words), side, side),
-        image=open_image(cells[1]["bytes"]),
+        image=open_image(pixels),
         predicted=pipeline.class_names[decided],
         probability=float(logits.softmax(1)[0, decided]),
     )

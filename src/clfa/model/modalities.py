@@ -112,7 +112,12 @@ class TextKind(TextCells, Kind):
         """All of a tokenizer but the truncation and padding of its last texts."""
         preparer.backend_tokenizer.no_truncation()
         preparer.backend_tokenizer.no_padding()
-        return f"{preparer.pad_token_id} {preparer.backend_tokenizer.to_str()}"
+        sides = f"{preparer.truncation_side} {preparer.padding_side}"
+        return f"{preparer.pad_token_id} {sides} {preparer.backend_tokenizer.to_str()}"
+
+    def can_compact(self, preparer: Any, max_length: int) -> bool:
+        """Not with a tokenizer that is none of the library `tokenizers`: nothing says what changes when it does."""
+        return preparer.is_fast and super().can_compact(preparer, max_length)
 
     def compact(self, preparer: Any, values: list, max_length: int) -> list[Tensor]:
         """Token ids (tokens, 1) in int32."""

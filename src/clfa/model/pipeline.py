@@ -147,10 +147,15 @@ class Pipeline:
                 continue
             part = None if modality.part == "all" else partial(kind.read, modality=modality)
             make = partial(_compact, kind, preparer, modality.max_length)
-            for split in splits:
-                fill_split(
-                    folder, dataset, split, column, modality.kind, make, f"preparing {name} of {split}", read=part
+            try:
+                for split in splits:
+                    what = f"preparing {name} of {split}"
+                    fill_split(folder, dataset, split, column, modality.kind, make, what, read=part)
+            except OSError as error:
+                log.warning(
+                    "%s: its prepared inputs cannot be kept (%s); made anew in each epoch", name, error.strerror
                 )
+                continue
             self.compact[name] = Cache(folder)
 
     def prepare(self, post: Post) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -20,7 +21,7 @@ from clfa.data.columns import KNOWLEDGE_COLUMNS, as_text, knowledge_columns
 from clfa.data.formats import Table
 from clfa.data.images import safe_image
 from clfa.data.lock import only_one
-from clfa.data.places import Place, list_places, place, version, written_here
+from clfa.data.places import Place, deliver, list_places, place, staged, version
 from clfa.data.progress import Progress, progress, track
 from clfa.data.seal import MANIFEST
 from clfa.data.tables import OPTIONS, open_posts
@@ -188,8 +189,16 @@ def _predict_one(
     engine: Engine,
 ) -> dict[str, int]:
     posts = _source(predictor, source, columns, image_dir, on_bad)
-    with written_here(output) as local, only_one(local):
-        return _predict(posts, Shards(local, _asked(run, posts)), run, engine)
+    written = staged(output)
+    with only_one(written):
+        shards = Shards(written, _asked(run, posts))
+        counts = _predict(posts, shards, run, engine)
+        deliver(written, output)
+        shards.remove()
+    if written != output:
+        with suppress(OSError):  # the next one has begun there
+            written.parent.rmdir()
+    return counts
 
 
 def _source(
@@ -235,6 +244,11 @@ def open_worker(
     added: Types,
 ) -> Callable[[int, list[Chunk]], int]:
     """What writes a shard of a given number from its chunks in another process, and says how many rows it has."""
+    if not shards.about.is_file():
+        raise UserError(
+            f"{shards.folder} is not on all machines of the cluster: choose an --output that they share; for object "
+            "storage, set TMPDIR to such a folder"
+        )
     posts = _source(Predictor(run), source, columns, image_dir, on_bad)
 
     def write(number: int, chunks: list[Chunk]) -> int:

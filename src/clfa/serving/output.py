@@ -74,7 +74,7 @@ class Shards:
         write_json(self._place(number, ".json"), counts)
 
     def end(self, columns: Types) -> dict[str, int]:
-        """Make the output of all shards, and remove them; the sum of their counts."""
+        """Make the output of all shards; the sum of their counts."""
         total: Counter[str] = Counter()
         with replacing(self.output) as partial:
             places = [self._place(each, self.output.suffix) for each in range(self.count)]
@@ -84,8 +84,11 @@ class Shards:
                 _append(self.output.suffix, partial, columns, places)
             for each in range(self.count):
                 total.update(self.counts(each))
-        shutil.rmtree(self.folder)
         return dict(total)
+
+    def remove(self) -> None:
+        """The output is where it belongs."""
+        shutil.rmtree(self.folder)
 
     def _place(self, number: int, ending: str) -> Path:
         return self.folder / f"{number:06d}{ending}"

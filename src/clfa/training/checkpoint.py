@@ -131,14 +131,17 @@ def _free_name(folder: Path, step: int) -> Path:
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], leads: bool = True
 ) -> dict[str, Any] | None:
     """Restore the newest whole checkpoint, and return its `progress`; `None` if there is none yet.
+
+    Of several processes the one that `leads` removes what a killed one has begun to write.
 
     Raises:
         UserError: there are some, but none is whole, or it is not of this model.
     """
-    _clear(folder / PARTIAL)
+    if leads:
+        _clear(folder / PARTIAL)
     newest = newest_whole(folder)
     if newest is None:
         return None

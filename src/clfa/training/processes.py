@@ -65,7 +65,13 @@ class Processes:
     def seed(self, seed: int, epoch: int, batch: int) -> None:
         """Dropout of its own for each process, which is the same when the batch is repeated after a resume."""
         if self:
-            torch.manual_seed(((seed * 10_007 + epoch) * 1_000_003 + batch) * self.count + self.rank)
+            torch.manual_seed((((seed * 10_007 + epoch) * 1_000_003 + batch) * self.count + self.rank) % 2**63)
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Batch norm's statistics, which each process has of its own shares, become those of the first one."""
+        if self:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
 
 
 @contextmanager

@@ -141,8 +141,14 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float, several: 
     """One network, epoch by epoch."""
     setup, settings = set_up(config, several), config.train
     state = State()
-    if resume and (saved := load_checkpoint(run.checkpoints, setup.model, setup.optimizer, setup.average)):
+    if resume and (
+        saved := load_checkpoint(run.checkpoints, setup.model, setup.optimizer, setup.average, several.leads)
+    ):
         state = State(**saved)
+    if len(set(several.all((state.epoch, state.step, state.batch)))) > 1:
+        raise UserError(
+            f"{run}: not all processes find the same checkpoint there: all machines must see the same file system"
+        )
     better = METRICS[settings.monitor].higher_is_better
     board = _tensorboard(run.path) if settings.tensorboard and several.leads else None
     log.info(_opening_line(setup))
@@ -162,7 +168,7 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float, several: 
             seconds, skipped = state.seconds - state.seconds_before, state.skipped
             try:
                 with averaged(setup.model, setup.average):
-                    with stop.at_once():
+                    with nullcontext() if several else stop.at_once():  # several processes end together
                         probabilities = _validation(setup)
                     scores = all_scores(setup.validation.labels, probabilities)
                     untrained = aligns_alone(config.loss, (number + 1) / settings.epochs)
@@ -189,7 +195,7 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float, several: 
             if board:
                 for name, value in {**losses, **scores}.items():
                     board.add_scalar(name, value, state.epoch)
-            stop.now()
+            _end(stop, several.largest(stop.signal or 0)[0])
 
     if board:
         board.close()
@@ -206,6 +212,7 @@ def _save(setup: Setup, run: Run, state: State) -> None:
 def _validation(setup: Setup) -> NDArray[np.float64]:
     """Probabilities of the posts to validate; of several processes each computes its share."""
     several, rows = setup.processes, setup.validation
+    several.share_buffers(setup.model)
     own = rows.select(range(several.rank, len(rows), several.count)) if several else rows
     shares = several.all(setup.pipeline.probabilities(own, "validating"))
     whole = np.empty((len(rows), shares[0].shape[1]))
@@ -253,10 +260,16 @@ def _between_steps(setup: Setup, run: Run, state: State, stop: Stop, deadline: f
     if signal or up or due:
         _save(setup, run, state)
         saved[0] = time.monotonic()
-    stop.signal = signal or None
-    stop.now()
+    _end(stop, signal)
     if up:
         raise TimeUp
+
+
+def _end(stop: Stop, signal: int) -> None:
+    """End here if there was a signal that all processes know of; one that came since is looked at after the next step."""
+    if signal:
+        stop.signal = signal
+        stop.now()
 
 
 def _train_epoch(

@@ -42,7 +42,7 @@ class Bench:
     noise: float
     """Largest spread of a ratio over the rounds: the range of its middle half, by its median."""
     verdict: str
-    """`steady`, or `too noisy` where that is over 15 %."""
+    """`steady`, or `too noisy` where that is over 15 %; empty without ratios."""
     rounds: list[dict[str, float]]
     """Milliseconds a post of each way, a round each."""
     further: dict[str, Any] = field(default_factory=dict)
@@ -57,14 +57,16 @@ class Bench:
             said = "" if goal is None else f"{goal:g}" + ("" if value >= goal else ", missed")
             lines.append(f"| {name} | {value:.2f} | {said} |")
         lines = lines + [""] if self.ratios else []
-        lines += ["| way | ms a post, median of the rounds | least | most |", "|---|---|---|---|"]
+        unit = "step" if self.suite == "curves" else "post"
+        lines += [f"| way | ms a {unit}, median of the rounds | least | most |", "|---|---|---|---|"]
         for way in self.rounds[0]:
             times = sorted(one[way] for one in self.rounds)
             lines.append(f"| {way} | {times[len(times) // 2]:.2f} | {times[0]:.2f} | {times[-1]:.2f} |")
         for name, value in self.further.items():
             lines += ["", f"{name}: {_said(value)}"]
         about = ", ".join(f"{name} {_said(value)}" for name, value in self.environment.items())
-        return "\n".join([*lines, "", f"{self.verdict} (spread of a ratio {self.noise:.0%}); {about}"])
+        verdict = f"{self.verdict} (spread of a ratio {self.noise:.0%}); " if self.verdict else ""
+        return "\n".join([*lines, "", verdict + about])
 
 
 def bench(suite: str, rounds: int = 5, threads: int = 1, layers: int = 12, reference: str | None = None) -> Bench:
@@ -100,7 +102,7 @@ def bench(suite: str, rounds: int = 5, threads: int = 1, layers: int = 12, refer
         found.ratios(),
         found.goals,
         noise,
-        "too noisy" if noise > 0.15 else "steady",
+        "" if not found.pairs else "too noisy" if noise > 0.15 else "steady",
         found.rounds(),
         found.further,
         environment(threads, layers),

@@ -1,5 +1,8 @@
 """What the parts cost: a teacher's embeddings, images from bytes to tensors, the contrastive losses."""
 
+import json
+import subprocess
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -159,16 +162,28 @@ def loss_suite(rounds: int, layers: int) -> Suite:
 
     ways: dict[str, Way] = {f"batch of {size}": partial(among_batch, size) for size in (8, 32, 128, 512, 2_048)}
     ways |= {f"{count:,} negatives": partial(among_all, count) for count in everyone}
-    memory = _peak(everyone[1_000_000])
+    memory = _peak()
     return Suite(alternate(ways, rounds), {}, {}, {"memory of a step with 1,000,000 negatives, MB": memory})
 
 
-def _peak(everyone: torch.Tensor) -> dict[str, float]:
-    """Of the embeddings, and what a step needs beyond them, in MB; on a CPU."""
-    import resource
+PEAK = """
+import json, resource, torch
+from clfa.losses import info_nce_among_all
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+def step(everyone):
+    ours = torch.randn(32, 512, requires_grad=True)
+    info_nce_among_all(ours, everyone, torch.arange(32), 0.1).backward()
+step(torch.ones(1_000, 512).half())
+before = peak()
+everyone = torch.ones(1_000_000, 512, dtype=torch.float16)
+filled = peak()
+step(everyone)
+print(json.dumps({"embeddings": filled - before, "beyond them": peak() - filled}))
+"""
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ours = torch.randn(32, 512, device=everyone.device, requires_grad=True)
-    info_nce_among_all(ours, everyone, torch.arange(32, device=everyone.device), 0.1).backward()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"embeddings": everyone.nbytes / 1e6, "beyond them": (after - before) / 1e3}
+
+def _peak() -> dict[str, float]:
+    """Of the embeddings, and what a step needs beyond them, in MB; in a process of its own, on a CPU."""
+    done = subprocess.run([sys.executable, "-c", PEAK], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
