@@ -120,9 +120,10 @@ def test_an_upload_that_fails_is_tried_again_and_nothing_is_predicted_twice(buck
     def fail(*arguments, **options):
         raise ConnectionError("gone away")
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"gone away.*goes on with the upload"):
+    with monkeypatch.context() as patch:
         patch.setattr(bucket.fs, "put_file", fail)
-        commands.predict(str(run), **given)
+        with pytest.raises(UserError, match=r"gone away.*goes on with the upload"):
+            commands.predict(str(run), **given)
     monkeypatch.setattr("clfa.serving.predictor.Predictor.answer", fail)
     assert commands.predict(str(run), **given)["predicted"] == 40
     assert (bucket / "predicted.parquet").exists()
