@@ -98,7 +98,7 @@ class Rows(Sequence[Row]):
         """(N,) class numbers; -1 where a row has none."""
         if "label" not in self.column_names:
             return np.array([], dtype=np.int64)
-        return np.asarray(self._array("label").cast(pa.int64()).fill_null(-1))
+        return np.array(self._array("label").cast(pa.int64()).fill_null(-1))  # one that may be written to
 
     @property
     def texts(self) -> list[str]:
@@ -113,7 +113,7 @@ class Rows(Sequence[Row]):
         """(N,) characters of a column of texts; 0 where a row has none."""
         if name not in self.column_names:
             return np.zeros(len(self), dtype=np.int64)
-        return np.asarray(pc.utf8_length(self._array(name)).cast(pa.int64()).fill_null(0))
+        return np.array(pc.utf8_length(self._array(name)).cast(pa.int64()).fill_null(0))
 
     def _array(self, name: str) -> pa.Array:
         """One column: splits one after the other, then the chosen rows."""
