@@ -1,6 +1,8 @@
 """`clfa bench`: what it writes, not how fast anything is."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -46,7 +48,8 @@ def test_the_train_suite_with_a_reference(tmp_path):
         "calls = []\n"
         "def step(texts, images, labels):\n"
         "    calls.append((len(texts), images[0].size, labels))\n"
-        "    open(__file__.replace('step.py', 'calls.txt'), 'a').write(f'{len(texts)} {images[0].size}\\n')\n"
+        "    with open(__file__.replace('step.py', 'calls.txt'), 'a') as file:\n"
+        "        file.write(f'{len(texts)} {images[0].size}\\n')\n"
     )
     found = bench("train", rounds=1, layers=1, reference=str(tmp_path))
     assert {"portable", "fp32", "bf16", "frozen", "reference"} <= found.ratios.keys()
@@ -64,17 +67,26 @@ def test_the_train_suite_with_a_reference(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("suite", ["teacher", "infer", "curves"])
+@pytest.mark.parametrize("suite", ["teacher", "curves"])
 def test_the_other_suites(suite):
     found = bench(suite, rounds=1, layers=1)
     if suite == "teacher":
         assert found.further["embedded again in a second run"] == 0
-    elif suite == "infer":
-        different = found.further["logits differ from plain fp32 by at most"]
-        assert max(value for way, value in different.items() if "int8" not in way and "bf16" not in way) < 1e-4
     else:
         assert len(found.rounds[0]) == 16
         assert "R²" in found.further["by batch"]["ms"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_infer_suite():
+    """In a process of its own: here the check of shapes would fix, in the graph, the number of posts."""
+    command = [sys.executable, "-m", "clfa", "bench", "--suite", "infer", "--rounds", "1", "--layers", "1", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    different = json.loads(done.stdout)["further"]["logits differ from plain fp32 by at most"]
+    assert max(value for way, value in different.items() if "int8" not in way and "bf16" not in way) < 1e-4
+    assert {"ONNX, 1", "ONNX int8, 32", "ours, bf16, 32"} <= different.keys()
 
 
 def test_products_that_are_no_single_precision_are_refused(run_config, monkeypatch):

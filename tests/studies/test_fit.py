@@ -141,7 +141,7 @@ def test_a_fine_tuned_encoder_takes_over_when_it_is_told_better(table, options, 
     clfa.fit(table, tmp_path / "run", minutes=0, **options)
     data = DataConfig(str(tmp_path / "run" / "data"))
     modalities = {"text": ModalityConfig("text", options["text_encoder"], frozen=True)}
-    with pytest.raises(TimeUp, match=r"would take about 1 minutes, and 0 were left; --minutes \d+ would hold it"):
+    with pytest.raises(TimeUp, match=r"would take about \d+ seconds, and 0 were left; --minutes \d+ leaves enough"):
         fine_tune(data, modalities, ("text",), tmp_path / "candidate", time.monotonic(), 0.1)
     tuned = fine_tune(data, modalities, ("text",), tmp_path / "candidate", math.inf, 0.1)
     assert "fine-tuned (all layers)" in tuned.name

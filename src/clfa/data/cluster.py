@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from clfa.errors import UserError
 
@@ -73,7 +73,7 @@ def spread(jobs: Iterator[tuple[int, Any]], workers: int, begin: Callable[..., W
     remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES)(_Worker)
     idle: list[Any] = []
     starting: dict[Any, Any] = {}
-    busy: dict[Any, Any] = {}
+    busy: dict[Any, tuple[Any, Any, int]] = {}
 
     def change() -> Iterator[int]:
         """Until an actor is ready, or a shard done."""
@@ -83,12 +83,20 @@ def spread(jobs: Iterator[tuple[int, Any]], workers: int, begin: Callable[..., W
                 f"no worker of the cluster was ready within {READY} seconds: `ray status` says what is free"
             )
         for reference in changed:
-            rows = _result(reference)
-            if reference in busy:
-                idle.append(busy.pop(reference))
-                yield rows
-            else:
+            if reference in starting:
+                _result(reference)
                 idle.append(starting.pop(reference))
+                continue
+            actor, job, tries = busy.pop(reference)
+            try:
+                rows = _result(reference)
+            except ActorUnavailableError:  # a machine that is busy, or has just died
+                if tries == RETRIES:
+                    raise UserError("a worker of the cluster does not answer: `ray status` says what is left") from None
+                busy[actor.shard.remote(*job)] = actor, job, tries + 1
+                continue
+            idle.append(actor)
+            yield rows
 
     for job in jobs:
         if not idle and len(busy) + len(starting) < workers:
@@ -97,7 +105,7 @@ def spread(jobs: Iterator[tuple[int, Any]], workers: int, begin: Callable[..., W
         while not idle:
             yield from change()
         actor = idle.pop()
-        busy[actor.shard.remote(*job)] = actor
+        busy[actor.shard.remote(*job)] = actor, job, 0
     while busy:
         yield from change()
 
@@ -106,6 +114,8 @@ def _result(reference: Any) -> int:
     """Of an actor's work; what went wrong there, in a sentence."""
     try:
         return ray.get(reference)
+    except ActorUnavailableError:
+        raise
     except RayTaskError as error:
         raise error.cause if isinstance(error.cause, UserError) else error from None
     except RayError as error:

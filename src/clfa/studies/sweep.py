@@ -200,7 +200,7 @@ def _plan(config: SweepConfig) -> dict[str, list[RunConfig]]:
 
 
 def _is_done(run: Run, split: str) -> bool:
-    return run.is_finished and run.predictions_file(split).is_file()
+    return split in run.metrics() and run.predictions_file(split).is_file()
 
 
 def _run_one(config: RunConfig, split: str, threads: int) -> float:
