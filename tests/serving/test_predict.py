@@ -421,3 +421,19 @@ def test_images_in_a_column_of_another_name_are_images_too(run_config, dataset, 
     (tmp_path / "in" / "out.csv").write_text(f"text,shot\nword1,{tmp_path}/secret.png\n")
     with pytest.raises(UserError, match="lies outside"):
         predict_file(run, tmp_path / "in" / "out.csv", tmp_path / "out2.csv", columns)
+
+
+def test_the_words_of_a_heatmap_are_those_that_the_model_reads(run_config):
+    run = train(run_config(train__epochs=1, loss__alignment_weight=0, model__modalities__text__part="without_hashtags"))
+    pipeline = Pipeline.load(run)
+    assert alignment_heatmap(pipeline, {"text": "#word3 word1 word2", "image": picture(1)}).words == ["word1", "word2"]
+    with pytest.raises(UserError, match="needs both a text and an image"):
+        alignment_heatmap(pipeline, {"text": "#word3", "image": picture(1)})
+
+
+def test_a_worker_that_does_not_see_the_folder_of_the_shards_says_so(run, tmp_path):
+    from clfa.serving.files import open_worker
+    from clfa.serving.output import Shards
+
+    with pytest.raises(UserError, match="not on all machines of the cluster"):
+        open_worker(run, tmp_path / "posts.csv", {}, tmp_path, "mask", Shards(tmp_path / "out.csv", {}), {}, {})

@@ -90,7 +90,7 @@ def test_prepared_inputs_change_nothing(run_config, posts, tmp_path, monkeypatch
 def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(run_config, posts, tmp_path):
     from clfa.studies.bench.curves import _saved
     from clfa.training.setup import set_up
-    from clfa.training.train import terms_of
+    from clfa.training.train import loss_terms
 
     made = {}
     for wanted in (False, True):
@@ -104,7 +104,7 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(run_config, p
                 module.p = 0.0
         batch = setup.batches.collate_fn([setup.rows[place] for place in range(6)])
         with _saved(setup.model) as sizes:
-            loss = terms_of(setup, config, batch, 0.5, [6])["loss"]
+            loss = loss_terms(setup, config, batch, 0.5, [6])["loss"]
         loss.backward()
         gradients = {name: one.grad for name, one in setup.model.named_parameters() if one.grad is not None}
         made[wanted] = (loss.item(), gradients, sum(sizes.values()))

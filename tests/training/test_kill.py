@@ -205,7 +205,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_told_and_what_was_saved_goes_on(nursery, command, tmp_path, small_disk):
     assert nursery.end(nursery.start(*command("whole"))) == 0
     slowly = (
-        "import time; forward = training.terms_of; training.terms_of = lambda *a: (time.sleep(0.1), forward(*a))[1]"
+        "import time; forward = training.loss_terms; training.loss_terms = lambda *a: (time.sleep(0.1), forward(*a))[1]"
     )
     child = nursery.start(*command("full"), change=slowly)
     while not list((small_disk / "run" / "checkpoints").glob("step-*")):

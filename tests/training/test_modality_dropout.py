@@ -38,7 +38,7 @@ def test_the_loss_by_hand(run_config):
     model = setup.model.eval()
     batch = next(iter(setup.batches))
     whole, lacking = forward(model, batch, hide=True)
-    terms = training.terms_of(setup, config, batch, 0.0, [len(batch.labels)])
+    terms = training.loss_terms(setup, config, batch, 0.0, [len(batch.labels)])
     plain = objective(whole, batch, config.loss, model.config, setup.class_weights)
     losses = [cross_entropy(output.logits, batch.labels) for output in (whole, *lacking)]
     expected = 0.4 * losses[0] + 0.3 * losses[1] + 0.3 * losses[2]

@@ -19,14 +19,14 @@ def config(run_config):
 
 def spoil(monkeypatch, batches, how):
     """The loss of these batches, by their number over the whole training, is spoilt."""
-    real, calls = training.terms_of, []
+    real, calls = training.loss_terms, []
 
     def forward(setup, *arguments):
         terms = real(setup, *arguments)
         calls.append(setup)
         return terms | {"loss": how(terms["loss"], setup)} if len(calls) - 1 in batches else terms
 
-    monkeypatch.setattr(training, "terms_of", forward)
+    monkeypatch.setattr(training, "loss_terms", forward)
     return calls
 
 

@@ -86,7 +86,7 @@ def gradients(rank, count, port, configs, folder):
 def step(config, several, places):
     from clfa.training.processes import without_exchange
     from clfa.training.setup import set_up
-    from clfa.training.train import terms_of
+    from clfa.training.train import loss_terms
 
     torch.manual_seed(0)
     setup = set_up(config, several)
@@ -94,7 +94,7 @@ def step(config, several, places):
     shares = [places[number :: several.count] for number in range(several.count)]
     batch = setup.batches.collate_fn([setup.rows[place] for place in shares[several.rank] or places[:1]])
     with without_exchange(setup.passes, True):
-        terms = terms_of(setup, config, batch, 0.5, [len(share) for share in shares])
+        terms = loss_terms(setup, config, batch, 0.5, [len(share) for share in shares])
         (terms["loss"] * several.count).backward()
     losses = several.all({name: value.item() for name, value in terms.items()})
     return losses, {name: one.grad for name, one in setup.model.named_parameters() if one.grad is not None}
@@ -191,3 +191,16 @@ def test_a_probe_is_trained_by_one_process(run_config, start, tmp_path):
     config = run_config(model__probe={"name": "svm"}, loss__alignment_weight=0, **frozen)
     (tmp_path / "run.yaml").write_text(dump_config(config))
     assert "start `clfa train` without torchrun" in finished(start(2, tmp_path / "run.yaml"), code=1)
+
+
+def test_processes_that_see_different_checkpoints_are_refused(run_config, monkeypatch):
+    """As on machines that do not share the folder of the run."""
+    import clfa.training.train as training
+    from clfa.errors import UserError
+    from clfa.training.processes import Processes
+
+    monkeypatch.setattr(
+        Processes, "all", lambda self, value: [value, (3, 12, 0)] if isinstance(value, tuple) else [value]
+    )
+    with pytest.raises(UserError, match="not all processes see the same checkpoint"):
+        training.train(run_config(loss__alignment_weight=0))

@@ -187,13 +187,13 @@ def test_deterministic_refuses_what_cannot_be_repeated(run_config, tmp_path, mon
     whole = train(run_config(output=str(tmp_path / "whole"), train__deterministic=True))
     same = train(run_config(output=str(tmp_path / "same")))
     assert (whole / "model.safetensors").read_bytes() == (same / "model.safetensors").read_bytes()
-    real = training.terms_of
+    real = training.loss_terms
 
     def unrepeatable(*arguments):
         torch.zeros(4).put_(torch.tensor([0]), torch.tensor([1.0]))
         return real(*arguments)
 
-    monkeypatch.setattr(training, "terms_of", unrepeatable)
+    monkeypatch.setattr(training, "loss_terms", unrepeatable)
     with pytest.raises(UserError, match=r"train\.deterministic: put_ does not have a deterministic implementation"):
         train(run_config(output=str(tmp_path / "refused"), train__deterministic=True))
     assert not torch.are_deterministic_algorithms_enabled()

@@ -248,7 +248,7 @@ def _trial(setup: Setup, config: RunConfig, size: int) -> None:
     for begin in range(0, len(longest), -(-len(longest) // 4)):
         labelled = islice(cycle(longest), begin, begin + size)
         batch = setup.batches.collate_fn([posts[place] for place in (*labelled, *beside)])
-        terms_of(alone, config, batch, 0.5, [size])["loss"].backward()
+        loss_terms(alone, config, batch, 0.5, [size])["loss"].backward()
         setup.optimizer.step()
         setup.optimizer.zero_grad()
 
@@ -290,7 +290,7 @@ def _train_epoch(
         stepped = (number + 1) % settings.accumulation == 0 or number == last
         setup.processes.seed(config.seed, state.epoch, number)
         with without_exchange(setup.passes, stepped):
-            terms = terms_of(setup, config, batch, state.step / total, setup.share.counts[number - first])
+            terms = loss_terms(setup, config, batch, state.step / total, setup.share.counts[number - first])
             (terms["loss"] * (setup.processes.count / settings.accumulation)).backward()
         computed.append({name: value.detach() for name, value in terms.items()})
         if stepped:
@@ -352,7 +352,7 @@ def _labelled(batch: Batch) -> int:
     return 0 if batch.labels is None else int((batch.labels != NO_LABEL).sum())
 
 
-def terms_of(setup: Setup, config: RunConfig, batch: Batch, done: float, counts: list[int]) -> dict[str, Tensor]:
+def loss_terms(setup: Setup, config: RunConfig, batch: Batch, done: float, counts: list[int]) -> dict[str, Tensor]:
     """The terms of the loss over the batches of all processes, which have `counts` posts each."""
     batch = batch.to(setup.pipeline.device)
     rate = config.train.modality_dropout

@@ -91,20 +91,20 @@ def bench(suite: str, rounds: int = 5, threads: int = 1, layers: int = 12, refer
     torch.manual_seed(0)
     try:
         more = {"reference": Path(reference)} if reference else {}
-        found = SUITES[suite](rounds, layers, **more)
+        measured = SUITES[suite](rounds, layers, **more)
     finally:
         torch.set_num_threads(before)
-    noise = max(found.spreads().values(), default=0.0)
+    noise = max(measured.spreads().values(), default=0.0)
     if torch.cuda.is_available():
-        found.further["peak memory, GB"] = torch.cuda.max_memory_allocated() / 1e9
+        measured.further["peak memory, GB"] = torch.cuda.max_memory_allocated() / 1e9
     return Bench(
         suite,
-        found.ratios(),
-        found.goals,
+        measured.ratios(),
+        measured.goals,
         noise,
-        "" if not found.pairs else "too noisy" if noise > 0.15 else "steady",
-        found.rounds(),
-        found.further,
+        "" if not measured.pairs else "too noisy" if noise > 0.15 else "steady",
+        measured.rounds(),
+        measured.further,
         environment(threads, layers),
     )
 

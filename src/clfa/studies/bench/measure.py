@@ -32,13 +32,13 @@ class Suite:
 
     def spreads(self) -> dict[str, float]:
         """Ratio -> the range of its middle half over the rounds, by its median."""
-        found = {}
+        spreads = {}
         for name, (slow, fast) in self.pairs.items():
             each = [one / other for one, other in zip(self.times[slow], self.times[fast])]
             if len(each) > 1:
                 low, middle, high = statistics.quantiles(each, n=4, method="inclusive")
-                found[name] = (high - low) / middle
-        return found
+                spreads[name] = (high - low) / middle
+        return spreads
 
     def rounds(self) -> list[dict[str, float]]:
         """Way -> milliseconds a post, a round each."""

@@ -26,7 +26,7 @@ from clfa.studies.bench.plain import PlainLoop
 from clfa.studies.export import quantise, write_export
 from clfa.training.arithmetic import precision, products
 from clfa.training.setup import Setup, set_up
-from clfa.training.train import terms_of
+from clfa.training.train import loss_terms
 
 BATCH = 8
 POSTS = 16
@@ -90,7 +90,7 @@ def _train(setup: Setup, config: RunConfig, batches: list[list[int]]) -> int:
     with products(config.train):
         for places in batches:
             batch = setup.batches.collate_fn([setup.rows[place] for place in places])
-            terms_of(setup, config, batch, 0.5, [len(places)])["loss"].backward()
+            loss_terms(setup, config, batch, 0.5, [len(places)])["loss"].backward()
             torch.nn.utils.clip_grad_norm_(setup.model.parameters(), config.train.clip)
             setup.optimizer.step()
             setup.optimizer.zero_grad()
@@ -154,7 +154,7 @@ def _floor(
 @torch.no_grad()
 def _differences(setup: Setup, config: RunConfig, loop: PlainLoop, batches: list[list[int]]) -> dict[str, Any]:
     """Largest difference of a logit from plain fp32."""
-    loop.bf16, found = False, {}
+    loop.bf16, largest = False, {}
     expected = torch.cat([loop.logits(places) for places in batches])
     for kind in ("fp32", "fp32_by_bf16", "bf16"):
         settings = replace(config.train, precision=kind)
@@ -165,8 +165,8 @@ def _differences(setup: Setup, config: RunConfig, loop: PlainLoop, batches: list
             batch = setup.batches.collate_fn([setup.rows[place] for place in places]).to(setup.pipeline.device)
             with products(settings), precision(settings, setup.pipeline.device):
                 logits.append(setup.model.eval()(batch).logits.float())
-        found[f"ours, {kind}"] = float((torch.cat(logits) - expected).abs().max())
-    return {"logits differ from plain fp32 by at most": found, "largest logit": float(expected.abs().max())}
+        largest[f"ours, {kind}"] = float((torch.cat(logits) - expected).abs().max())
+    return {"logits differ from plain fp32 by at most": largest, "largest logit": float(expected.abs().max())}
 
 
 def infer_suite(rounds: int, layers: int) -> Suite:
