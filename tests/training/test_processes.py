@@ -202,5 +202,5 @@ def test_processes_that_see_different_checkpoints_are_refused(run_config, monkey
     monkeypatch.setattr(
         Processes, "all", lambda self, value: [value, (3, 12, 0)] if isinstance(value, tuple) else [value]
     )
-    with pytest.raises(UserError, match="not all processes see the same checkpoint"):
+    with pytest.raises(UserError, match="not all processes find the same checkpoint"):
         training.train(run_config(loss__alignment_weight=0))
