@@ -184,6 +184,10 @@ def test_what_was_changed_or_exists_or_differs_is_refused(run, tmp_path):
     assert code == 0, said
     assert "8 bit integers change" in printed
     assert json.loads((out / "export.json").read_text())["int8"]["rows"] == 8
+    several = [{"text": f"word{number} " * number, "image": picture(number)} for number in range(1, 9)]
+    exported = Predictor(out)
+    alone = [list(exported.one(post).probabilities.values()) for post in several]
+    np.testing.assert_allclose(exported.predict_proba(several), alone, atol=1e-6)  # whatever stands beside it
     code, _, said = export(run, "--out", out)
     assert (code, "exists" in said) == (2, True)
     image = out / "image" / "image.json"

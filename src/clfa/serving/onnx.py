@@ -46,7 +46,9 @@ class OnnxPipeline:
         self.folder = find_export(folder)
         refuse_changed(self.folder)
         about = json.loads((self.folder / ABOUT).read_text(encoding="utf-8"))
-        self.class_names, self.text_cleaning, self.batch_size = about["labels"], about["text"], batch_size
+        self.class_names, self.text_cleaning = about["labels"], about["text"]
+        # activations are rounded by the largest of their batch: with others in it, a post would have another answer
+        self.batch_size = 1 if about.get("int8") else batch_size
         self.config = build_config(ModelConfig, about["model"])
         self.offsets = np.array(about["offsets"])
         self.readers: dict[str, TextReader | ImageReader] = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from clfa.data.atomic import write_json
+from clfa.data.atomic import read_json, write_json
 from clfa.data.seal import seal
 from clfa.data.training_cues import CUES
 from clfa.errors import UserError
@@ -82,8 +82,9 @@ def write_export(pipeline: Pipeline, posts: list[dict[str, Any]], folder: Path) 
 
 
 def quantise(folder: Path) -> None:
-    """Weights of linear maps and embeddings in an export become 8 bit integers."""
+    """Weights of linear maps and embeddings in an export become 8 bit integers; its posts pass one by one from now on."""
     _quantise(folder / MODEL)
+    write_json(folder / ABOUT, (read_json(folder / ABOUT) or {}) | {"int8": True})
     _seal(folder)
 
 
