@@ -242,6 +242,9 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Whether trained encoders keep the input of each layer alone for the gradient and compute the rest again: less memory
     for a third more time, the same gradients."""
+    sharded: bool = False
+    """Whether several processes of torchrun share out trained encoders, their gradients and moments (FSDP2), where these do
+    not fit into one; the results are the same. The weights alone, 4 bytes each, must fit."""
     monitor: str = "nll"
     """Validation metric that chooses the epoch; NLL, which few posts of a rare class do not sway, by cross-validation
     (docs/results.md, "Defaults of training"). Any of `clfa.metrics.METRICS` but the calibration errors."""

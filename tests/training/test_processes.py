@@ -61,9 +61,17 @@ SETTINGS = {
     "no alignment": {"loss__alignment_weight": 0},
     "a penalty": {"model__fusion__name": "dr_net"},
     "a frozen encoder": {"model__modalities__image__frozen": True},
+    "last layers": {"model__modalities__text__trained_layers": 1},
+    "less kept for the gradient": {"train__gradient_checkpointing": True},
+    "a shared encoder": {"model__modalities__again": {"kind": "text", "shares": "text", "column": "text"}},
 }
 POSTS = {2: 13, 3: 2}
 """Posts of a batch for so many processes: uneven shares; a process without a post."""
+
+
+SHARDED = ("info_nce", "all negatives", "a missing modality", "no alignment", "a frozen encoder", "last layers")
+SHARDED += ("less kept for the gradient", "a shared encoder")
+"""Settings that are tried with encoders that are spread over the processes, too."""
 
 
 def gradients(rank, count, port, configs, folder):
@@ -97,12 +105,24 @@ def step(config, several, places):
         terms = loss_terms(setup, config, batch, 0.5, [len(share) for share in shares])
         (terms["loss"] * several.count).backward()
     losses = several.all({name: value.item() for name, value in terms.items()})
-    return losses, {name: one.grad for name, one in setup.model.named_parameters() if one.grad is not None}
+    return losses, whole_gradients(setup, several)
+
+
+def whole_gradients(setup, several):
+    """Those of all processes, and their norm."""
+    from clfa.training.processes import clipped
+    from clfa.training.sharded import entire
+
+    norm = clipped(setup.model, 1e9, several)
+    own = {name: entire(one.grad) for name, one in setup.model.named_parameters() if one.grad is not None}
+    assert torch.stack([one.norm() for one in own.values()]).norm() == pytest.approx(norm.item(), rel=1e-4)
+    return own | {"norm": norm.detach().reshape(1)}
 
 
 @pytest.mark.timeout(600)
 def test_losses_and_gradients_are_those_of_one_process(without_chance, tmp_path):
     configs = {name: without_chance(**changes) for name, changes in SETTINGS.items()}
+    configs |= {f"{name}, sharded": without_chance(**SETTINGS[name], train__sharded=True) for name in SHARDED}
     for count in (1, *POSTS):
         multiprocessing.spawn(gradients, (count, free_port(), configs, tmp_path), nprocs=count)
     alone = torch.load(tmp_path / "1.pt", weights_only=True)
@@ -146,6 +166,12 @@ def start():
         child.communicate()
 
 
+def wait_for_checkpoint(child, run):
+    while not list((run / "checkpoints").glob("step-*")):
+        assert child.poll() is None, child.communicate()[1][-3000:]
+        time.sleep(0.05)
+
+
 def finished(child, code=0):
     said = child.communicate(timeout=300)[1]
     assert child.returncode == code, said[:6000]  # of several processes, torchrun speaks last
@@ -159,23 +185,27 @@ def read_log(run):
 @pytest.mark.timeout(600)
 def test_two_processes_train_what_one_trains_and_go_on_where_the_other_stopped(without_chance, start, tmp_path):
     runs = {}
-    for name in ("one", "two", "changed"):
+    settings = {"train__epochs": 4, "train__accumulation": 2, "train__batch_size": 5, "train__average": 0.5}
+    for name in ("one", "two", "changed", "sharded"):
         runs[name] = tmp_path / name
-        config = without_chance(output=str(runs[name]), train__epochs=4, train__accumulation=2, train__batch_size=5)
+        config = without_chance(output=str(runs[name]), train__sharded=name in ("changed", "sharded"), **settings)
         (tmp_path / f"{name}.yaml").write_text(dump_config(config))
     finished(start(1, tmp_path / "one.yaml"))
     said = finished(start(2, tmp_path / "two.yaml"))
     assert said.count("epoch  4/4") == 1  # one of them speaks
     child = start(2, tmp_path / "changed.yaml")
-    while not list((runs["changed"] / "checkpoints").glob("step-*")):
-        assert child.poll() is None, child.communicate()[1][-3000:]
-        time.sleep(0.05)
+    wait_for_checkpoint(child, runs["changed"])
     os.killpg(child.pid, signal.SIGTERM)
     child.communicate(timeout=60)
     assert child.returncode != 0
     finished(start(1, tmp_path / "changed.yaml", "--resume"))
+    child = start(1, tmp_path / "sharded.yaml")
+    wait_for_checkpoint(child, runs["sharded"])
+    child.send_signal(signal.SIGTERM)
+    child.communicate(timeout=60)
+    finished(start(2, tmp_path / "sharded.yaml", "--resume"))
     expected = read_log(runs["one"])
-    for name in ("two", "changed"):
+    for name in ("two", "changed", "sharded"):
         lines = read_log(runs[name])
         assert len(lines) == 4
         for line, other in zip(lines, expected):
@@ -204,3 +234,55 @@ def test_processes_that_see_different_checkpoints_are_refused(run_config, monkey
     )
     with pytest.raises(UserError, match="not all processes find the same checkpoint"):
         training.train(run_config(loss__alignment_weight=0))
+
+
+def test_adapters_and_batch_norm_of_encoders_that_are_spread(run_config, encoders, start, tmp_path):
+    from transformers import MobileNetV2Config
+
+    from clfa.model.classifier import Classifier
+    from clfa.studies.tiny import word_tokenizer, write_encoder
+
+    write_encoder(
+        tmp_path / "mobile", MobileNetV2Config(depth_multiplier=0.35, image_size=32), word_tokenizer(["a"]), 32
+    )
+    own = {"model__modalities__text__lora": 2, "model__modalities__image__encoder": str(tmp_path / "mobile")}
+    runs = {count: tmp_path / f"run{count}" for count in (1, 2)}
+    for count, run in runs.items():
+        config = run_config(train__sharded=True, train__epochs=1, output=str(run), **own)
+        (tmp_path / "run.yaml").write_text(dump_config(config))
+        finished(start(count, tmp_path / "run.yaml"))
+    one, two = (Classifier.from_pretrained(run) for run in runs.values())
+    assert two.config.modalities["text"].lora is None
+    expected = one.state_dict()
+    assert {name: value.shape for name, value in two.state_dict().items()} == {
+        name: value.shape for name, value in expected.items()
+    }
+    fresh = load_file(encoders / "bert" / "model.safetensors")
+    names = [name for name in fresh if f"encoders.text.backbone.{name}" in expected]  # no pooling head
+    changed = {name for name in names if not torch.equal(fresh[name], expected[f"encoders.text.backbone.{name}"])}
+    assert 0 < len(changed) < len(names)
+    for name in names:
+        same = torch.equal(fresh[name], two.state_dict()[f"encoders.text.backbone.{name}"])
+        assert same == (name not in changed), name
+
+
+def held(rank, count, port, config, folder):
+    from clfa.training.processes import processes
+    from clfa.training.setup import set_up
+
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with processes() as several:
+        model = set_up(config, several).model
+        parameters = [parameter for encoder in model.encoders.values() for parameter in encoder.parameters()]
+        sizes = [parameter.to_local().numel() for parameter in parameters], [one.numel() for one in parameters]
+        torch.save([sum(each) for each in sizes], folder / f"{rank}.pt")
+
+
+def test_each_process_holds_its_share(without_chance, tmp_path):
+    config = without_chance(train__sharded=True, loss__alignment_weight=0)
+    multiprocessing.spawn(held, (2, free_port(), config, tmp_path), nprocs=2)
+    (own, whole), (other, _) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert own + other == whole
+    assert own < 0.6 * whole

@@ -175,13 +175,15 @@ class Classifier(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.json`, `config.json`, `model.safetensors` and per encoder a folder with its config and its tokenizer
         or image processor: all that prediction needs; and `manifest.json`, by which they are known again."""
+        self.save_with(folder, self.state_dict())
+
+    def save_with(self, folder: str | Path, weights: Mapping[str, Tensor]) -> None:
+        """The same with weights that were put together of the shares of several processes."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, encoder in self.encoders.items():
             encoder.save(folder / name)
-        save_file(
-            {key: value.detach().contiguous() for key, value in self.state_dict().items()}, folder / "model.safetensors"
-        )
+        save_file({key: value.detach().contiguous() for key, value in weights.items()}, folder / "model.safetensors")
         own = [path for name in self.encoders for path in (folder / name).rglob("*") if path.is_file()]
         seal(folder, [*self.describe(folder), folder / "model.safetensors", *own])
 

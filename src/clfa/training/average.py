@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from clfa.training.sharded import own_parts
+
 
 def start_average(model: nn.Module) -> dict[str, Tensor]:
     """Name -> a copy of each trained parameter; frozen ones do not change."""
@@ -22,7 +24,8 @@ def update_average(average: dict[str, Tensor], model: nn.Module, step: int, deca
     if average:
         weights = dict(model.named_parameters())
         decay = min(decay, (1 + step) / (10 + step))
-        get_ema_multi_avg_fn(decay)(list(average.values()), [weights[name].detach() for name in average], step)
+        own = own_parts({name: weights[name].detach() for name in average})
+        get_ema_multi_avg_fn(decay)(list(own_parts(average).values()), list(own.values()), step)
 
 
 @contextmanager

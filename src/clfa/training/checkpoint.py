@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from clfa.data.seal import problem_of, seal
 from clfa.errors import UserError
+from clfa.training.sharded import entire, share_of
 
 KEPT = 2
 """Checkpoints that stay."""
@@ -42,12 +43,17 @@ log = logging.getLogger(__name__)
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """Parameters that are trained and all buffers; frozen encoders are left out, they do not change."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {name: value.detach().contiguous() for name, value in model.state_dict().items() if name not in frozen}
+    return {name: value.detach() for name, value in model.state_dict().items() if name not in frozen}
 
 
-def save_best(folder: Path, model: nn.Module) -> None:
-    """Write the current weights to where the next `save_checkpoint` takes them from, as those of the best epoch."""
-    tensors = trained_state(model)
+def save_best(folder: Path, model: nn.Module, leads: bool = True) -> None:
+    """Write the current weights to where the next `save_checkpoint` takes them from, as those of the best epoch.
+
+    Of several processes the one that `leads` writes, and the others give their shares of what is spread over all.
+    """
+    tensors = whole(trained_state(model), leads)
+    if not leads:
+        return
     with _room_for(folder, tensors):
         _clear(folder / PARTIAL)
         (folder / PARTIAL).mkdir(parents=True)
@@ -72,24 +78,29 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     progress: dict[str, Any],
     average: Mapping[str, Tensor],
+    leads: bool = True,
 ) -> None:
     """Add a checkpoint of the current state (`progress["step"]` names it), and remove all but the newest `KEPT`.
+
+    Of several processes the one that `leads` writes, and the others give their shares of what is spread over all.
 
     Raises:
         UserError: the disk is full; the checkpoint before is as it was.
     """
     partial = folder / PARTIAL
     moments = {
-        f"{number}.{name}": value.detach().contiguous()
+        f"{number}.{name}": value.detach()
         for number, entry in optimizer.state_dict()["state"].items()
         for name, value in entry.items()
     }
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
-    files = {"model": trained_state(model), "optimizer": moments, "random": random}
-    if average:
-        files["average"] = {name: value.contiguous() for name, value in average.items()}
+    parts = {"model": trained_state(model), "optimizer": moments, "average": average}
+    files = {name: whole(tensors, leads) for name, tensors in parts.items() if tensors or name != "average"}
+    files["random"] = random
+    if not leads:
+        return
     with _room_for(folder, *files.values()):
         partial.mkdir(parents=True, exist_ok=True)  # with the best weights, if this is the best epoch
         if not (partial / BEST).is_file() and (before := _checkpoints(folder)):
@@ -150,11 +161,13 @@ def load_checkpoint(
         saved = load_file(newest / "average.safetensors")
         _same_names(saved, average, newest / "average.safetensors")
         for name, value in average.items():
-            value.copy_(saved[name])
+            value.copy_(share_of(saved[name], value))
     state: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in load_file(newest / "optimizer.safetensors").items():
         number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
+        of = parameters[int(number)] if int(number) < len(parameters) else value
+        state.setdefault(int(number), {})[name] = share_of(value, of) if value.shape == of.shape else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for (
         parameter,
@@ -198,12 +211,23 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _load(model: nn.Module, path: Path) -> None:
     """Trained weights, all of them and no others."""
-    saved = load_file(path)
-    _same_names(saved, trained_state(model), path)
+    saved, own = load_file(path), trained_state(model)
+    _same_names(saved, own, path)
     try:
-        model.load_state_dict(saved, strict=False)  # frozen ones are not in it
+        shares = {name: share_of(value, own[name]) for name, value in saved.items()}
+        model.load_state_dict(shares, strict=False)  # frozen ones are not in it
     except RuntimeError as error:
         raise UserError(f"{path} is not of this model: {str(error).splitlines()[-1].strip()}") from None
+
+
+def whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """Each put together from the shares of all processes, one at a time; nothing where it is not to be kept."""
+    found = {}
+    for name, value in tensors.items():
+        one = entire(value)
+        if keep:
+            found[name] = (one if one is value else one.cpu()).contiguous()
+    return found
 
 
 def _same_names(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:

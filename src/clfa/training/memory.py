@@ -23,13 +23,17 @@ def is_exhausted(error: BaseException) -> bool:
 
 
 def explained(
-    epoch: Callable[[], dict[str, float]], trial: Callable[[int], None], settings: TrainConfig, on_cpu: bool, stop: Stop
+    epoch: Callable[[], dict[str, float]],
+    trial: Callable[[int], None] | None,
+    settings: TrainConfig,
+    on_cpu: bool,
+    stop: Stop,
 ) -> dict[str, float]:
     """What the epoch returns; where PyTorch gives up, why and what helps.
 
     Args:
         epoch: to run.
-        trial: some steps with so many posts, as `too_large` takes them.
+        trial: some steps with so many posts, as `too_large` takes them; `None` where one process alone cannot take them.
         settings: of the training.
         on_cpu: whether it computes there.
         stop: what signals ask for.
@@ -48,6 +52,8 @@ def explained(
             raise
         cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         traceback.clear_frames(error.__traceback__)  # they hold the batch
+    if trial is None:
+        raise UserError(f"memory exhausted by a batch of {settings.batch_size} posts: lower it. PyTorch: {cause}")
     with stop.at_once():
         raise too_large(cause, settings.batch_size, settings.accumulation, trial, on_cpu)
 

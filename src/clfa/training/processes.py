@@ -18,14 +18,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from clfa.model.batch import NO_LABEL, Batch, Inputs
 from clfa.model.classifier import Classifier, Output
 from clfa.training.modality_dropout import forward
+from clfa.training.sharded import clip_gradients, exchange_gradients, is_sharded, shard_encoders
 
 PATIENCE = timedelta(hours=2)
 """How long one process waits for another, such as for one that computes a cache."""
@@ -72,6 +75,10 @@ class Processes:
         if self:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
+
+    def share(self, size: int) -> NDArray[np.int64]:
+        """The places of this one's share of so many things; all processes have equally many, some the last one twice."""
+        return np.arange(self.rank, -(-size // self.count) * self.count, self.count).clip(max=size - 1)
 
 
 @contextmanager
@@ -130,14 +137,25 @@ class Passes(nn.Module):
         return forward(self.model, batch, self.hide)
 
 
-def distributed(passes: Passes, processes: Processes) -> nn.Module:
-    """The same, with gradients that are those of all processes."""
+def distributed(passes: Passes, processes: Processes, sharded: bool) -> nn.Module:
+    """The same, with gradients that are those of all processes; `sharded` spreads the encoders over them."""
+    if processes and sharded:
+        shard_encoders(passes.model, processes.count, _device())
+        return passes
     return DistributedDataParallel(passes, find_unused_parameters=True) if processes else passes
 
 
 def without_exchange(passes: nn.Module, last: bool) -> AbstractContextManager:
     """Of several batches of one step, only the `last` needs the gradients of the others."""
+    exchange_gradients(passes, last)
     return nullcontext() if last or not isinstance(passes, DistributedDataParallel) else passes.no_sync()
+
+
+def clipped(model: nn.Module, most: float, processes: Processes) -> Tensor:
+    """The norm of the gradient, which is scaled to at most `most`."""
+    if is_sharded(model):
+        return clip_gradients(model, most, processes.count)
+    return torch.nn.utils.clip_grad_norm_(model.parameters(), most)
 
 
 def gathered(

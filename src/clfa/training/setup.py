@@ -102,14 +102,14 @@ def set_up(config: RunConfig, processes: Processes = Processes()) -> Setup:  # n
         num_workers=settings.workers,
         generator=torch.Generator().manual_seed(config.seed),
     )
+    if settings.gradient_checkpointing:
+        _checkpoint_gradients(model)
+    passes = distributed(Passes(model, settings.modality_dropout > 0), processes, settings.sharded)
     optimizer = torch.optim.AdamW(parameter_groups(model, settings), betas=(0.9, 0.999), fused=True)
     weights = _class_weights(rows.labels, len(class_names), config).to(pipeline.device)
     aligned = [rows] if unlabelled is None else [rows, unlabelled]
     everyone = _everyone(config, aligned, teacher, pipeline.device) if config.loss.negatives == "all" else {}
     average = start_average(model) if settings.average else {}
-    if settings.gradient_checkpointing:
-        _checkpoint_gradients(model)
-    passes = distributed(Passes(model, config.train.modality_dropout > 0), processes)
     return Setup(pipeline, rows, validation, batches, sampler, optimizer, weights, everyone, passes, processes, average)
 
 

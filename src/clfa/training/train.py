@@ -31,14 +31,15 @@ from clfa.runs import Run
 from clfa.training.arithmetic import deterministic, has_bf16, precision, products
 from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.average import averaged, update_average
-from clfa.training.checkpoint import clear_checkpoints, load_best, load_checkpoint, save_best, save_checkpoint
+from clfa.training.checkpoint import clear_checkpoints, load_best, load_checkpoint, save_best, save_checkpoint, whole
 from clfa.training.memory import explained
 from clfa.training.modality_dropout import expected_terms
 from clfa.training.objective import aligns_alone, objective
 from clfa.training.optimizer import learning_rate
 from clfa.training.probe import train_probe
-from clfa.training.processes import Passes, Processes, gathered, processes, without_exchange
+from clfa.training.processes import Passes, Processes, clipped, gathered, processes, without_exchange
 from clfa.training.setup import Setup, one_pass, set_up
+from clfa.training.sharded import is_sharded
 from clfa.training.stopping import Stop, stoppable
 
 NOT_FINITE = 3
@@ -164,7 +165,8 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float, several: 
             setup.sampler.set_epoch(state.epoch, state.batch)
             with one_pass(setup.batches) as batches:
                 epoch = partial(_train_epoch, setup, config, state, batches, between_steps)
-                losses = explained(epoch, partial(_trial, setup, config), settings, on_cpu, stop)
+                trial = None if is_sharded(setup.model) else partial(_trial, setup, config)
+                losses = explained(epoch, trial, settings, on_cpu, stop)
             seconds, skipped = state.seconds - state.seconds_before, state.skipped
             try:
                 with averaged(setup.model, setup.average):
@@ -173,8 +175,8 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float, several: 
                     scores = all_scores(setup.validation.labels, probabilities)
                     untrained = aligns_alone(config.loss, (number + 1) / settings.epochs)
                     best = state.end_epoch(None if untrained else scores[settings.monitor], better)
-                    if best and several.leads:
-                        save_best(run.checkpoints, setup.model)
+                    if best:
+                        save_best(run.checkpoints, setup.model, several.leads)
             except (KeyboardInterrupt, SystemExit):  # it will go on with the validation
                 _save(setup, run, state)
                 raise
@@ -199,25 +201,26 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float, several: 
 
     if board:
         board.close()
-    if several.leads:
+    if several.leads or is_sharded(setup.model):
         _finish(setup, run, state, settings)
 
 
 def _save(setup: Setup, run: Run, state: State) -> None:
     """Add a checkpoint; of several processes the first one does so."""
-    if setup.processes.leads:
-        save_checkpoint(run.checkpoints, setup.model, setup.optimizer, asdict(state), setup.average)
+    leads = setup.processes.leads
+    if leads or is_sharded(setup.model):
+        save_checkpoint(run.checkpoints, setup.model, setup.optimizer, asdict(state), setup.average, leads)
 
 
 def _validation(setup: Setup) -> NDArray[np.float64]:
     """Probabilities of the posts to validate; of several processes each computes its share."""
     several, rows = setup.processes, setup.validation
     several.share_buffers(setup.model)
-    own = rows.select(range(several.rank, len(rows), several.count)) if several else rows
-    shares = several.all(setup.pipeline.probabilities(own, "validating"))
-    whole = np.empty((len(rows), shares[0].shape[1]))
-    for rank, share in enumerate(shares):
-        whole[rank :: several.count] = share
+    places = several.share(len(rows))
+    own = setup.pipeline.probabilities(rows.select(places) if several else rows, "validating")
+    whole = np.empty((len(rows), own.shape[1]))
+    for share, theirs in several.all((places, own)):
+        whole[share] = theirs
     return whole
 
 
@@ -225,7 +228,10 @@ def _finish(setup: Setup, run: Run, state: State, settings: TrainConfig) -> None
     """Save the model of the best epoch."""
     load_best(run.checkpoints, setup.model)
     setup.model.merge_adapters()
-    setup.model.save_pretrained(run.path)
+    weights = whole(setup.model.state_dict(), setup.processes.leads)
+    if not setup.processes.leads:
+        return
+    setup.model.save_with(run.path, weights)
     run.finish(
         {
             "best_epoch": state.best_epoch,
@@ -294,7 +300,7 @@ def _train_epoch(
             (terms["loss"] * (setup.processes.count / settings.accumulation)).backward()
         computed.append({name: value.detach() for name, value in terms.items()})
         if stepped:
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+            norm = clipped(model, settings.clip, setup.processes)
             if not _count(state, computed, norm):
                 _skip_step(setup, state, number - number % settings.accumulation, number)
             else:
