@@ -356,6 +356,9 @@ class SweepConfig:
     """System that the others are compared with, paired over the same rows and seeds."""
     jobs: int = 1
     """Runs trained at the same time, each in its own process with its share of the cores."""
+    engine: Literal["plain", "ray"] = "plain"
+    """Where runs are trained: on this machine; or on the Ray cluster of RAY_ADDRESS, as many at a time as it has GPUs, or
+    cores where it has none (of this machine where there is no cluster), with one file system."""
 
 
 def build_config(cls: type[T], values: dict[str, Any]) -> T:

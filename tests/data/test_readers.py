@@ -177,7 +177,8 @@ def test_folder_with_a_file_per_split(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # datasets leaves its file open
-def test_imagefolder(tmp_path):
+@pytest.mark.parametrize("stream", [False, True])
+def test_imagefolder(tmp_path, stream):
     folder = tmp_path / "folder"
     folder.mkdir()
     lines = ["file_name,text,label"]
@@ -185,10 +186,36 @@ def test_imagefolder(tmp_path):
         (folder / f"{number}.png").write_bytes(picture(number))
         lines.append(f"{number}.png,words {number},{['no', 'yes'][number % 2]}")
     (folder / "metadata.csv").write_text("\n".join(lines))
-    manifest = import_table(str(folder), out=str(tmp_path / "out"))
+    manifest = import_table(str(folder), out=str(tmp_path / "out"), stream=stream)
     assert manifest["labels"] == ["no", "yes"]
     assert sum(split["rows"] for split in manifest["splits"].values()) == 40
     assert load_split(tmp_path / "out", "train")[0]["image"]["bytes"].startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_a_streamed_data_set_of_the_hub_is_the_downloaded_one(tmp_path, kind):
+    """As repositories have it: a folder `data`, a file per split; of JSON the library knows no columns beforehand."""
+    from datasets import ClassLabel, Dataset, Features, Image, Value
+
+    for split, count in {"train": 60, "validation": 20, "test": 20}.items():
+        posts = {"text": [f"{split} {number}" for number in range(count)], "label": [n % 2 for n in range(count)]}
+        path = tmp_path / "set" / "data" / f"{split}-00000-of-00001.{kind}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "parquet":
+            posts["image"] = [{"bytes": picture(number), "path": None} for number in range(count)]
+            features = Features(text=Value("string"), label=ClassLabel(names=["no", "yes"]), image=Image())
+            Dataset.from_dict(posts, features).to_parquet(path)
+        else:
+            Dataset.from_dict(posts).to_json(path)
+    manifests = []
+    for stream in (False, True):
+        images = None if kind == "parquet" else "none"
+        manifest = import_table(str(tmp_path / "set"), out=str(tmp_path / f"{stream}"), images=images, stream=stream)
+        manifests.append(manifest)
+    assert manifests[0]["splits"] == manifests[1]["splits"]
+    assert manifests[1]["labels"] == (["no", "yes"] if kind == "parquet" else ["0", "1"])
+    assert manifests[1]["splits"]["train"]["rows"] == 60
 
 
 @pytest.mark.parametrize(

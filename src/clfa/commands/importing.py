@@ -114,6 +114,7 @@ def import_table(
     rare: Literal["train", "other", "drop"] = "train",
     unlabelled: Literal["refuse", "keep"] = "refuse",
     seed: int = 0,
+    stream: bool = False,
     text: Cleaning = "normalised",
     on_bad: OnBad = "fail",
     max_bad: MaxBad = 0.01,
@@ -134,11 +135,14 @@ def import_table(
         unlabelled: Rows without a label: refuse them, or keep them, whatever their split, as the split `unlabelled`, which
             `data.unlabelled: unlabelled` aligns in training.
         seed: Seed of a stratified split, where the source has none. Posts with equal texts or images are in one split.
+        stream: Read a hub data set from the hub in each of three passes, rather than download it first: for one that the
+            disk does not hold twice.
 
     Examples:
         clfa import table posts.csv --out data/posts
         clfa import table posts.csv --out data/posts --label-column sentiment --images images
         clfa import table posts.csv --out data/posts --rare other
+        clfa import table somebody/posts --out data/posts --stream
         clfa import table posts.csv --out data/posts --column ocr=ocr_text --column audio=clip
     """
     from clfa.data.tables import read_table
@@ -160,6 +164,7 @@ def import_table(
         further_columns(column),
         rare,
         unlabelled=unlabelled,
+        stream=stream,
     )
     return _write("table", read, out, images, text, on_bad, max_bad)
 

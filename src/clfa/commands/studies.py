@@ -16,6 +16,7 @@ def sweep(config: SweepConfig) -> object:
     Examples:
         clfa sweep --config configs/mvsa_single/table.yaml --seeds 5
         clfa sweep --config configs/mvsa_single/folds.yaml --folds 5 --seeds 1
+        clfa sweep --config configs/mvsa_single/table.yaml --engine ray
     """
     result = clfa.sweep(config)
     if result.systems:  # the first process of torchrun
@@ -33,6 +34,7 @@ def reproduce(
     seeds: int = 5,
     jobs: int = 1,
     tiny: bool = False,
+    engine: Literal["plain", "ray"] = "plain",
 ) -> object:
     """Train every system of the paper's table and set it beside the published figures, with a verdict for each row.
 
@@ -48,6 +50,7 @@ def reproduce(
         seeds: Seeds of each system; a verdict needs three.
         jobs: Runs at the same time.
         tiny: Random tiny models on generated posts: shows in minutes that every system runs.
+        engine: `ray` trains on the cluster of RAY_ADDRESS, or on the cores of this machine where there is none.
 
     Examples:
         clfa reproduce mmsd --tiny --seeds 1 --out runs/tiny
@@ -59,7 +62,7 @@ def reproduce(
     from clfa.studies.reproduce import reproduce as reproduce_table
 
     folder = Path(out or f"runs/reproduce/{table}{'_tiny' if tiny else ''}")
-    result = reproduce_table(table, dataset, folder, configs, systems, seeds, jobs, tiny)
+    result = reproduce_table(table, dataset, folder, configs, systems, seeds, jobs, tiny, engine)
     if result.rows:  # the first process of torchrun
         log.info("wrote %s/reproduce.json, table.md, .csv, .tex and .html", folder)
     return result

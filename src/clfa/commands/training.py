@@ -27,6 +27,7 @@ def fit(
     column: Sequence[str] = (),
     folds: int = 0,
     fold: int = 0,
+    engine: Literal["plain", "ray"] = "plain",
 ) -> object:
     """A table of posts in, the best model that it supports out: import, choice out of fold, calibration, test once.
 
@@ -47,6 +48,8 @@ def fit(
         column: NAME=COLUMN names a column of the table that is not guessed right: text, image, label, id or split.
         folds: Cross-validate the whole fit over all posts, with this many folds; one call for each …
         fold: … that is held out as test, 0 to folds-1. `clfa compare` takes a folder of them as one system.
+        engine: `ray` computes features and fits simple models on the cluster of RAY_ADDRESS, or on the cores of this machine
+            where there is none; a network is trained here.
 
     Examples:
         clfa fit posts.csv --out runs/posts
@@ -66,6 +69,7 @@ def fit(
         columns=further_columns(column),
         folds=folds,
         fold=fold,
+        engine=engine,
     )
     log.info("wrote %s: leaderboard.json, report-test.html, README.md (the model card)", out)
     return result

@@ -1,4 +1,5 @@
-"""The shards of a prediction or of a cache on a Ray cluster: actors that hold the model write them, on whichever machine.
+"""Work on a Ray cluster: the shards of a prediction or of a cache, which actors that hold the model write on whichever
+machine; the runs of a sweep; what `clfa fit` tries.
 
 A shard is written whole, under a number that its rows follow from, so one that is computed twice (a machine died behind its
 last byte) is the same file. All machines see the same file system.
@@ -7,7 +8,8 @@ last byte) is the same file. All machines see the same file system.
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,10 +20,12 @@ from clfa.errors import UserError
 
 ADDRESS = "RAY_ADDRESS"
 """Where a cluster is, in the environment, as for all of Ray."""
-Write = Callable[[int, Any], int]
-"""Number and chunks of a shard -> its rows, when it is written."""
+Work = Callable[[int, Any], Any]
+"""Number and contents of a job -> its result, when it is done: chunks of a shard -> its rows; a run -> its score."""
 REACHED, READY, RETRIES = 10, 300, 3
-"""Seconds within which it answers, and a first worker is ready; how often a shard is tried again whose worker died."""
+"""Seconds within which it answers, and a first worker is ready; how often a job is tried again whose worker died."""
+PULSE = 10
+"""Seconds between two calls of `waiting`."""
 
 
 @contextmanager
@@ -52,32 +56,44 @@ def cluster() -> Iterator[int]:
             ray.shutdown()
 
 
-def spread(jobs: Iterator[tuple[int, Any]], workers: int, begin: Callable[..., Write], *given: Any) -> Iterator[int]:
-    """Shards written by actors, in any order; those of an actor that dies are written by its successor.
+def spread(
+    jobs: Iterable[tuple[int, Any]],
+    workers: int,
+    begin: Callable[..., Work],
+    *given: Any,
+    waiting: Callable[[], None] = lambda: None,
+) -> Iterator[Any]:
+    """Jobs done by actors, in any order; those of an actor that dies are done by its successor.
 
-    An actor is begun when a shard has none, until there are as many as `workers`; it gets one when its model is loaded.
+    An actor is begun when a job has none, until there are as many as `workers`; it gets one when its model is loaded.
 
     Args:
-        jobs: number and chunks of rows of each shard; read as far ahead as there are actors.
+        jobs: number and contents of each, such as the chunks of rows of a shard; read as far ahead as there are actors.
         workers: how many, at most.
-        begin: what an actor begins with, in the folder where this process is; gives what writes a shard.
+        begin: what an actor begins with, in the folder where this process is; gives what does a job.
         given: its arguments.
+        waiting: called now and then while nothing ends.
 
     Returns:
-        The number of rows of each shard, as it is done.
+        The result of each job, as it is done.
 
     Raises:
-        UserError: what a shard raised; an actor died `RETRIES` times over a shard; none was ready within `READY` seconds.
+        UserError: what a job raised; an actor died `RETRIES` times over a job; none was ready within `READY` seconds.
     """
+    shared = [ray.put((os.getcwd(), begin, given))]  # for all actors, and their successors
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES)(_Worker)
     idle: list[Any] = []
     starting: dict[Any, Any] = {}
     busy: dict[Any, tuple[Any, Any, int]] = {}
 
-    def change() -> Iterator[int]:
-        """Until an actor is ready, or a shard done."""
-        changed, _ = ray.wait([*busy, *starting], num_returns=1, timeout=None if busy else READY)
+    def change() -> Iterator[Any]:
+        """Until an actor is ready, or a job done."""
+        since, changed = time.monotonic(), list[Any]()
+        while not changed and (busy or time.monotonic() - since < READY):
+            changed, _ = ray.wait([*busy, *starting], num_returns=1, timeout=PULSE)
+            if not changed:
+                waiting()
         if not changed:
             raise UserError(
                 f"no worker of the cluster was ready within {READY} seconds: `ray status` says what is free"
@@ -89,28 +105,28 @@ def spread(jobs: Iterator[tuple[int, Any]], workers: int, begin: Callable[..., W
                 continue
             actor, job, tries = busy.pop(reference)
             try:
-                rows = _result(reference)
+                result = _result(reference)
             except ActorUnavailableError:  # a machine that is busy, or has just died
                 if tries == RETRIES:
                     raise UserError("a worker of the cluster does not answer: `ray status` says what is left") from None
-                busy[actor.shard.remote(*job)] = actor, job, tries + 1
+                busy[actor.work.remote(shared, *job)] = actor, job, tries + 1
                 continue
             idle.append(actor)
-            yield rows
+            yield result
 
     for job in jobs:
         if not idle and len(busy) + len(starting) < workers:
-            actor = remote.remote(os.getcwd(), begin, given)
-            starting[actor.ready.remote()] = actor
+            actor = remote.remote()
+            starting[actor.ready.remote(shared)] = actor
         while not idle:
             yield from change()
         actor = idle.pop()
-        busy[actor.shard.remote(*job)] = actor, job, 0
+        busy[actor.work.remote(shared, *job)] = actor, job, 0
     while busy:
         yield from change()
 
 
-def _result(reference: Any) -> int:
+def _result(reference: Any) -> Any:
     """Of an actor's work; what went wrong there, in a sentence."""
     try:
         return ray.get(reference)
@@ -126,14 +142,20 @@ def _result(reference: Any) -> int:
 class _Worker:
     """A model in memory, on one core or one GPU."""
 
-    def __init__(self, folder: str, begin: Callable[..., Write], given: tuple[Any, ...]):
-        os.chdir(folder)
-        self.write = begin(*given)
+    do: Work | None = None
 
-    def ready(self) -> int:
-        """It answers when the model is loaded."""
+    def ready(self, shared: list[Any]) -> int:
+        """It answers when the model is loaded: for the first job, or again in the place of one that died."""
+        self._begun(shared)
         return 0
 
-    def shard(self, number: int, chunks: Any) -> int:
-        """Write it; its rows."""
-        return self.write(number, chunks)
+    def work(self, shared: list[Any], number: int, contents: Any) -> Any:
+        """Do a job."""
+        return self._begun(shared)(number, contents)
+
+    def _begun(self, shared: list[Any]) -> Work:
+        if self.do is None:
+            folder, begin, given = ray.get(shared[0])
+            os.chdir(folder)
+            self.do = begin(*given)
+        return self.do

@@ -62,8 +62,10 @@ class Table:
         return f"{self.name}:{number}" if Path(self.name).suffix in _BY_LINES else f"{self.name}, row {number}"
 
 
-def open_source(source: str) -> list[Table]:
+def open_source(source: str, stream: bool = False) -> list[Table]:
     """The tables of a file, of a folder with a file per split, or of anything that `datasets.load_dataset` reads.
+
+    What that library reads is downloaded and converted first; with `stream` it is read from where it is in each pass.
 
     Raises:
         UserError: it is none of these.
@@ -77,7 +79,7 @@ def open_source(source: str) -> list[Table]:
         return [open_file(path)]
     files = [file for file in sorted(path.iterdir()) if file.suffix in _READERS] if path.is_dir() else []
     tables = [open_file(file, split) for split, names in SPLIT_NAMES.items() for file in files if file.stem in names]
-    return tables or _open_hub(source)
+    return tables or _open_hub(source, stream)
 
 
 def open_file(path: Place, split: str | None = None) -> Table:
@@ -181,32 +183,38 @@ def _read_parquet(path: Place, columns: Sequence[str] | None = None) -> Lines:
         raise UserError(f"{path} is no whole Parquet file{behind}: {error}", "file-unreadable") from None
 
 
-def _open_hub(source: str) -> list[Table]:
+def _open_hub(source: str, stream: bool) -> list[Table]:
     """Whatever `datasets.load_dataset` reads: a local folder (imagefolder) or a hub name; class numbers become names."""
     from datasets import Image, load_dataset
 
     try:
-        splits = load_dataset(source)
+        splits = load_dataset(source, streaming=stream)
     except Exception as error:  # the reasons are many (network, layout, gated); the fix is the same
         raise UserError(f"{source} is neither a file nor a data set that `datasets` can load: {error}") from None
     tables = []
     for split, rows in splits.items():
-        for name in [name for name, feature in rows.features.items() if isinstance(feature, Image)]:
+        for name in [name for name, feature in _features(rows).items() if isinstance(feature, Image)]:
             rows = rows.cast_column(name, Image(decode=False))
         tables.append(Table(source, _hub_rows(rows), split_name(split, source) if len(splits) > 1 else None))
     return tables
 
 
+def _features(rows: Any) -> dict[str, Any]:
+    return rows.features or {}
+
+
 def _hub_rows(rows: Any) -> Callable[[Sequence[str] | None], Lines]:
     from datasets import ClassLabel
 
-    labels = {name: feature for name, feature in rows.features.items() if isinstance(feature, ClassLabel)}
+    labels = {name: feature for name, feature in _features(rows).items() if isinstance(feature, ClassLabel)}
     # unlabelled rows carry None or -1, which have no name
     class_names = {name: dict(enumerate(feature.names)) for name, feature in labels.items()}
 
     def read(columns: Sequence[str] | None) -> Lines:
-        there = [name for name in rows.column_names if columns is None or name in columns]
-        for number, row in enumerate(rows.select_columns(there), 1):
+        some = rows
+        if rows.column_names:  # a stream of lines does not know them beforehand
+            some = rows.select_columns([name for name in rows.column_names if columns is None or name in columns])
+        for number, row in enumerate(some, 1):
             named = {name: class_names[name].get(cell) if name in class_names else cell for name, cell in row.items()}
             yield number, named
 

@@ -40,6 +40,7 @@ def read_table(
     texts: bool = True,
     unlabelled: str = "refuse",
     draw: bool = True,
+    stream: bool = False,
 ) -> tuple[Source, list[str], dict[str, Any]]:
     """Anybody's posts: CSV, TSV, JSONL or Parquet; a folder of those named train/validation/test; or anything that
     `datasets.load_dataset` reads from a local folder (imagefolder with `metadata.csv`) or by hub name.
@@ -60,6 +61,7 @@ def read_table(
         unlabelled: rows without a label: `refuse`, or `keep` them as the split `unlabelled`, whatever the source says.
 
         draw: whether rows without a split are given one; else they are in the split `all`.
+        stream: see `clfa.data.formats.open_source`.
 
     Rows that cannot be used (no label, an unknown split, bytes for a text, a line that is no row) come as `Bad`.
 
@@ -69,7 +71,7 @@ def read_table(
     """
     further = further or {}
     _check_names(further)
-    path, tables = place(source), open_source(source)
+    path, tables = place(source), open_source(source, stream)
     kept = {"knowledge": columns["knowledge"], **{name: name for name in KNOWLEDGE_COLUMNS}, **further}
     needed = [name for name, wanted in (("text", texts), ("image", embed)) if wanted]
     survey = _survey(tables, columns, kept, needed, further, unlabelled == "keep")

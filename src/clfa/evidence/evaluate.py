@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clfa.config import DataConfig
+from clfa.data.cache import Engine
 from clfa.data.records import load_manifest
 from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, source_splits
@@ -32,6 +33,7 @@ def evaluate(
     dataset: str | None = None,
     evidence: bool = True,
     normalise_format: bool = True,
+    engine: Engine = "plain",
 ) -> Evaluation:
     """Evaluate a trained run on one split.
 
@@ -45,6 +47,7 @@ def evaluate(
         dataset: another dataset directory with the same classes; by default the one of the run.
         evidence: whether to add floors and evidence (a sweep fits floors once, not for each run).
         normalise_format: whether to predict again without formatting cues, for `neutralised` and `flips`.
+        engine: `ray` computes the states of frozen encoders on a cluster.
 
     Raises:
         UserError: not a finished run, classes that differ, or a data set that changed since the run was trained.
@@ -58,7 +61,7 @@ def evaluate(
         raise UserError(f"{data.path} has the labels {class_names}, the model was trained on {pipeline.class_names}")
     name = f"{split}@{Path(dataset).name}" if dataset else split  # never in the place of the run's own results
     rows = opened.open_split(data, split, "evaluate")
-    predictions = _predict(pipeline, data, split, rows)
+    predictions = _predict(pipeline, data, split, rows, engine)
     opened.write_predictions(name, predictions)
     bins = reliability(predictions.probabilities, predictions.labels)
     counts = confusion(predictions.labels, predictions.predicted, len(class_names)).tolist()
@@ -83,9 +86,9 @@ def evaluate(
     return result
 
 
-def _predict(pipeline: Pipeline, data: DataConfig, split: str, rows: Rows) -> Predictions:
+def _predict(pipeline: Pipeline, data: DataConfig, split: str, rows: Rows, engine: Engine) -> Predictions:
     """Predictions of all rows; states of frozen encoders are read from their cache."""
-    pipeline.cache(Path(data.path), source_splits(data, [split]))
+    pipeline.cache(Path(data.path), source_splits(data, [split]), engine)
     logits = pipeline.logits(rows).double()
     predicted = pipeline.decide(logits.numpy())
     return Predictions(list(rows["id"]), pipeline.class_names, rows.labels, logits.softmax(1).numpy(), predicted)
@@ -164,7 +167,7 @@ def _calibration(run: Run, data: DataConfig, pipeline: Pipeline, split: str, pre
     """Calibration errors before and after temperature scaling; the temperature is fitted on validation."""
     if not run.predictions_file("validation").is_file():
         rows = load_rows(data, "validation")
-        run.write_predictions("validation", _predict(pipeline, data, "validation", rows))
+        run.write_predictions("validation", _predict(pipeline, data, "validation", rows, "plain"))
     validation = run.predictions("validation")
     temperature = fit_temperature(validation.probabilities, validation.labels)
     scaled = rescale(predictions.probabilities, temperature)

@@ -2,14 +2,16 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
 from clfa.config import ProbeConfig
+from clfa.data.cache import Engine
 from clfa.evidence.compare import gap_of
 from clfa.evidence.results import Scores, Tried
 from clfa.metrics import METRICS, Score, all_scores, confusion, holm, is_claim, measure, nll_difference, scores
@@ -90,6 +92,7 @@ def try_candidates(
     groups: list[str],
     metric: str,
     deadline: float,
+    engine: Engine = "plain",
 ) -> tuple[list[Trial], list[str]]:
     """First both kinds, then other settings around the best so far, as long as the time is enough -> the trials, the best
     first, and a sentence on what was left out, if anything was.
@@ -101,24 +104,51 @@ def try_candidates(
         groups: (N,), see `clfa.training.probe.fit_probe`.
         metric: what is compared.
         deadline: on the clock of `time.monotonic`.
+        engine: `ray` fits those of a round at the same time, on a cluster.
     """
     tried: dict[str, Trial] = {}
-    distances: dict[str, Array] = {}
+    fit = open_fitter(features, labels, classes, groups)
     for _ in range(1 + ROUNDS):
-        for candidate in _around(_ordered(tried.values(), metric)[0].candidate) if tried else _first(list(features)):
-            if candidate.name in tried:
-                continue
+        around = _around(_ordered(tried.values(), metric)[0].candidate) if tried else _first(list(features))
+        new = [candidate for candidate in around if candidate.name not in tried]
+        for some in [new] if engine == "ray" else [[candidate] for candidate in new]:
             slowest = max((each.fitted.seconds for each in tried.values()), default=0.0)
-            if tried and time.monotonic() + slowest > deadline:
-                left_out = f"{candidate.name}, and other settings: the time of simple models was up"
+            if tried and some and time.monotonic() + slowest > deadline:
+                left_out = f"{some[0].name}, and other settings: the time of simple models was up"
                 log.info("left out: %s", left_out)
                 return _ordered(tried.values(), metric), [left_out]
-            own = {name: features[name] for name in candidate.modalities}
-            fitted = fit_probe(candidate.probe, own, labels, classes, groups, distances=distances)
-            trial = Trial(candidate, fitted, decide(fitted.out_of_fold, labels, metric))
-            log.info("%s: %s %.1f", candidate.name, METRICS[metric].title, 100 * trial.decided.metrics[metric].value)
-            tried[candidate.name] = trial
+            if engine == "ray":
+                done = _on_cluster(some, features, labels, classes, groups)
+            else:
+                done = [fit(number, candidate)[1] for number, candidate in enumerate(some)]
+            for candidate, fitted in zip(some, done):
+                trial = Trial(candidate, fitted, decide(fitted.out_of_fold, labels, metric))
+                log.info(
+                    "%s: %s %.1f", candidate.name, METRICS[metric].title, 100 * trial.decided.metrics[metric].value
+                )
+                tried[candidate.name] = trial
     return _ordered(tried.values(), metric), []
+
+
+def open_fitter(
+    features: dict[str, Array], labels: NDArray[np.int64], classes: int, groups: list[str]
+) -> Callable[[int, Candidate], tuple[int, Fitted]]:
+    """What fits a candidate, here or in a worker of a cluster; an SVM's distances are computed once in each."""
+    distances: dict[str, Array] = {}
+
+    def fit(number: int, candidate: Candidate) -> tuple[int, Fitted]:
+        own = {name: features[name] for name in candidate.modalities}
+        return number, fit_probe(candidate.probe, own, labels, classes, groups, distances=distances)
+
+    return fit
+
+
+def _on_cluster(candidates: list[Candidate], *given: Any) -> list[Fitted]:
+    from clfa.data.cluster import cluster, spread
+
+    with cluster() as workers:
+        done = dict(spread(enumerate(candidates), workers, open_fitter, *given))
+    return [done[number] for number in range(len(candidates))]
 
 
 def choose(trials: list[Trial], labels: NDArray[np.int64], classes: int, metric: str) -> tuple[list[Trial], Trial]:

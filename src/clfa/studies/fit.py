@@ -20,6 +20,7 @@ import torch
 
 from clfa.config import DataConfig, LossConfig, ModalityConfig, ModelConfig, ProbeConfig, RunConfig
 from clfa.data.atomic import replacing, write_text
+from clfa.data.cache import Engine, kept
 from clfa.data.guessing import guess_columns, guess_columns_of
 from clfa.data.lock import only_one
 from clfa.data.places import place
@@ -72,6 +73,7 @@ def fit(
     folds: int = 0,
     fold: int = 0,
     teacher: str | None = None,
+    engine: Engine = "plain",
 ) -> Fit:
     """Find, fit, calibrate and test the best model within a budget; write a run directory with `leaderboard.json`.
 
@@ -93,16 +95,17 @@ def fit(
         fold: … the one that is held out as test.
         teacher: a dual encoder (folder or hub name). With it a fusion is trained, too, with no alignment and with several
             weights, of which validation chooses.
+        engine: `ray` computes features and fits simple models on a cluster; a network is trained here.
 
     Raises:
-        UserError: the source cannot be read, an encoder cannot be loaded, or there is no such metric or preset.
+        UserError: the source cannot be read, an encoder cannot be loaded, there is no such metric or preset, or no cluster.
     """
     started = time.monotonic()
     if preset not in PRESETS:
         raise UserError(f"preset {preset!r}: allowed are {', '.join(PRESETS)}")
     encoders = {"text": text_encoder or PRESETS[preset]["text"], "image": image_encoder or PRESETS[preset]["image"]}
-    with only_one(Path(out), inside=True):
-        return _fit(source, Run(out), minutes, encoders, metric, columns, folds, fold, teacher, started)
+    with only_one(Path(out), inside=True), kept(engine):
+        return _fit(source, Run(out), minutes, encoders, metric, columns, folds, fold, teacher, started, engine)
 
 
 def _fit(
@@ -116,6 +119,7 @@ def _fit(
     fold: int,
     teacher: str | None,
     started: float,
+    engine: Engine,
 ) -> Fit:
     data = DataConfig(_dataset(source, run, columns or {}), train_splits=["train", "validation"])
     data = replace(data, folds=folds, fold=fold)
@@ -133,11 +137,11 @@ def _fit(
     if not modalities:
         raise UserError(f"{data.path} has posts with neither texts nor images")
     log.info("%s posts, %s classes; features of %s", f"{len(rows):,}", len(class_names), ", ".join(modalities))
-    features = read_features(_pipeline(data, modalities, ProbeConfig()), rows)
+    features = read_features(_pipeline(data, modalities, ProbeConfig(), engine), rows)
     pace = seconds_of_a_text(load_encoder(modalities["text"].encoder, "text"), rows) if "text" in modalities else 0.0
     budget = 60 * minutes
     half, deadline = started + budget / 2, started + budget - max(budget / 10, VIEWS * pace * _test_posts(data))
-    trials, left_out = try_candidates(features, rows.labels, len(class_names), groups_of(rows), metric, half)
+    trials, left_out = try_candidates(features, rows.labels, len(class_names), groups_of(rows), metric, half, engine)
     trials, chosen = choose(trials, rows.labels, len(class_names), metric)
     networks, untrained = _networks(data, modalities, fresh, chosen, teacher, run.path / "candidates", deadline, pace)
     result = contest(chosen, networks, load_rows(data, "validation").labels, rows.labels, metric)
@@ -145,7 +149,7 @@ def _fit(
         old.unlink(missing_ok=True)
     offsets = offsets_of(rows.labels, len(class_names), chosen.decided.shift).tolist()
     _keep(run, data, modalities, chosen, networks, result, offsets, teacher)
-    evaluation = evaluate(run.path, "test")
+    evaluation = evaluate(run.path, "test", engine=engine)
     fitted = Fit(
         asked=asked,
         metric=metric,
@@ -235,11 +239,13 @@ def _finished(run: Run, asked: Mapping[str, str]) -> Fit | None:
     return result
 
 
-def _pipeline(data: DataConfig, modalities: dict[str, ModalityConfig], probe: ProbeConfig) -> Pipeline:
+def _pipeline(
+    data: DataConfig, modalities: dict[str, ModalityConfig], probe: ProbeConfig, engine: Engine = "plain"
+) -> Pipeline:
     """Frozen encoders below a probe that is not fitted yet, their features cached; test is not opened, but with folds."""
     manifest = load_manifest(data.path)
     pipeline = Pipeline(build_classifier(ModelConfig(modalities, probe=probe), manifest["labels"], manifest["text"]))
-    pipeline.cache(Path(data.path), source_splits(data, ["train"]))
+    pipeline.cache(Path(data.path), source_splits(data, ["train"]), engine)
     return pipeline
 
 

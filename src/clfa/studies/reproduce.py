@@ -10,6 +10,7 @@ from typing import Any
 
 from clfa.config import DataConfig, RunConfig, build_config, differing, override, read_yaml
 from clfa.data.atomic import read_json
+from clfa.data.cache import Engine
 from clfa.data.records import load_manifest
 from clfa.data.splits import load_rows
 from clfa.errors import UserError
@@ -86,6 +87,7 @@ def reproduce(
     seeds: int = 5,
     jobs: int = 1,
     tiny: bool = False,
+    engine: Engine = "plain",
 ) -> Reproduction:
     """Train and evaluate the systems of a table; write `reproduce.json` and `table.{md,csv,tex,html}`.
 
@@ -114,7 +116,7 @@ def reproduce(
     other = [] if tiny else _other_posts(table, manifest)
     out.mkdir(parents=True, exist_ok=True)
     plans = [_prepare(name, dataset, out, configs, seeds, models, other) for name in wanted]
-    failed = run_all([run for plan in plans if not plan.problem for run in plan.runs], "test", jobs)
+    failed = run_all([run for plan in plans if not plan.problem for run in plan.runs], "test", jobs, engine)
     for plan in plans:
         errors = [failed[run.output].splitlines()[0] for run in plan.runs if run.output in failed]
         plan.problem = plan.problem or next(iter(errors), None)

@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from clfa.config import RunConfig, SweepConfig, build_config, dump_config, override
 from clfa.data.atomic import write_text
+from clfa.data.cache import Engine
 from clfa.data.splits import load_rows
 from clfa.errors import UserError
 from clfa.evidence.compare import differences, system_scores
@@ -61,7 +62,7 @@ def sweep(config: SweepConfig) -> Sweep:
     output.mkdir(parents=True, exist_ok=True)
     if is_first_process():
         write_text(output / "config.yaml", dump_config(config))
-    failed = run_all(plan, config.split, config.jobs)
+    failed = run_all(plan, config.split, config.jobs, config.engine)
     if failed:
         listed = "\n".join(f"{run}: {error}" for run, error in list(failed.items())[:5])
         raise UserError(f"{len(failed)} of {len(plan)} runs failed:\n{listed}")
@@ -80,8 +81,10 @@ def sweep(config: SweepConfig) -> Sweep:
     return result
 
 
-def run_all(plan: list[RunConfig], split: str, jobs: int) -> dict[str, str]:
+def run_all(plan: list[RunConfig], split: str, jobs: int, engine: Engine = "plain") -> dict[str, str]:
     """Train runs, `jobs` at a time on each machine, and evaluate them; finished ones are kept, unfinished ones resumed.
+
+    With the engine `ray` a cluster trains them, a worker one at a time; one whose worker dies is resumed by another.
 
     Started by `torchrun` on several machines or devices with a shared file system, each process takes its share of the runs
     (run by run, not within a run) and all wait for each other at the end.
@@ -92,6 +95,10 @@ def run_all(plan: list[RunConfig], split: str, jobs: int) -> dict[str, str]:
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     own = plan[rank::processes]  # before finished ones are left out, so that all processes agree on who does what
     todo = [run for run in own if not _is_done(Run(run.output), split)]
+    if engine == "ray":
+        if processes > 1:
+            raise UserError("engine: ray finds its workers itself: start it without torchrun")
+        return _run_on_cluster(todo, split)
     log.info("%s runs, %s finished before, %s at a time", len(own), len(own) - len(todo), jobs)
     if processes > 1:
         log.info("process %s of %s: %s runs", rank, processes, len(todo))
@@ -137,6 +144,41 @@ def _run_some(runs: list[RunConfig], split: str, jobs: int, threads: int, failed
                 process.join()
             raise
     return [run for run in runs if run in lost]
+
+
+def _run_on_cluster(runs: list[RunConfig], split: str) -> dict[str, str]:
+    """Output of a run -> why it failed, for those that did."""
+    from clfa.data.cluster import cluster, spread
+
+    failed: dict[str, str] = {}
+    left = {run.output: run for run in runs}
+
+    def say() -> None:
+        begun = [run for run in left.values() if Path(run.output).exists()]
+        log.info("in work: %s", ", ".join(f"{run.output}, {_epochs_done(run)}" for run in begun) or "none yet")
+
+    with cluster() as workers:
+        log.info("%s runs on a cluster of %s workers", len(runs), workers)
+        jobs = enumerate(runs)
+        for number, (output, score, error) in enumerate(spread(jobs, workers, open_runner, split, waiting=say), 1):
+            del left[output]
+            said = f"{split} macro F1 {100 * score:.1f}" if error is None else "failed"
+            log.info("[%s/%s] %s: %s", number, len(runs), output, said)
+            failed |= {} if error is None else {output: error}
+    return failed
+
+
+def open_runner(split: str) -> Callable[[int, RunConfig], tuple[str, float, str | None]]:
+    """What trains and evaluates a run in a worker of a cluster: its output, its score, or what went wrong."""
+    from torch import get_num_threads
+
+    def run(_: int, config: RunConfig) -> tuple[str, float, str | None]:
+        try:
+            return config.output, _run_one(config, split, get_num_threads()), None
+        except Exception as error:  # reported at the end, after all others
+            return config.output, 0.0, str(error) or type(error).__name__
+
+    return run
 
 
 def _as_completed(futures: dict[Future, RunConfig], jobs: int) -> Iterator[Future]:
