@@ -67,9 +67,7 @@ def tensors(folder):
     caches = {}
     for place in sorted({path.parent for path in folder.rglob("*.safetensors")}):
         cache = Cache(place)
-        caches[place.relative_to(folder).as_posix()] = {
-            key: cache.read(number).numpy() for number, key in enumerate(cache.keys.tolist())
-        }
+        caches[place.relative_to(folder).as_posix()] = {key: value.numpy() for key, value in cache.items()}
     return caches
 
 

@@ -69,9 +69,9 @@ def test_three_in_a_row_name_their_posts(config, monkeypatch):
         training.train(config())
     sampler, rows = calls[0].sampler, calls[0].rows
     sampler.set_epoch(0)
-    first = [rows[place]["id"] for batch in sampler.all_batches()[4:6] for place in batch]
+    first = [rows[place]["id"] for batch in sampler.all_batches()[4:6] for place in batch.tolist()]
     sampler.set_epoch(1)
-    others = [rows[place]["id"] for batch in sampler.all_batches()[:4] for place in batch]
+    others = [rows[place]["id"] for batch in sampler.all_batches()[:4] for place in batch.tolist()]
     named = str(error.value).rpartition("posts are ")[2].split(", ")
     assert named == list(dict.fromkeys(first + others))
 

@@ -47,7 +47,10 @@ def content_key(kind: str, value: Content) -> bytes:
 
 
 class Cache:
-    """Read side of a folder of shards. In memory is an index of 28 bytes a content, values stay on disk.
+    """Read side of a folder of shards; values stay on disk. An entry is the number of a content, in the order of the files.
+
+    In memory are 4 bytes an entry where its length is not always the same. To find entries by their keys takes an index of
+    20 bytes an entry, which is read when it is asked for, and can be put away (`forget`).
 
     Args:
         folder: the folder; it may be empty or missing.
@@ -57,38 +60,39 @@ class Cache:
         self.shards: list[_Shard] = []
         self.broken: list[Path] = []
         """Files that cannot be read: they are computed again, see `fill`."""
-        keys, places = [], []
         for path in sorted(folder.glob("*.safetensors")):
             opened = _open_shard(path)
             if opened is None:
                 self.broken.append(path)
-                continue
-            shard, names, lengths = opened
-            starts = np.cumsum(lengths) - lengths
-            where = np.empty(len(names), dtype=_PLACE)
-            where["shard"], where["start"], where["length"] = len(self.shards), starts, lengths
-            self.shards.append(shard)
-            keys.append(names)
-            places.append(where)
-        all_keys = np.concatenate(keys) if keys else np.empty(0, dtype="S16")
-        order = np.argsort(all_keys, kind="stable")
-        self.keys: Keys = all_keys[order]
-        self.places = (np.concatenate(places) if places else np.empty(0, dtype=_PLACE))[order]
+            else:
+                self.shards.append(opened)
+        self.ends = np.cumsum([shard.entries for shard in self.shards])
+        self._index: tuple[Keys, NDArray[np.int32]] | None = None
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return int(self.ends[-1]) if self.shards else 0
 
     @property
     def width(self) -> int:
         """D; 0 for an empty cache."""
         return self.shards[0].width if self.shards else 0
 
-    def find(self, keys: Keys) -> NDArray[np.int64]:
-        """(N,) entry number of each key, -1 where there is none."""
-        if not len(self.keys):
-            return np.full(len(keys), -1)
-        places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
-        return np.where(self.keys[places] == keys, places, -1)
+    def find(self, keys: Keys) -> NDArray[np.int32]:
+        """(N,) entry of each key, -1 where there is none."""
+        if not len(self):
+            return np.full(len(keys), -1, dtype=np.int32)
+        known, entries = self._sorted()
+        places = np.searchsorted(known, keys).clip(max=len(known) - 1)
+        return np.where(known[places] == keys, entries[places], np.int32(-1))
+
+    def forget(self) -> None:
+        """Put the index away; the next `find` reads it again."""
+        self._index = None
+
+    def items(self) -> Iterator[tuple[bytes, Tensor]]:
+        """Key and rows of each entry."""
+        keys = [key.tobytes() for shard in self.shards for key in shard.keys().view(np.dtype(("V", 16)))]
+        yield from ((key, self.read(entry)) for entry, key in enumerate(keys))
 
     def get(self, key: bytes) -> Tensor | None:
         """(length, D) rows of one content, see `read`; `None` if it is not here."""
@@ -97,8 +101,19 @@ class Cache:
 
     def read(self, entry: int) -> Tensor:
         """(length, D) rows of one entry in float32, or integers as they were stored."""
-        place = self.places[entry]
-        return self.shards[int(place["shard"])].read(int(place["start"]), int(place["length"]))
+        number = int(np.searchsorted(self.ends, entry, side="right"))
+        shard = self.shards[number]
+        return shard.read(entry - (int(self.ends[number - 1]) if number else 0))
+
+    def _sorted(self) -> tuple[Keys, NDArray[np.int32]]:
+        """Keys in their order, and the entry of each."""
+        if self._index is None:
+            keys = np.empty(len(self), dtype="S16")
+            for shard, end in zip(self.shards, self.ends):
+                keys[end - shard.entries : end] = shard.keys()
+            order = np.argsort(keys, kind="stable").astype(np.int32)
+            self._index = keys[order], order
+        return self._index
 
 
 def fill(
@@ -200,19 +215,41 @@ def open_worker(folder: Path, begin: Callable[..., Compute], given: tuple[Any, .
 
 def _missing(known: Cache, kind: str, contents: Iterable[Content], bar: Progress) -> Iterator[Job]:
     """What is to be computed, a window at a time."""
-    new: set[bytes] = set()
+    seen = _Seen()
     for window in _windows(contents):
-        keys = [content_key(kind, value) for value in window]
-        missing = [
-            (key, value)
-            for key, value, entry in zip(keys, window, known.find(np.array(keys, dtype="S16")))
-            if entry < 0 and not (key in new or new.add(key))  # type: ignore[func-returns-value]
-        ]
+        names = [content_key(kind, value) for value in window]
+        keys = np.array(names, dtype="S16")
+        new = (known.find(keys) < 0) & ~seen.holds(keys)
+        missing = list({key: value for key, value, wanted in zip(names, window, new) if wanted}.items())
+        seen.add(keys[new])
         # neighbours of similar length share a batch, so little is computed on padding
         missing.sort(key=lambda pair: len(pair[1]))
         bar.add(len(window) - len(missing))
         if missing:
             yield missing
+
+
+class _Seen:
+    """Keys, 16 bytes each: sorted arrays, each of which is at least twice as long as the next."""
+
+    def __init__(self) -> None:
+        self.arrays: list[Keys] = []
+
+    def holds(self, keys: Keys) -> NDArray[np.bool_]:
+        """Which of them were added before."""
+        found = np.zeros(len(keys), dtype=bool)
+        for array in self.arrays:
+            found |= array[np.searchsorted(array, keys).clip(max=len(array) - 1)] == keys
+        return found
+
+    def add(self, keys: Keys) -> None:
+        """Some more."""
+        if not len(keys):
+            return
+        keys = np.sort(keys)
+        while self.arrays and len(self.arrays[-1]) < 2 * len(keys):
+            keys = np.sort(np.concatenate([self.arrays.pop(), keys]))
+        self.arrays.append(keys)
 
 
 def _written(writer: "_Writer", job: Job, compute: Compute, batch_size: int) -> Iterator[int]:
@@ -233,15 +270,24 @@ class _Shard(NamedTuple):
     """One file; its values are read by place, so that nothing but what is asked for comes into memory."""
 
     path: Path
+    entries: int
+    """How many."""
+    starts: NDArray[np.int32] | None
+    """(entries + 1,) first row of each entry; `None` where each has one row."""
     offset: int
     width: int
     dtype: np.dtype
 
-    def read(self, start: int, length: int) -> Tensor:
+    def keys(self) -> Keys:
+        with safe_open(self.path, "np") as file:
+            return np.ascontiguousarray(file.get_tensor("keys")).view("S16").ravel()
+
+    def read(self, entry: int) -> Tensor:
+        start, end = (entry, entry + 1) if self.starts is None else self.starts[entry : entry + 2].tolist()
         row = self.width * self.dtype.itemsize
         with open(self.path, "rb", buffering=0) as file:
-            data = os.pread(file.fileno(), length * row, self.offset + start * row)
-        values = np.frombuffer(data, self.dtype).reshape(length, self.width)
+            data = os.pread(file.fileno(), (end - start) * row, self.offset + start * row)
+        values = np.frombuffer(data, self.dtype).reshape(end - start, self.width)
         return torch.from_numpy(values.astype(np.float32) if self.dtype.kind == "f" else values.copy())
 
 
@@ -283,24 +329,25 @@ class _Writer:
 
 _DTYPES = {name: np.dtype(kind) for name, kind in (("F16", "f2"), ("F32", "f4"), ("U8", "u1"), ("I32", "i4"))}
 """Names of safetensors."""
-_PLACE = np.dtype([("shard", np.int32), ("start", np.int32), ("length", np.int32)])
 
 
 def _fits_half(values: Tensor) -> bool:
     return not values.numel() or bool(values.abs().max() <= torch.finfo(torch.float16).max)
 
 
-def _open_shard(path: Path) -> tuple[_Shard, Keys, NDArray[np.int64]] | None:
+def _open_shard(path: Path) -> _Shard | None:
     try:
-        with safe_open(path, "pt") as file:
-            keys, lengths = file.get_tensor("keys").numpy(), file.get_tensor("lengths").numpy()
+        with safe_open(path, "np") as file:
+            lengths = file.get_tensor("lengths")
+            file.get_slice("keys")
     except (SafetensorError, OSError):
         return None
     with open(path, "rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         entry = json.loads(file.read(size))["values"]
-    shard = _Shard(path, 8 + size + entry["data_offsets"][0], entry["shape"][1], _DTYPES[entry["dtype"]])
-    return shard, np.ascontiguousarray(keys).view("S16").ravel(), lengths
+    starts = None if (lengths == 1).all() else np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    offset = 8 + size + entry["data_offsets"][0]
+    return _Shard(path, len(lengths), starts, offset, entry["shape"][1], _DTYPES[entry["dtype"]])
 
 
 def _windows(contents: Iterable[Content]) -> Iterable[list[Content]]:

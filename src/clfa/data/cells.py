@@ -162,9 +162,9 @@ def value_of(row: Post, name: str, config: ModelConfig) -> str | bytes | None:
     return None if config.missing == "token" and not value else value
 
 
-def by_length(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
+def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     """Places of posts that share a batch: windows of `WINDOW` posts, sorted by the length of the text."""
-    for start in range(0, len(texts), WINDOW):
-        window = sorted(range(start, min(len(texts), start + WINDOW)), key=lambda place: len(texts[place]))
+    for start in range(0, len(lengths), WINDOW):
+        window = sorted(range(start, min(len(lengths), start + WINDOW)), key=lambda place: lengths[place])
         for first in range(0, len(window), batch_size):
             yield window[first : first + batch_size]

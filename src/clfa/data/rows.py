@@ -1,6 +1,7 @@
-"""Rows of a dataset directory. Texts and labels are in memory as Arrow columns; image bytes are read when asked for.
+"""Rows of a dataset directory. Labels are in memory; texts and image bytes are read when they are asked for.
 
-Parquet row groups of about a megabyte are the unit of reading, so memory does not grow with the number of images.
+Parquet row groups of about a megabyte are the unit of reading, so memory does not grow with the number of images; texts of
+which single cells are read are kept as an Arrow column.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,11 @@ from clfa.data.cache import Cache, Compute, Content, Keys, OnCluster, content_ke
 from clfa.data.progress import track
 from clfa.data.records import load_manifest
 from clfa.errors import UserError
+
+UNKNOWN, NONE = -1, -2
+"""In place of an entry of a cache: it has none; there is no value."""
+FOUND = 50_000
+"""Keys that are looked for together."""
 
 
 class Row(Mapping[str, Any]):
@@ -49,9 +55,9 @@ class Row(Mapping[str, Any]):
         """The post with other values in some columns; nothing else is read for it."""
         return Row(self.rows, self.number, {**self.changes, **values})
 
-    def key(self, column: str, kind: str) -> bytes | None:
-        """Content key of one stored value, empty where there is none; `None` where the value is not the stored one."""
-        return None if column in self.changes else bytes(self.rows.all_keys(column, kind)[self.number])
+    def entry(self, cache: Cache, column: str, kind: str, filled: bool) -> int | None:
+        """The entry of one stored value in a cache, see `Rows.entries`; `None` where the value is not the stored one."""
+        return None if column in self.changes else int(self.rows.entries(cache, column, kind, filled)[self.number])
 
 
 class Rows(Sequence[Row]):
@@ -71,7 +77,7 @@ class Rows(Sequence[Row]):
         self.ends = np.cumsum(counts)
         self.numbers = np.arange(sum(counts)) if numbers is None else np.asarray(numbers, dtype=np.int64)
         self.column_names = list(dict.fromkeys(name for file in self.files for name in file.columns))
-        self._keys: dict[tuple[str, str], Keys] = {}
+        self._entries: dict[tuple[Cache, str, str, bool], NDArray[np.int32]] = {}
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -113,11 +119,19 @@ class Rows(Sequence[Row]):
         """(N,) characters of a column of texts; 0 where a row has none."""
         if name not in self.column_names:
             return np.zeros(len(self), dtype=np.int64)
-        return np.array(pc.utf8_length(self._array(name)).cast(pa.int64()).fill_null(0))
+        return np.concatenate([file.lengths(name) for file in self.files])[self.numbers].astype(np.int64)
 
     def _array(self, name: str) -> pa.Array:
-        """One column: splits one after the other, then the chosen rows."""
-        return pa.concat_arrays([file.light(name) for file in self.files]).take(pa.array(self.numbers))
+        """One column of the chosen rows."""
+        pieces, order = [], np.argsort(self.numbers, kind="stable")
+        numbers, start = self.numbers[order], 0
+        for file, end in zip(self.files, self.ends):
+            low, high = np.searchsorted(numbers, [start, end])
+            pieces.append(file.take(name, numbers[low:high] - start))
+            start = end
+        places = np.empty(len(order), dtype=np.int64)
+        places[order] = np.arange(len(order))
+        return pa.concat_arrays(pieces).take(pa.array(places))
 
     def has(self, column: str) -> bool:
         """Whether any row holds a value in this column."""
@@ -129,14 +143,25 @@ class Rows(Sequence[Row]):
         return self.files[file].cell(column, number - (int(self.ends[file - 1]) if file else 0))
 
     def keys(self, column: str, kind: str) -> Keys:
-        """(N,) content keys of one column; empty bytes where a row has none."""
-        return self.all_keys(column, kind)[self.numbers]
+        """(N,) content keys of one column; empty bytes where a row has none. Computed once per split, and kept beside it."""
+        return np.concatenate([file.keys(column, kind) for file in self.files])[self.numbers]
 
-    def all_keys(self, column: str, kind: str) -> Keys:
-        """Keys of all rows of the splits; computed once per split, and kept beside it."""
-        if (column, kind) not in self._keys:
-            self._keys[column, kind] = np.concatenate([file.keys(column, kind) for file in self.files])
-        return self._keys[column, kind]
+    def entries(self, cache: Cache, column: str, kind: str, filled: bool = False) -> NDArray[np.int32]:
+        """(N,) entry of each row of the splits in a cache; `UNKNOWN` where it is not there, `NONE` where there is no value
+        (or an empty one, if it is to be `filled`)."""
+        which = (cache, column, kind, filled)
+        if which not in self._entries:
+            empty = content_key(kind, "") if filled else b""
+            pieces = []
+            for file in self.files:
+                keys = file.keys(column, kind)
+                for start in range(0, len(keys), FOUND):
+                    some = keys[start : start + FOUND]
+                    missing = (some == b"") | (some == empty)
+                    pieces.append(np.where(missing, np.int32(NONE), cache.find(some)))
+            cache.forget()
+            self._entries[which] = np.concatenate(pieces)
+        return self._entries[which]
 
 
 def load_split(dataset: str | Path, split: str) -> Rows:
@@ -189,10 +214,8 @@ def fill_split(
     rows = load_split(dataset, split)
     if column not in rows.column_names:
         return 0
-    if read is None:
-        keys = rows.keys(column, kind)
-        if (Cache(folder).find(keys[keys != b""]) >= 0).all():
-            return 0
+    if read is None and (rows.entries(Cache(folder), column, kind) != UNKNOWN).all():
+        return 0
     cells = stream_column(dataset, split, column)
     values = (value for cell in cells if (value := read(cell) if read else cell) is not None)
     return fill(folder, kind, values, compute, what, batch_size, len(rows), on_cluster)
@@ -210,37 +233,60 @@ class _Split:
         self.schema = self.metadata.schema.to_arrow_schema()
         self.columns, self.count = self.schema.names, self.metadata.num_rows
         self.group_ends = np.cumsum([self.metadata.row_group(n).num_rows for n in range(self.metadata.num_row_groups)])
-        self.arrays: dict[str, pa.Array] = {}  # columns without bytes that were asked for
+        self.arrays: dict[str, pa.Array] = {}  # columns without bytes of which cells were asked for
         self.group: tuple[str, int, list] | None = None  # the group read last: neighbours are often asked for
 
-    def light(self, column: str) -> pa.Array:
-        """A column without bytes, in memory."""
-        if column not in self.arrays:
-            if column in self.columns:
-                found = pq.read_table(self.path, columns=[column], memory_map=False).column(0).combine_chunks()
-                self.arrays[column] = found.cast(pa.large_string()) if pa.types.is_string(found.type) else found
-            else:
-                self.arrays[column] = pa.nulls(self.count, pa.large_string())
-        return self.arrays[column]
+    def take(self, column: str, numbers: NDArray[np.int64]) -> pa.Array:
+        """Some rows of a column without bytes, by their numbers in order."""
+        if column not in self.columns:
+            return pa.nulls(len(numbers), pa.large_string())
+        if column in self.arrays:
+            return self.arrays[column].take(pa.array(numbers))
+        kind, start = self.schema.field(column).type, 0
+        pieces = [pa.array([], kind)]
+        with self._open() as file:
+            for group, end in enumerate(self.group_ends.tolist()):
+                low, high = np.searchsorted(numbers, [start, end])
+                if high > low:
+                    chunk = file.read_row_group(group, columns=[column]).column(0).combine_chunks()
+                    pieces.append(chunk.take(pa.array(numbers[low:high] - start)))
+                start = end
+        wide = pa.large_string() if pa.types.is_string(kind) else kind
+        return pa.concat_arrays([piece.cast(wide) for piece in pieces])
+
+    def lengths(self, column: str) -> NDArray[np.int32]:
+        """Characters of each text of a column."""
+        if column not in self.columns:
+            return np.zeros(self.count, dtype=np.int32)
+        with self._open() as file:
+            groups = range(self.metadata.num_row_groups)
+            chunks = (file.read_row_group(group, columns=[column]).column(0) for group in groups)
+            found = [np.array(pc.utf8_length(chunk).cast(pa.int32()).fill_null(0)) for chunk in chunks]
+        return np.concatenate([np.zeros(0, dtype=np.int32), *found])
 
     def cell(self, column: str, number: int) -> Any:
         if column not in self.columns:
             raise KeyError(column)
         if not self._holds_bytes(column):
-            return self.light(column)[number].as_py()
+            if column not in self.arrays:
+                self.arrays[column] = self.take(column, np.arange(self.count))
+            return self.arrays[column][number].as_py()
         group = int(np.searchsorted(self.group_ends, number, side="right"))
         if self.group is None or self.group[:2] != (column, group):
-            with pq.ParquetFile(self.path, metadata=self.metadata, memory_map=False) as file:
+            with self._open() as file:
                 self.group = (column, group, file.read_row_group(group, columns=[column]).column(0).to_pylist())
         return self.group[2][number - (int(self.group_ends[group - 1]) if group else 0)]
 
     def stream(self, column: str) -> Iterator[Content | None]:
         if column not in self.columns:
             return
-        with pq.ParquetFile(self.path, metadata=self.metadata, memory_map=False) as file:
+        with self._open() as file:
             for group in range(self.metadata.num_row_groups):
                 for value in file.read_row_group(group, columns=[column]).column(0).to_pylist():
                     yield value["bytes"] if isinstance(value, dict) else value
+
+    def _open(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.path, metadata=self.metadata, memory_map=False)
 
     def filled(self, column: str) -> bool:
         """Whether any row has a value; an empty text is none."""

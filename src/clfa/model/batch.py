@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from clfa.config import ModelConfig
 from clfa.data.cache import Cache, content_key
 from clfa.data.cells import value_of
-from clfa.data.rows import Row
+from clfa.data.rows import NONE, UNKNOWN, Row
 from clfa.model.knowledge import (
     Words,
     WordStore,
@@ -127,10 +127,10 @@ class Collator:
         """States from the cache, padded; `None` where one of the rows is not in it."""
         if name not in self.states:
             return None
-        cache, keys = self.states[name], self._keys(name, rows)
-        entries = cache.find(keys)
-        present = keys != b""
-        if (entries[present] < 0).any():
+        cache = self.states[name]
+        entries = self._entries(cache, name, rows)
+        present = entries != NONE
+        if (entries == UNKNOWN).any():
             return None
         # a missing value takes one token of zeros; its mask is 0 everywhere
         states = [
@@ -149,9 +149,10 @@ class Collator:
         """What `_prepared` gives, from the cache; `None` where one of the rows is not in it."""
         if name not in self.compact:
             return None
-        cache, keys = self.compact[name], self._keys(name, rows)
-        entries, present = cache.find(keys), keys != b""
-        if (entries[present] < 0).any():
+        cache = self.compact[name]
+        entries = self._entries(cache, name, rows)
+        present = entries != NONE
+        if (entries == UNKNOWN).any():
             return None
         modality, preparer = self.config.modalities[name], self.preparers[name]
         kind = kind_of(modality)
@@ -161,23 +162,26 @@ class Collator:
 
     def _teacher_embeds(self, name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor]:
         cache = self.teacher[name]
-        entries = cache.find(self._keys(name, rows))
+        entries = self._entries(cache, name, rows).clip(min=UNKNOWN)
         embeds = [cache.read(entry)[0] if entry >= 0 else torch.zeros(cache.width) for entry in entries.tolist()]
         return torch.stack(embeds), torch.from_numpy(entries)
 
-    def _keys(self, name: str, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        modality = self.config.modalities[name]
-        empty = content_key(modality.kind, "")
+    def _entries(self, cache: Cache, name: str, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """(B,) entries of what a modality reads of each row, or `UNKNOWN` or `NONE`."""
+        modality, column = self.config.modalities[name], self.config.column(name)
+        filled = self.config.missing == "token"
 
-        def key(row: Mapping[str, Any]) -> bytes:
+        def entry(row: Mapping[str, Any]) -> int:
             if isinstance(row, Row) and modality.part == "all":
-                stored = row.key(self.config.column(name), modality.kind)
+                stored = row.entry(cache, column, modality.kind, filled)
                 if stored is not None:
-                    return b"" if self.config.missing == "token" and stored == empty else stored
+                    return stored
             value = value_of(row, name, self.config)
-            return b"" if value is None else content_key(modality.kind, value)
+            if value is None:
+                return NONE
+            return int(cache.find(np.array([content_key(modality.kind, value)], dtype="S16"))[0])
 
-        return np.array([key(row) for row in rows], dtype="S16")
+        return np.array([entry(row) for row in rows])
 
     def _with_knowledge(self, name: str, rows: Sequence[Mapping[str, Any]], modalities: Mapping[str, Inputs]) -> Inputs:
         modality, inputs = self.config.modalities[name], modalities[name]

@@ -175,8 +175,12 @@ class Pipeline:
         """
         logits = torch.empty(len(rows), len(self.class_names))
         with progress(what, len(rows)) as bar:
-            texts = rows.texts if isinstance(rows, Rows) else [row.get("text") or "" for row in rows]
-            for places in by_length(texts, self.batch_size):
+            own = (
+                rows.lengths("text").tolist()
+                if isinstance(rows, Rows)
+                else [len(row.get("text") or "") for row in rows]
+            )
+            for places in by_length(own, self.batch_size):
                 logits[places] = self.output([rows[place] for place in places]).logits.float().cpu()
                 bar.add(len(places))
         return logits

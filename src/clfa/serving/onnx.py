@@ -104,7 +104,7 @@ class OnnxPipeline:
         """Logits of all rows in their order; posts of similar length share a batch."""
         logits = np.empty((len(rows), len(self.class_names)), dtype=np.float32)
         with progress(what, len(rows)) as bar:
-            for places in by_length([row.get("text") or "" for row in rows], self.batch_size):
+            for places in by_length([len(row.get("text") or "") for row in rows], self.batch_size):
                 logits[places] = self.output([rows[place] for place in places])
                 bar.add(len(places))
         return logits

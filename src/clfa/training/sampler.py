@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from clfa.data.rows import Row, Rows
@@ -15,8 +18,9 @@ class LengthBuckets:
     The order of an epoch is a function of (seed, epoch) alone, which makes resuming exact.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, bucket: int = 50):
-        self.lengths, self.batch_size, self.seed = torch.tensor(lengths), batch_size, seed
+    def __init__(self, lengths: Sequence[int] | NDArray, batch_size: int, seed: int, bucket: int = 50):
+        self.lengths = torch.from_numpy(np.asarray(lengths, dtype=np.int32))
+        self.batch_size, self.seed = batch_size, seed
         self.epoch = self.done = 0
         self.bucket = bucket * batch_size
 
@@ -28,16 +32,17 @@ class LengthBuckets:
         return -(-len(self.lengths) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        yield from self.all_batches()[self.done :]
+        for batch in self.all_batches()[self.done :]:
+            yield batch.tolist()
 
-    def all_batches(self) -> list[list[int]]:
-        """Of the epoch, those that are done among them."""
+    def all_batches(self) -> list[Int[Tensor, " batch"]]:
+        """Places of the posts of each batch of the epoch, those that are done among them."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         batches: list[Tensor] = []
         for rows in torch.randperm(len(self.lengths), generator=generator).split(self.bucket):
             rows = rows[self.lengths[rows].argsort(stable=True)]
             batches += rows.split(self.batch_size)
-        return [batches[number].tolist() for number in torch.randperm(len(batches), generator=generator).tolist()]
+        return [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 class Beside:
@@ -57,7 +62,7 @@ class Beside:
         for number, batch in enumerate(self.batches.all_batches()):
             beside = [next(places) for _ in batch]
             if number >= self.batches.done:
-                yield batch + beside
+                yield batch.tolist() + beside
 
     def _places(self) -> Iterator[int]:
         # not the generator of the batches, whose epochs begin with a permutation too

@@ -93,7 +93,7 @@ def set_up(config: RunConfig, processes: Processes = Processes()) -> Setup:  # n
     unlabelled = load_unlabelled(config.data)
     pipeline, teacher = _with_caches(config, rows)
     model = pipeline.model
-    sampler = LengthBuckets(rows.lengths("text").tolist(), settings.batch_size, config.seed)
+    sampler = LengthBuckets(rows.lengths("text"), settings.batch_size, config.seed)
     every = sampler if unlabelled is None else Beside(sampler, len(rows), len(unlabelled))
     batches: DataLoader = DataLoader(
         rows if unlabelled is None else WithUnlabelled(rows, unlabelled),  # type: ignore[arg-type]  # sequences are data sets
@@ -157,8 +157,7 @@ def _with_caches(config: RunConfig, rows: Rows, engine: Engine = "plain") -> tup
     pipeline = Pipeline(model, config.train.batch_size * 4)
     _log_misreadings(pipeline, rows)
     pipeline.cache(dataset, splits, engine)
-    if config.train.epochs > 1:  # what is seen once is prepared once anyway
-        pipeline.cache_inputs(dataset, splits)
+    pipeline.cache_inputs(dataset, splits)
     return pipeline, _teacher_embeds(config, splits, engine)
 
 
@@ -266,7 +265,7 @@ def _everyone(
     found = {}
     for name, cache in teacher.items():
         column, kind = config.model.column(name), config.model.modalities[name].kind
-        entries = np.unique(cache.find(np.concatenate([rows.keys(column, kind) for rows in aligned])))
+        entries = np.unique(np.concatenate([rows.entries(cache, column, kind)[rows.numbers] for rows in aligned]))
         entries = entries[entries >= 0]
         embeds = torch.empty(len(entries), cache.width, dtype=torch.float16)
         for place, entry in enumerate(track(entries.tolist(), f"reading the teacher's embeddings of {name}")):

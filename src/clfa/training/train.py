@@ -342,7 +342,7 @@ def _skip_step(setup: Setup, state: State, first: int, last: int) -> None:
     """
     batches = setup.sampler.all_batches()[first : last + 1]
     state.skipped += 1
-    state.suspects.append([setup.rows[place]["id"] for batch in batches for place in batch])
+    state.suspects.append([setup.rows[place]["id"] for batch in batches for place in batch.tolist()])
     log.warning("step %s: the loss or a gradient is not finite, the step is not applied", state.step + 1)
     if len(state.suspects) == NOT_FINITE:
         named = ", ".join(dict.fromkeys(id for ids in state.suspects for id in ids[:20]))

@@ -41,7 +41,7 @@ def train_suite(rounds: int, layers: int, reference: Path | None = None) -> Suit
     with tempfile.TemporaryDirectory() as name:
         config = config_of(Path(name), layers, POSTS, **{"train.batch_size": BATCH})
         setup = set_up(config)
-        ours = setup.sampler.all_batches()
+        ours = [batch.tolist() for batch in setup.sampler.all_batches()]
         mixed = random.Random(0).sample(range(POSTS), POSTS)
         plain = [mixed[at : at + BATCH] for at in range(0, POSTS, BATCH)]
         loop = PlainLoop(setup, config, bf16=False)
