@@ -26,6 +26,7 @@ from torch import Tensor
 
 from clfa.data.atomic import replacing
 from clfa.data.progress import Progress, progress
+from clfa.data.seen import Seen
 
 SHARD_BYTES, SHARD_SECONDS = 16_000_000, 30  # a shard is written when it is full, or old
 WINDOW = 1_024  # contents that are sorted by length together
@@ -215,41 +216,18 @@ def open_worker(folder: Path, begin: Callable[..., Compute], given: tuple[Any, .
 
 def _missing(known: Cache, kind: str, contents: Iterable[Content], bar: Progress) -> Iterator[Job]:
     """What is to be computed, a window at a time."""
-    seen = _Seen()
+    seen = Seen()
     for window in _windows(contents):
-        names = [content_key(kind, value) for value in window]
-        keys = np.array(names, dtype="S16")
-        new = (known.find(keys) < 0) & ~seen.holds(keys)
-        missing = list({key: value for key, value, wanted in zip(names, window, new) if wanted}.items())
-        seen.add(keys[new])
+        keys = [content_key(kind, value) for value in window]
+        there = known.find(np.array(keys, dtype="S16")) >= 0
+        missing = [
+            (key, value) for key, value, old, again in zip(keys, window, there, seen.add(keys)) if not (old or again)
+        ]
         # neighbours of similar length share a batch, so little is computed on padding
         missing.sort(key=lambda pair: len(pair[1]))
         bar.add(len(window) - len(missing))
         if missing:
             yield missing
-
-
-class _Seen:
-    """Keys, 16 bytes each: sorted arrays, each of which is at least twice as long as the next."""
-
-    def __init__(self) -> None:
-        self.arrays: list[Keys] = []
-
-    def holds(self, keys: Keys) -> NDArray[np.bool_]:
-        """Which of them were added before."""
-        found = np.zeros(len(keys), dtype=bool)
-        for array in self.arrays:
-            found |= array[np.searchsorted(array, keys).clip(max=len(array) - 1)] == keys
-        return found
-
-    def add(self, keys: Keys) -> None:
-        """Some more."""
-        if not len(keys):
-            return
-        keys = np.sort(keys)
-        while self.arrays and len(self.arrays[-1]) < 2 * len(keys):
-            keys = np.sort(np.concatenate([self.arrays.pop(), keys]))
-        self.arrays.append(keys)
 
 
 def _written(writer: "_Writer", job: Job, compute: Compute, batch_size: int) -> Iterator[int]:

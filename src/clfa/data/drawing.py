@@ -35,16 +35,16 @@ def replace_rare(counts: Mapping[str, int], rare: str) -> tuple[dict[str, str | 
     return {name: to if name in few else name for name in counts}, [_sentence(few, where)]
 
 
-def describe_unsplit(labels: NDArray, splits: Sequence[str] | NDArray, class_names: Sequence[str]) -> list[str]:
+def describe_unsplit(labels: NDArray, in_train: NDArray[np.bool_], class_names: Sequence[str]) -> list[str]:
     """Sentences about the classes that are in train only.
 
     Args:
         labels: (N,) class numbers.
-        splits: (N,) split names.
+        in_train: (N,).
         class_names: names of the C classes.
     """
     counts = np.bincount(labels, minlength=len(class_names)).tolist()
-    split = np.bincount(labels[np.asarray(splits) != "train"], minlength=len(class_names))
+    split = np.bincount(labels[~in_train], minlength=len(class_names))
     alone = {name: count for name, count, held in zip(class_names, counts, split) if count and not held}
     few = {name: count for name, count in alone.items() if count < MIN_POSTS}
     repeated = {name: count for name, count in alone.items() if name not in few}
@@ -71,7 +71,7 @@ def draw_missing(
     Raises:
         UserError: nothing was given, and a split would hold fewer than two classes.
     """
-    drawn = np.array([SPLITS.index(name) for name in split_rows(labels, "stratified", seed, groups)], dtype=np.int8)
+    drawn = _split_numbers(labels, "stratified", seed, groups)
     there = np.flatnonzero(given >= 0)[::-1]  # the first one is written last
     drawn[groups[there]] = given[there]
     result = np.where(given < 0, drawn[groups], given)
@@ -83,7 +83,7 @@ def draw_missing(
                 f"classes of {MIN_POSTS} posts that do not all share a text or an image are split: add posts, or a "
                 "split column"
             )
-    return result, describe_unsplit(labels, np.array(SPLITS)[result], class_names)
+    return result, describe_unsplit(labels, result == SPLITS.index("train"), class_names)
 
 
 def split_rows(labels: Sequence | NDArray, how: str, seed: int, groups: NDArray | None = None) -> list[str]:
@@ -101,6 +101,11 @@ def split_rows(labels: Sequence | NDArray, how: str, seed: int, groups: NDArray 
         groups: (N,) for each row the number of the first row that it repeats, its own where it repeats none, as
             `group_repeats` gives them; by default no row repeats another.
     """
+    return np.array(SPLITS, dtype=object)[_split_numbers(labels, how, seed, groups)].tolist()
+
+
+def _split_numbers(labels: Sequence | NDArray, how: str, seed: int, groups: NDArray | None) -> NDArray[np.int8]:
+    """(N,) places in `SPLITS`."""
     labels = np.asarray(labels)
     groups = np.arange(len(labels)) if groups is None else groups
     values, counts = np.unique(labels, return_counts=True)
@@ -109,7 +114,8 @@ def split_rows(labels: Sequence | NDArray, how: str, seed: int, groups: NDArray 
     sizes = np.bincount(groups, minlength=len(labels))  # of the group of each first row, 0 elsewhere
     drawn = (sizes > 0) & ~np.isin(np.arange(len(labels)), groups[rare])
     generator = np.random.default_rng(seed)
-    result = np.full(len(labels), "train", dtype=object)
+    train, validation, test = (SPLITS.index(name) for name in ("train", "validation", "test"))
+    result = np.full(len(labels), train, dtype=np.int8)
     for value, count in zip(values[split], counts[split]):
         posts = np.flatnonzero(drawn & (labels == value))
         if how == "stratified":
@@ -118,9 +124,9 @@ def split_rows(labels: Sequence | NDArray, how: str, seed: int, groups: NDArray 
         posts = posts[np.argsort(np.where(large, -sizes[posts], 0), kind="stable")]
         tenth = max(1, round(len(posts) / 10))
         if len(posts) >= 3:
-            result[posts[-2 * tenth : -tenth]] = "validation"
-            result[posts[-tenth:]] = "test"
-    return list(result[groups])
+            result[posts[-2 * tenth : -tenth]] = validation
+            result[posts[-tenth:]] = test
+    return result[groups]
 
 
 def group_repeats(posts: Iterable[tuple[str, Path | bytes | None]]) -> NDArray[np.int64]:
@@ -129,7 +135,7 @@ def group_repeats(posts: Iterable[tuple[str, Path | bytes | None]]) -> NDArray[n
     Posts repeat each other if their texts are equal (see `text_form`), if the bytes of their images are, or if both
     repeat a third one. Empty texts, absent images and files that cannot be read repeat nothing. Not caught: texts that
     differ in punctuation or links, images that were scaled or compressed again, further columns. Memory: 16 bytes a
-    post while they are read, some 150 while they are compared; image files are read once.
+    post while they are read, some 100 for each that repeats one while they are compared; image files are read once.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -143,15 +149,16 @@ def group_repeats(posts: Iterable[tuple[str, Path | bytes | None]]) -> NDArray[n
         order = np.argsort(column, kind="stable")
         equal = (column[order][1:] == column[order][:-1]) & (column[order][1:] != 0)
         pairs.append(np.stack([order[:-1][equal], order[1:][equal]]))
-    ones, others = np.concatenate(pairs, axis=1)
-    graph = coo_matrix((np.ones(len(ones), dtype=bool), (ones, others)), shape=(len(keys), len(keys)))
-    _, firsts, numbers, sizes = np.unique(
-        connected_components(graph, directed=False)[1], return_index=True, return_inverse=True, return_counts=True
-    )
-    repeats = int(sizes[sizes > 1].sum())
-    if repeats:
-        log.info("%s posts share their text or image with others; those that do are in one split", f"{repeats:,}")
-    return firsts[numbers]
+    firsts = np.arange(len(keys))
+    linked, ends = np.unique(np.concatenate(pairs, axis=1), return_inverse=True)
+    if len(linked):
+        ones, others = ends.reshape(2, -1)
+        graph = coo_matrix((np.ones(len(ones), dtype=bool), (ones, others)), shape=(len(linked), len(linked)))
+        parts = connected_components(graph, directed=False)[1]
+        _, first, numbers = np.unique(parts, return_index=True, return_inverse=True)
+        firsts[linked] = linked[first[numbers]]
+        log.info("%s posts share their text or image with others; those that do are in one split", f"{len(linked):,}")
+    return firsts
 
 
 def text_form(text: str) -> str:

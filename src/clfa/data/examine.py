@@ -11,24 +11,31 @@ from itertools import islice
 
 from clfa.data.images import is_animated, read_image
 from clfa.data.records import Bad, Record, Row, Source
+from clfa.data.seen import Seen
 from clfa.errors import UserError
 
 LONG_TEXT = 10_000  # characters
+FEW = 32
+"""Rows that are looked at together."""
 _FLOAT = re.compile(r"[0-9]+(\.[0-9]+)?[eE]\+?[0-9]+|[0-9]{6,}\.0")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def unique_ids(rows: Iterable[tuple[str, Row]]) -> Source:
     """Rows as they are; one with an id that its split has already becomes `Bad`. An id costs 16 bytes of memory."""
-    seen: set[bytes] = set()
-    for split, row in rows:
-        if isinstance(row, Record):
-            key = hashlib.blake2b(f"{split} {row.id}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
-            if key in seen:
+    coming, seen = iter(rows), Seen()
+    while some := list(islice(coming, FEW)):
+        names = [f"{split} {row.id}" for split, row in some if isinstance(row, Record)]
+        keys = [
+            hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16, person=b"id").digest()
+            for name in names
+        ]
+        repeated = iter(seen.add(keys))
+        for split, row in some:
+            if isinstance(row, Record) and next(repeated):
                 message = f"{split}: the id {row.id!r} occurs twice; ids must be unique within a split"
                 row = Bad(row.id, split, UserError(message, "id-repeated"), row.source)
-            seen.add(key)
-        yield split, row
+            yield split, row
 
 
 def examine(rows: Iterable[tuple[str, Row]], images: bool = True) -> Iterator[tuple[str, Row, list[str]]]:
@@ -38,7 +45,7 @@ def examine(rows: Iterable[tuple[str, Row]], images: bool = True) -> Iterator[tu
     rows = iter(rows)
     read = partial(_examine_one, images=images)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while some := list(islice(rows, 32)):
+        while some := list(islice(rows, FEW)):
             for (split, _), (row, warnings) in zip(some, pool.map(read, (row for _, row in some))):
                 yield split, replace(row, split=split) if isinstance(row, Bad) else row, warnings
 

@@ -139,7 +139,7 @@ def read_mvsa(
         groups = group_repeats(posts) if split == "stratified" else None
         split_of = dict(zip(labelled, split_rows(list(labelled.values()), split, seed, groups)))
         numbers = np.array([MVSA_LABELS.index(label) for label in labelled.values()], dtype=np.int64)
-        notes = describe_unsplit(numbers, list(split_of.values()), MVSA_LABELS)
+        notes = describe_unsplit(numbers, np.array([name == "train" for name in split_of.values()]), MVSA_LABELS)
         for note in notes:
             log.warning("%s: %s", source, note)
 

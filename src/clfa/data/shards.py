@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 ROWS, BYTES = 2_000, 32_000_000
 """Rows of a shard, at most; bytes that come with its rows (an image in a file of its own does not)."""
 STATE = "state.json"
+WITHOUT = {"write_statistics": False}
+"""Of Parquet files: the least and the largest value of each row group, images too, would be in memory while one is read."""
 
 
 class Shards:
@@ -69,7 +71,7 @@ class Shards:
         import pyarrow.parquet as pq
 
         places = self._places(name)
-        with pq.ParquetWriter(target, pq.read_schema(places[0])) as writer:
+        with pq.ParquetWriter(target, pq.read_schema(places[0]), **WITHOUT) as writer:
             for place in places:
                 with pq.ParquetFile(place) as file:
                     for group in range(file.num_row_groups):

@@ -24,7 +24,7 @@ from clfa.data.progress import progress
 from clfa.data.records import SPLITS, UNLABELLED, Bad, Dropped, Manifest, Record, Row, normalise_text
 from clfa.data.scripts import watch_scripts
 from clfa.data.seal import sha256
-from clfa.data.shards import Shards, in_shards
+from clfa.data.shards import WITHOUT, Shards, in_shards
 from clfa.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -248,7 +248,7 @@ class _Writer:
 
         records = self.waiting[split]
         if split not in self.files:
-            self.files[split] = pq.ParquetWriter(self.folder / f"{split}.parquet", self.schema)
+            self.files[split] = pq.ParquetWriter(self.folder / f"{split}.parquet", self.schema, **WITHOUT)
         columns = {
             "id": [record.id for record in records],
             "text": [record.text for record in records],
