@@ -74,6 +74,7 @@ SOURCES: dict[str, tuple[Any, str]] = {
     "folds": (Sweep, "mvsa_single/folds/sweep.json"),
     "curve": (Sweep, "mvsa_single/curve/sweep.json"),
     "fine_tune": (Sweep, "mvsa_single/fine_tune/sweep.json"),
+    "precision": (Sweep, "mvsa_single/precision/sweep.json"),
     "tune": (Sweep, "mvsa_single/tune/sweep.json"),
     "unlabelled": (Sweep, "mvsa_single/unlabelled/sweep.json"),
     "text_tuned_ways": (Sweep, "mvsa_single/text_tuned_ways/sweep.json"),
@@ -109,6 +110,8 @@ COLLECTED: dict[str, Any] = {
     "onnx": dict[str, Any],
     "cost": dict[str, Any],
     "million": dict[str, Any],
+    "processes": dict[str, Any],
+    "quality": dict[str, Any],
     **{f"bench_{suite}": dict[str, Any] for suite in speed_page.TITLES},
     "reliability": dict[str, dict[str, Any]],
 }

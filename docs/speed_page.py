@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 TITLES = {
     "train": "Training the paper's full-size model",
     "infer": "Its answers",
@@ -26,7 +28,10 @@ def speed_values(found: dict[str, Any]) -> dict[str, Any]:
         < float(further["GFLOPs a second of one product"]["fp32"]),
         "ratios": {name: one["ratios"] for name, one in benches.items()},
         "bench_machine": f"{benches['train']['environment']['device']}, {benches['train']['environment']['date']}",
+        "goal_rows": goal_rows(found),
         "million_rows": million_rows(found["million"]["steps"]),
+        "process_rows": process_rows(found["processes"]["batches"]),
+        "quality_rows": quality_rows(found["quality"]),
         "cost_rows": cost_rows(found["cost"]),
     }
 
@@ -51,6 +56,99 @@ def _bench(name: str, bench: dict[str, Any]) -> dict[str, Any]:
         "way_rows": ways,
         "further": [f"{what}: {_said(value)}." for what, value in bench["further"].items()],
     }
+
+
+COMMANDS = {
+    "train": "clfa bench --suite train",
+    "infer": "clfa bench --suite infer",
+    "teacher": "clfa bench --suite teacher",
+    "million": "benchmarks/million.py",
+    "processes": "benchmarks/processes.py",
+}
+GROWTH = 0.10
+"""P6: how much more memory a million posts may take than ten thousand."""
+
+
+def goal_rows(found: dict[str, Any]) -> list[list[str]]:
+    """A goal a row: what was wanted, what was measured, whether that is enough, whether the machine was quiet, how."""
+    rows = [["goal", "wanted", "measured", "", "noise", "command"]]
+
+    def add(goal: str, wanted: str, measured: str, met: bool, noise: str, how: str) -> None:
+        rows.append([goal, wanted, measured, "met" if met else "missed", noise, f"`{COMMANDS[how]}`"])
+
+    for suite, prefixes in {
+        "train": {"portable": "P1", "fp32": "P1", "bf16": "P1", "frozen": "P5"},
+        "infer": dict.fromkeys(found["bench_infer"]["goals"], "P3"),
+        "teacher": {"teacher": "P4"},
+    }.items():
+        bench = found[f"bench_{suite}"]
+        for ratio, prefix in prefixes.items():
+            value, goal = bench["ratios"][ratio], bench["goals"][ratio]
+            add(f"{prefix} {ratio}", f"≥ {goal:g}", f"{value:.2f}", value >= goal, bench["verdict"], suite)
+    train = found["bench_train"]
+    shares, least = train["further"]["share of it"], {"fp32": 0.60, "bf16": 0.50}
+    for kind, wanted in least.items():
+        share = shares[train["further"]["fp32 is"] if kind == "fp32" else f"ours, {kind}"]
+        add(
+            f"P2 share of a large product, {kind}",
+            f"≥ {wanted:.0%}",
+            f"{share:.0%}",
+            share >= wanted,
+            train["verdict"],
+            "train",
+        )
+    again = found["bench_teacher"]["further"]["embedded again in a second run"]
+    add("P4 embedded again in a second run", "0", str(again), again == 0, "counted", "teacher")
+    steps = found["million"]["steps"]
+    small, large = (steps[size] for size in ("10000", "1000000"))
+    for step in small:
+        if step in large:
+            growth = large[step]["peak_mb"] / small[step]["peak_mb"] - 1
+            add(
+                f"P6 memory of a million posts: {step}",
+                f"≤ {GROWTH:+.0%}",
+                f"{growth:+.0%}",
+                growth <= GROWTH,
+                "counted",
+                "million",
+            )
+    for batch, one in found["processes"]["batches"].items():
+        off, efficiency = one["losses_differ_by"], one["efficiency"]
+        add(
+            f"P7 losses of two processes, batch {batch}",
+            "the same",
+            f"within {off:.0e}",
+            off < 1e-4,
+            "counted",
+            "processes",
+        )
+        add(f"P7 efficiency of two, batch {batch}", "printed", f"{efficiency:.2f}", True, "one round", "processes")
+    return rows
+
+
+def process_rows(batches: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """A batch a row: posts a second of one process and of two, and how much of two is gained."""
+    rows = [["posts of a batch", "one process, posts a second", "two processes", "efficiency", "losses differ by"]]
+    for batch, one in batches.items():
+        rates = [f"{one['posts_a_second'][count]:.2f}" for count in ("1", "2")]
+        rows.append([batch, *rates, f"{one['efficiency']:.2f}", f"{one['losses_differ_by']:.1e}"])
+    return rows
+
+
+def quality_rows(quality: dict[str, Any]) -> list[list[str]]:
+    """A way to answer a row: scores, the difference from fp32, how far logits and labels are off."""
+    rows = [
+        ["way", "accuracy", "macro F1", "minus fp32, macro F1", "largest difference of a logit", "labels that differ"]
+    ]
+    gaps = {one["system"]: one["metrics"]["macro_f1"]["difference"] for one in quality["differences"]}
+    for one in quality["systems"]:
+        way = one["system"]
+        gap = gaps.get(way)
+        scores = [f"{100 * one['metrics'][name]['value']:.1f}" for name in ("accuracy", "macro_f1")]
+        told = "" if gap is None else f"{100 * gap['value']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+        off = [_number(quality["largest_difference_of_a_logit"][way]), f"{quality['labels_that_differ'][way]:.1%}"]
+        rows.append([way, *scores, told, *(off if gap is not None else ["", ""])])
+    return rows
 
 
 def _about(bench: dict[str, Any]) -> str:
@@ -79,6 +177,7 @@ def million_rows(steps: dict[str, dict[str, dict[str, float]]]) -> list[list[str
             "step",
             *(f"{int(size):,} posts, MB" for size in sizes),
             "growth",
+            "line through all, MB",
             *(f"{int(size):,} posts, s" for size in sizes),
         ]
     ]
@@ -86,9 +185,10 @@ def million_rows(steps: dict[str, dict[str, dict[str, float]]]) -> list[list[str
         if all(step in steps[size] for size in sizes):
             peaks = [steps[size][step]["peak_mb"] for size in sizes]
             seconds = [f"{steps[size][step]['seconds']:,.0f}" for size in sizes]
-            rows.append(
-                [step, *(f"{peak:,.0f}" for peak in peaks), f"{100 * (peaks[-1] / peaks[0] - 1):+.0f} %", *seconds]
-            )
+            slope, start = np.polyfit([int(size) for size in sizes], peaks, 1)
+            growth = f"{100 * (peaks[-1] / peaks[0] - 1):+.0f} %"
+            line = f"{start:.0f} + {1e6 * slope:.0f} bytes a post"
+            rows.append([step, *(f"{peak:,.0f}" for peak in peaks), growth, line, *seconds])
     return rows
 
 

@@ -84,7 +84,13 @@ def test_the_infer_suite():
     command = [sys.executable, "-m", "clfa", "bench", "--suite", "infer", "--rounds", "1", "--layers", "1", "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    different = json.loads(done.stdout)["further"]["logits differ from plain fp32 by at most"]
+    further = json.loads(done.stdout)["further"]
+    stages = further["posts a second and core, by stage"]
+    assert list(stages) == [
+        *("read", "decode", "resize, normalise", "tokenize", "encode text", "encode image", "fuse"),
+    ]
+    assert stages[further["slowest stage"]] == min(stages.values()) > 0
+    different = further["logits differ from plain fp32 by at most"]
     assert max(value for way, value in different.items() if "int8" not in way and "bf16" not in way) < 1e-4
     assert {"ONNX, 1", "ONNX int8, 32", "ours, bf16, 32"} <= different.keys()
 

@@ -1,5 +1,6 @@
 """Work that is counted, not timed: what an epoch may cost."""
 
+import os
 from collections import Counter
 
 import pytest
@@ -14,6 +15,7 @@ from clfa.model.teacher import HubTeacher
 from clfa.training.train import train
 
 EPOCHS, POSTS, IMAGES = 3, 32, 31  # of train and validation
+PADDED = 48
 
 
 @pytest.fixture
@@ -76,6 +78,51 @@ def test_cached_states_need_no_encoder(counted, run_config, posts, tmp_path):
     train(run_config(train__epochs=EPOCHS, output=str(tmp_path / "again"), **config))
     new = counted - first
     assert [new[name] for name in ("decoded", "tokenized", "text", "image", "hashed")] == [0, 0, 0, 0, 0]
+
+
+def test_an_epoch_reads_each_cached_state_once(run_config, posts, tmp_path, monkeypatch):
+    frozen = {f"model__modalities__{name}__frozen": True for name in ("text", "image")}
+    config = {"data__path": str(posts), "loss__alignment_weight": 0, "train__patience": 99, **frozen}
+    train(run_config(train__epochs=1, **config))
+    stored = sum(
+        values.nbytes for path in (posts / "states").rglob("*.safetensors") for values in [load_file(path)["values"]]
+    )
+    read, pread = Counter(), os.pread
+
+    def counting(file, size, offset):
+        read["bytes"] += size
+        return pread(file, size, offset)
+
+    monkeypatch.setattr(os, "pread", counting)
+    train(run_config(train__epochs=EPOCHS, output=str(tmp_path / "again"), **config))
+    assert read["bytes"] == EPOCHS * stored  # no post of these shares a text or an image with another
+
+
+def test_a_step_computes_what_its_lengths_ask_for(run_config, posts, monkeypatch):
+    """FLOPs of an epoch against the loop that one writes first, which pads all texts to one length."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from clfa.studies.bench.plain import PlainLoop
+    from clfa.studies.bench.whole import _train
+    from clfa.training.setup import set_up
+
+    monkeypatch.setattr("clfa.studies.bench.plain.FIXED", PADDED)
+    config = run_config(data__path=str(posts), loss__alignment_weight=0, model__modalities__image=None)
+    setup = set_up(config)
+    batches = [batch.tolist() for batch in setup.sampler.all_batches()]
+    lengths = [setup.batches.collate_fn([setup.rows[n] for n in batch]).modalities["text"].length for batch in batches]
+    loop = PlainLoop(setup, config, bf16=False)
+    counts = {}
+    for name, work in {
+        "ours": lambda: _train(setup, config, batches),
+        "plain": lambda: [loop.step(places) for places in batches],
+    }.items():
+        with FlopCounterMode(display=False) as counter:
+            work()
+        counts[name] = counter.get_total_flops()
+    share = sum(size * len(batch) for size, batch in zip(lengths, batches)) / (PADDED * len(setup.rows))
+    assert share < 0.5
+    assert counts["ours"] < 1.1 * share * counts["plain"]
 
 
 def test_prepared_inputs_change_nothing(run_config, posts, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import random
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -16,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from clfa.config import RunConfig
 from clfa.data.images import open_image
-from clfa.data.rows import Rows
+from clfa.data.rows import Rows, load_split
 from clfa.errors import UserError
+from clfa.model.modalities import kind_of
 from clfa.model.pipeline import Pipeline
 from clfa.serving.onnx import OnnxPipeline
 from clfa.studies.bench.material import config_of
@@ -31,6 +33,7 @@ from clfa.training.train import loss_terms
 BATCH = 8
 POSTS = 16
 """Of a round; those of one bucket, in batches."""
+STAGE = "stage: "
 STEP = "step.py"
 """File of a reference: its `step(texts, images, labels)` trains on these texts, RGB images and class numbers, once."""
 
@@ -202,7 +205,8 @@ def infer_suite(rounds: int, layers: int) -> Suite:
                 f"ours, bf16, {size}": partial(ours, pipeline, size, True),
                 **{f"{kind}, {size}": partial(ours, one, size) for kind, one in exports.items()},
             }
-        times = alternate({way: partial(_count, answer) for way, answer in answers.items()}, rounds)
+        ways: dict[str, Way] = {way: partial(_count, answer) for way, answer in answers.items()}
+        times = alternate(ways | _stages(pipeline, Path(config.data.path)), rounds)
         differences = {
             way: float((answers[way]() - answers[f"plain, fp32, {way.split(', ')[-1]}"]()).abs().max())
             for way in answers
@@ -216,7 +220,50 @@ def infer_suite(rounds: int, layers: int) -> Suite:
             "int8, batches of 32": ("plain, fp32, 32", "ONNX int8, 32"),
         }
         goals = {"int8, one by one": 5.0, "ONNX, one by one": 1.7, "bf16, batches of 32": 2.7}
-        return Suite(times, pairs, goals, {"logits differ from plain fp32 by at most": differences})
+        medians = {way.removeprefix(STAGE): statistics.median(times[way]) for way in times if way.startswith(STAGE)}
+        further = {
+            "logits differ from plain fp32 by at most": differences,
+            "posts a second and core, by stage": {stage: round(1_000 / ms) for stage, ms in medians.items()},
+            "slowest stage": max(medians, key=lambda stage: medians[stage]),
+        }
+        return Suite(times, pairs, goals, further)
+
+
+def _stages(pipeline: Pipeline, dataset: Path) -> dict[str, Way]:
+    """What an answer is made of, 32 posts at a time, in fp32: each stage takes what the one before it gives."""
+    model, config, device = pipeline.model.eval(), pipeline.config, pipeline.device
+    rows = load_split(dataset, "train")[:32]
+    batch = pipeline.collate(list(rows)).to(device)
+    kinds = {name: kind_of(modality) for name, modality in config.modalities.items()}
+    raw = {
+        name: [kind.read(row[config.column(name)], config.modalities[name]) for row in rows]
+        for name, kind in kinds.items()
+    }
+    decoded = {name: [kinds[name].decode(value) for value in values] for name, values in raw.items()}
+    tokens = _without_gradient(model.project, batch)
+
+    def prepare(name: str) -> None:
+        kinds[name].prepare(pipeline.preparers[name], decoded[name], config.modalities[name].max_length)
+
+    stages: dict[str, Callable[[], Any]] = {
+        "read": lambda: [row["image"] for row in load_split(dataset, "train")[:32]],
+        "decode": lambda: [kinds["image"].decode(value) for value in raw["image"]],
+        "resize, normalise": partial(prepare, "image"),
+        "tokenize": partial(prepare, "text"),
+        **{f"encode {name}": partial(_without_gradient, model.encode, name, batch.modalities[name]) for name in kinds},
+        "fuse": partial(_without_gradient, model.fuse, tokens),
+    }
+
+    def way(stage: Callable[[], Any]) -> int:
+        stage()
+        return len(rows)
+
+    return {STAGE + name: partial(way, stage) for name, stage in stages.items()}
+
+
+@torch.no_grad()
+def _without_gradient(work: Callable[..., Any], *given: Any) -> Any:
+    return work(*given)
 
 
 def _count(answer: Callable[[], Tensor]) -> int:
