@@ -31,7 +31,7 @@ def speed_values(found: dict[str, Any]) -> dict[str, Any]:
         "goal_rows": goal_rows(found),
         "million_rows": million_rows(found["million"]["steps"]),
         "process_rows": process_rows(found["processes"]["batches"]),
-        "quality_rows": quality_rows(found["quality"]),
+        "answer_rows": answer_rows(found["quality"]),
         "cost_rows": cost_rows(found["cost"]),
     }
 
@@ -73,8 +73,9 @@ def goal_rows(found: dict[str, Any]) -> list[list[str]]:
     """A goal a row: what was wanted, what was measured, whether that is enough, whether the machine was quiet, how."""
     rows = [["goal", "wanted", "measured", "", "noise", "command"]]
 
-    def add(goal: str, wanted: str, measured: str, met: bool, noise: str, how: str) -> None:
-        rows.append([goal, wanted, measured, "met" if met else "missed", noise, f"`{COMMANDS[how]}`"])
+    def add(goal: str, wanted: str, measured: str, met: bool | None, noise: str, how: str) -> None:
+        said = "" if met is None else "met" if met else "missed"
+        rows.append([goal, wanted, measured, said, noise, f"`{COMMANDS[how]}`"])
 
     for suite, prefixes in {
         "train": {"portable": "P1", "fp32": "P1", "bf16": "P1", "frozen": "P5"},
@@ -113,7 +114,7 @@ def goal_rows(found: dict[str, Any]) -> list[list[str]]:
                 "million",
             )
     for batch, one in found["processes"]["batches"].items():
-        off, efficiency = one["losses_differ_by"], one["efficiency"]
+        off, efficiency, rounds = one["losses_differ_by"], one["efficiency"], found["processes"]["rounds"]
         add(
             f"P7 losses of two processes, batch {batch}",
             "the same",
@@ -122,7 +123,14 @@ def goal_rows(found: dict[str, Any]) -> list[list[str]]:
             "counted",
             "processes",
         )
-        add(f"P7 efficiency of two, batch {batch}", "printed", f"{efficiency:.2f}", True, "one round", "processes")
+        add(
+            f"P7 efficiency of two, batch {batch}",
+            "printed",
+            f"{efficiency:.2f}",
+            None,
+            f"rounds: {rounds}",
+            "processes",
+        )
     return rows
 
 
@@ -135,7 +143,7 @@ def process_rows(batches: dict[str, dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def quality_rows(quality: dict[str, Any]) -> list[list[str]]:
+def answer_rows(quality: dict[str, Any]) -> list[list[str]]:
     """A way to answer a row: scores, the difference from fp32, how far logits and labels are off."""
     rows = [
         ["way", "accuracy", "macro F1", "minus fp32, macro F1", "largest difference of a logit", "labels that differ"]

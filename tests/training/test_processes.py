@@ -61,6 +61,7 @@ SETTINGS = {
     "no alignment": {"loss__alignment_weight": 0},
     "a penalty": {"model__fusion__name": "dr_net"},
     "a frozen encoder": {"model__modalities__image__frozen": True},
+    "frozen encoders": {f"model__modalities__{name}__frozen": True for name in ("text", "image")},
     "last layers": {"model__modalities__text__trained_layers": 1},
     "less kept for the gradient": {"train__gradient_checkpointing": True},
     "a shared encoder": {"model__modalities__again": {"kind": "text", "shares": "text", "column": "text"}},
@@ -69,7 +70,15 @@ POSTS = {2: 13, 3: 2}
 """Posts of a batch for so many processes: uneven shares; a process without a post."""
 
 
-SHARDED = ("info_nce", "all negatives", "a missing modality", "no alignment", "a frozen encoder", "last layers")
+SHARDED = (
+    "info_nce",
+    "all negatives",
+    "a missing modality",
+    "no alignment",
+    "a frozen encoder",
+    "frozen encoders",
+    "last layers",
+)
 SHARDED += ("less kept for the gradient", "a shared encoder")
 """Settings that are tried with encoders that are spread over the processes, too."""
 
@@ -113,7 +122,7 @@ def whole_gradients(setup, several):
     from clfa.training.processes import clipped
     from clfa.training.sharded import entire
 
-    norm = clipped(setup.model, 1e9, several)
+    norm = clipped(setup.passes, 1e9, several)
     own = {name: entire(one.grad) for name, one in setup.model.named_parameters() if one.grad is not None}
     assert torch.stack([one.norm() for one in own.values()]).norm() == pytest.approx(norm.item(), rel=1e-4)
     return own | {"norm": norm.detach().reshape(1)}

@@ -29,6 +29,7 @@ from clfa.data.progress import Progress, progress
 from clfa.data.seen import Seen
 
 SHARD_BYTES, SHARD_SECONDS = 16_000_000, 30  # a shard is written when it is full, or old
+SOUGHT = 100_000  # keys that are compared with as many others, at least
 WINDOW = 1_024  # contents that are sorted by length together
 WINDOW_BYTES = 16_000_000
 
@@ -50,8 +51,8 @@ def content_key(kind: str, value: Content) -> bytes:
 class Cache:
     """Read side of a folder of shards; values stay on disk. An entry is the number of a content, in the order of the files.
 
-    In memory are 4 bytes an entry where its length is not always the same. To find entries by their keys takes an index of
-    20 bytes an entry, which is read when it is asked for, and can be put away (`forget`).
+    In memory are 4 bytes an entry where its length is not always the same. To find some by their keys takes an index of 20
+    bytes an entry, which is made when it is asked for; to find very many needs none (`find_all`).
 
     Args:
         folder: the folder; it may be empty or missing.
@@ -86,9 +87,25 @@ class Cache:
         places = np.searchsorted(known, keys).clip(max=len(known) - 1)
         return np.where(known[places] == keys, entries[places], np.int32(-1))
 
-    def forget(self) -> None:
-        """Put the index away; the next `find` reads it again."""
-        self._index = None
+    def find_all(self, keys: Keys) -> NDArray[np.int32]:
+        """The same for so many that an index of all would take more memory than they do: some shards at a time."""
+        found = np.full(len(keys), -1, dtype=np.int32)
+        number = first = 0
+        while number < len(self.shards):
+            some: list[Keys] = []
+            while number < len(self.shards) and sum(map(len, some)) < SOUGHT:
+                some.append(self.shards[number].keys())
+                number += 1
+            own = np.concatenate(some)
+            order = np.argsort(own, kind="stable").astype(np.int32)
+            known = own[order]
+            for start in range(0, len(keys), SOUGHT):
+                asked = keys[start : start + SOUGHT]
+                places = np.searchsorted(known, asked).clip(max=len(known) - 1)
+                there = known[places] == asked
+                found[start : start + SOUGHT][there] = first + order[places[there]]
+            first += len(own)
+        return found
 
     def items(self) -> Iterator[tuple[bytes, Tensor]]:
         """Key and rows of each entry."""

@@ -62,6 +62,7 @@ def spread(
     begin: Callable[..., Work],
     *given: Any,
     waiting: Callable[[], None] = lambda: None,
+    lost: Callable[[Any, UserError], Any] | None = None,
 ) -> Iterator[Any]:
     """Jobs done by actors, in any order; those of an actor that dies are done by its successor.
 
@@ -73,6 +74,7 @@ def spread(
         begin: what an actor begins with, in the folder where this process is; gives what does a job.
         given: its arguments.
         waiting: called now and then while nothing ends.
+        lost: contents of a job whose worker died too often, and what is to be said -> its result; without it all ends there.
 
     Returns:
         The result of each job, as it is done.
@@ -106,6 +108,11 @@ def spread(
             actor, job, tries = busy.pop(reference)
             try:
                 result = _result(reference)
+            except _Lost as error:
+                if lost is None:
+                    raise
+                yield lost(job[1], error)
+                continue
             except ActorUnavailableError:  # a machine that is busy, or has just died
                 if tries == RETRIES:
                     raise UserError("a worker of the cluster does not answer: `ray status` says what is left") from None
@@ -115,10 +122,10 @@ def spread(
             yield result
 
     for job in jobs:
-        if not idle and len(busy) + len(starting) < workers:
-            actor = remote.remote()
-            starting[actor.ready.remote(shared)] = actor
         while not idle:
+            if len(busy) + len(starting) < workers:
+                actor = remote.remote()
+                starting[actor.ready.remote(shared)] = actor
             yield from change()
         actor = idle.pop()
         busy[actor.work.remote(shared, *job)] = actor, job, 0
@@ -136,7 +143,11 @@ def _result(reference: Any) -> Any:
         raise error.cause if isinstance(error.cause, UserError) else error from None
     except RayError as error:
         last = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()[-1]
-        raise UserError(f"a worker of the cluster gave up: {last}") from None
+        raise _Lost(f"a worker of the cluster gave up: {last}") from None
+
+
+class _Lost(UserError):
+    """A worker died, and so did its successors."""
 
 
 class _Worker:

@@ -23,8 +23,6 @@ from clfa.errors import UserError
 
 UNKNOWN, NONE = -1, -2
 """In place of an entry of a cache: it has none; there is no value."""
-FOUND = 50_000
-"""Keys that are looked for together."""
 
 
 class Row(Mapping[str, Any]):
@@ -104,7 +102,8 @@ class Rows(Sequence[Row]):
         """(N,) class numbers; -1 where a row has none."""
         if "label" not in self.column_names:
             return np.array([], dtype=np.int64)
-        return np.array(self._array("label").cast(pa.int64()).fill_null(-1))  # one that may be written to
+        numbers = [np.array(file.kept("label").fill_null(-1).cast(pa.int32())) for file in self.files]
+        return np.concatenate(numbers)[self.numbers].astype(np.int64)
 
     @property
     def texts(self) -> list[str]:
@@ -123,12 +122,15 @@ class Rows(Sequence[Row]):
 
     def _array(self, name: str) -> pa.Array:
         """One column of the chosen rows."""
-        pieces, order = [], np.argsort(self.numbers, kind="stable")
-        numbers, start = self.numbers[order], 0
+        in_order = bool((self.numbers[1:] >= self.numbers[:-1]).all())
+        order = np.arange(0) if in_order else np.argsort(self.numbers, kind="stable")
+        numbers, start, pieces = self.numbers if in_order else self.numbers[order], 0, []
         for file, end in zip(self.files, self.ends):
             low, high = np.searchsorted(numbers, [start, end])
             pieces.append(file.take(name, numbers[low:high] - start))
             start = end
+        if in_order:
+            return pa.concat_arrays(pieces)
         places = np.empty(len(order), dtype=np.int64)
         places[order] = np.arange(len(order))
         return pa.concat_arrays(pieces).take(pa.array(places))
@@ -155,11 +157,10 @@ class Rows(Sequence[Row]):
             pieces = []
             for file in self.files:
                 keys = file.keys(column, kind)
-                for start in range(0, len(keys), FOUND):
-                    some = keys[start : start + FOUND]
-                    missing = (some == b"") | (some == empty)
-                    pieces.append(np.where(missing, np.int32(NONE), cache.find(some)))
-            cache.forget()
+                entries = cache.find_all(keys)
+                entries[keys == b""] = NONE
+                entries[keys == empty] = NONE
+                pieces.append(entries)
             self._entries[which] = np.concatenate(pieces)
         return self._entries[which]
 
@@ -236,6 +237,12 @@ class _Split:
         self.arrays: dict[str, pa.Array] = {}  # columns without bytes of which cells were asked for
         self.group: tuple[str, int, list] | None = None  # the group read last: neighbours are often asked for
 
+    def kept(self, column: str) -> pa.Array:
+        """A column without bytes, in memory from now on."""
+        if column not in self.arrays:
+            self.arrays[column] = self.take(column, np.arange(self.count))
+        return self.arrays[column]
+
     def take(self, column: str, numbers: NDArray[np.int64]) -> pa.Array:
         """Some rows of a column without bytes, by their numbers in order."""
         if column not in self.columns:
@@ -268,9 +275,7 @@ class _Split:
         if column not in self.columns:
             raise KeyError(column)
         if not self._holds_bytes(column):
-            if column not in self.arrays:
-                self.arrays[column] = self.take(column, np.arange(self.count))
-            return self.arrays[column][number].as_py()
+            return self.kept(column)[number].as_py()
         group = int(np.searchsorted(self.group_ends, number, side="right"))
         if self.group is None or self.group[:2] != (column, group):
             with self._open() as file:

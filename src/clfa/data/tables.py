@@ -77,62 +77,86 @@ def read_table(
     survey = _survey(tables, columns, kept, needed, further, unlabelled == "keep")
     if columns["split"] != "split" and columns["split"] not in survey.names:
         raise UserError(f"{source} has no column {columns['split']!r}; it has {', '.join(sorted(survey.names))}")
-    why: UserError | None = None  # nothing can be used, whatever becomes of the bad rows
-    try:
-        classes = _classes(survey, rare, f"{source}: {columns['label']!r}")
-    except UserError as error:
-        if _PLACES.index(BAD) not in survey.splits:
-            raise
-        why, classes, draw = error, _Classes([], np.full(len(survey.labels), -1), {}, []), False
-    class_names, labels, notes = classes.names, classes.labels, classes.notes
+    classes, why = _usable_classes(survey, rare, f"{source}: {columns['label']!r}")
     splits = np.frombuffer(survey.splits, dtype=np.int8).copy()
     root = (images or (path if path.is_dir() else path.parent)) if embed else None
-    drawn, kept_rows = draw and -1 in survey.splits, labels >= 0
+    drawn, kept_rows, notes = draw and not why and -1 in survey.splits, classes.labels >= 0, classes.notes
     if drawn:
         groups = group_repeats(_contents(tables, columns, root, kept_rows))
         try:
-            splits[kept_rows], more = draw_missing(splits[kept_rows], labels[kept_rows], groups, class_names, seed)
+            own = draw_missing(splits[kept_rows], classes.labels[kept_rows], groups, classes.names, seed)
         except UserError as error:
             raise UserError(f"{source}: {error}") from None
-        notes += more
+        splits[kept_rows], more = own
+        notes = notes + more
     for note in notes:
         log.warning("%s: %s", source, note)
-    how = (
-        "given"
-        if all(table.split for table in tables)
-        else f"stratified 8:1:1, seed {seed}, repeated posts in one split"
-    )
-    if columns["split"] in survey.names:
-        how = f"column {columns['split']}" + (f", empty cells {how}" if drawn else "")
-
-    def rows() -> Source:
-        places = zip(splits, labels)
-        for table in tables:
-            for number, (line, row) in enumerate(table.lines(None)):
-                place, label = next(places)
-                split = "all" if place < 0 else _PLACES[place]
-                where, id = table.where(line), ""
-                try:
-                    row = _whole(row)
-                    id = _id(row, number, table, columns, where)
-                    _answer(row, columns, where, table.split, unlabelled == "keep")
-                    cells = _cells(row, kept, where, survey.columns)
-                    if why:
-                        continue
-                    if split != UNLABELLED and label < 0:
-                        yield split, _dropped(id, split, row, columns, where)
-                        continue
-                    of_class = None if split == UNLABELLED else class_names[label]
-                    yield split, _record(id, row, columns, cells, where, root, of_class)
-                except UserError as error:
-                    yield "all", Bad(id, "all", error, where)
-        if why:
-            yield "all", Bad("", "all", why, source)
-
-    described = {"name": path.stem, "filters": notes, "split": how, "rows": len(splits), "columns": survey.columns}
+    described = {
+        "name": path.stem,
+        "filters": notes,
+        "split": _how_split(tables, survey, columns, seed, drawn),
+        "rows": len(splits),
+        "columns": survey.columns,
+    }
     if classes.merged:
         described["merged_classes"] = classes.merged
-    return rows(), class_names, described
+    reading = _Reading(source, tables, columns, kept, survey.columns, root, unlabelled == "keep", splits, classes, why)
+    return _rows(reading), classes.names, described
+
+
+class _Reading(NamedTuple):
+    """What the last pass over a source goes by."""
+
+    source: str
+    tables: list[Table]
+    columns: Mapping[str, str]
+    kept: Mapping[str, str]
+    stored: dict[str, str]  # further column -> `string` or `binary`
+    root: Place | None
+    unlabelled: bool  # whether rows without a label are kept
+    splits: NDArray[np.int8]
+    classes: "_Classes"
+    why: UserError | None  # why nothing can be used
+
+
+def _rows(reading: _Reading) -> Source:
+    """All rows; where nothing can be used, the bad ones and why."""
+    places = zip(reading.splits, reading.classes.labels)
+    for table in reading.tables:
+        for number, (line, row) in enumerate(table.lines(None)):
+            split, label = next(places)
+            where = table.where(line)
+            found = _row(reading, table, number, where, row, "all" if split < 0 else _PLACES[split], int(label))
+            if not reading.why or isinstance(found[1], Bad):
+                yield found
+    if reading.why:
+        yield "all", Bad("", "all", reading.why, reading.source)
+
+
+def _row(
+    reading: _Reading, table: Table, number: int, where: str, row: Row | UserError, split: str, label: int
+) -> tuple[str, Record | Dropped | Bad]:
+    columns, id = reading.columns, ""
+    try:
+        row = _whole(row)
+        id = _id(row, number, table, columns, where)
+        _answer(row, columns, where, table.split, reading.unlabelled)
+        cells = _cells(row, reading.kept, where, reading.stored)
+        if split != UNLABELLED and label < 0:
+            return split, _dropped(id, split, row, columns, where)
+        of_class = None if split == UNLABELLED else reading.classes.names[label]
+        return split, _record(id, row, columns, cells, where, reading.root, of_class)
+    except UserError as error:
+        return "all", Bad(id, "all", error, where)
+
+
+def _how_split(tables: list[Table], survey: "_Survey", columns: Mapping[str, str], seed: int, drawn: bool) -> str:
+    how = f"stratified 8:1:1, seed {seed}, repeated posts in one split"
+    if all(table.split for table in tables):
+        how = "given"
+    if columns["split"] in survey.names:
+        how = f"column {columns['split']}" + (f", empty cells {how}" if drawn else "")
+    return how
 
 
 def open_posts(path: Place, columns: Mapping[str, str], needed: Sequence[str] = ("text",)) -> Table:
@@ -263,6 +287,16 @@ def _classes(survey: _Survey, rare: str, where: str) -> _Classes:
     merged = {name: count for name, count in counts.items() if becomes[name] not in (name, None)}
     old = np.frombuffer(survey.labels, dtype=np.int32)
     return _Classes(names, np.where(old < 0, -1, new[old]), merged, notes)
+
+
+def _usable_classes(survey: _Survey, rare: str, where: str) -> tuple[_Classes, UserError | None]:
+    """The classes; if there are fewer than two because rows are bad, none, and why."""
+    try:
+        return _classes(survey, rare, where), None
+    except UserError as error:
+        if _PLACES.index(BAD) not in survey.splits:
+            raise
+        return _Classes([], np.full(len(survey.labels), -1), {}, []), error
 
 
 def _contents(

@@ -126,16 +126,19 @@ class Pipeline:
                 self.caches[name] = found
         return self.caches
 
-    def cache_inputs(self, dataset: Path, splits: Sequence[str]) -> None:
+    def cache_inputs(self, dataset: Path, splits: Sequence[str], again: bool) -> None:
         """Compute token ids and resized images of these splits where missing, and read them from now on: each text is
         tokenized once, and each image decoded once, however often the posts are seen.
 
         Files: `DATASET/inputs/<key>/`, key = 16 hex digits of the tokenizer or image processor and its settings. Modalities
-        whose states are cached have no need of it; images that would take half of what is left of the disk are decoded anew.
+        whose states are cached have no need of it; images that would take half of what is left of the disk are decoded anew,
+        and so are those that are not seen `again`.
         """
         for name, modality in self.config.modalities.items():
             kind, preparer, column = kind_of(modality), self.preparers[name], self.config.column(name)
-            if name in self.caches or not kind.can_compact(preparer, modality.max_length):
+            if name in self.caches or not (again or modality.kind == "text"):
+                continue
+            if not kind.can_compact(preparer, modality.max_length):
                 continue
             rows = sum(len(load_split(dataset, split)) for split in splits)
             size = kind.compact(preparer, [kind.samples[-1]], modality.max_length)[0].nbytes * rows

@@ -131,14 +131,15 @@ def try_candidates(
 
 
 def open_fitter(
-    features: dict[str, Array], labels: NDArray[np.int64], classes: int, groups: list[str]
+    features: dict[str, Array], labels: NDArray[np.int64], classes: int, groups: list[str], threads: int = -1
 ) -> Callable[[int, Candidate], tuple[int, Fitted]]:
-    """What fits a candidate, here or in a worker of a cluster; an SVM's distances are computed once in each."""
+    """What fits a candidate, here with all cores, or in a worker of a cluster with one; of SVMs, each has the distances of
+    posts in memory."""
     distances: dict[str, Array] = {}
 
     def fit(number: int, candidate: Candidate) -> tuple[int, Fitted]:
         own = {name: features[name] for name in candidate.modalities}
-        return number, fit_probe(candidate.probe, own, labels, classes, groups, distances=distances)
+        return number, fit_probe(candidate.probe, own, labels, classes, groups, distances=distances, threads=threads)
 
     return fit
 
@@ -147,7 +148,7 @@ def _on_cluster(candidates: list[Candidate], *given: Any) -> list[Fitted]:
     from clfa.data.cluster import cluster, spread
 
     with cluster() as workers:
-        done = dict(spread(enumerate(candidates), workers, open_fitter, *given))
+        done = dict(spread(enumerate(candidates), workers, open_fitter, *given, 1))
     return [done[number] for number in range(len(candidates))]
 
 

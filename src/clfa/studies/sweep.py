@@ -159,13 +159,17 @@ def _run_on_cluster(runs: list[RunConfig], split: str) -> dict[str, str]:
 
     with cluster() as workers:
         log.info("%s runs on a cluster of %s workers", len(runs), workers)
-        jobs = enumerate(runs)
-        for number, (output, score, error) in enumerate(spread(jobs, workers, open_runner, split, waiting=say), 1):
+        done = spread(enumerate(runs), workers, open_runner, split, waiting=say, lost=_lost)
+        for number, (output, score, error) in enumerate(done, 1):
             del left[output]
             said = f"{split} macro F1 {100 * score:.1f}" if error is None else "failed"
             log.info("[%s/%s] %s: %s", number, len(runs), output, said)
             failed |= {} if error is None else {output: error}
     return failed
+
+
+def _lost(run: RunConfig, error: UserError) -> tuple[str, float, str | None]:
+    return run.output, 0.0, f"{error} (out of memory?)"
 
 
 def open_runner(split: str) -> Callable[[int, RunConfig], tuple[str, float, str | None]]:

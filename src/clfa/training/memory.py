@@ -53,7 +53,10 @@ def explained(
         cause = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         traceback.clear_frames(error.__traceback__)  # they hold the batch
     if trial is None:
-        raise UserError(f"memory exhausted by a batch of {settings.batch_size} posts: lower it. PyTorch: {cause}")
+        raise UserError(
+            f"memory exhausted by a batch of {settings.batch_size} posts: lower train.batch_size and raise "
+            f"train.accumulation, or start more processes. PyTorch: {cause}"
+        )
     with stop.at_once():
         raise too_large(cause, settings.batch_size, settings.accumulation, trial, on_cpu)
 

@@ -86,6 +86,7 @@ def fit_probe(
     groups: Sequence[str] | None = None,
     balanced: bool = False,
     distances: dict[str, Array] | None = None,
+    threads: int = -1,
 ) -> Fitted:
     """Fit and calibrate.
 
@@ -103,6 +104,7 @@ def fit_probe(
         balanced: whether each class has the same weight.
         distances: kept between calls with the same features: an SVM puts the squared distances (N, N) of each modality
             there, from which the kernel of any scales follows.
+        threads: folds that are fitted at the same time; all cores by default.
     """
     started = time.monotonic()
     joined = np.concatenate(list(features.values()), 1)
@@ -117,7 +119,7 @@ def fit_probe(
     folds, everyone = inner_folds(labels, groups), np.arange(len(labels))
     # the solvers leave Python's lock, so threads do; each of them computes on one core
     with threadpool_limits(1):
-        (final, scores), *of_folds = Parallel(-1, prefer="threads")(
+        (final, scores), *of_folds = Parallel(threads, prefer="threads")(
             delayed(_fit_and_score)(head, joined, labels, places, scored, kernel)
             for places, scored in ((everyone, everyone), *folds)
         )

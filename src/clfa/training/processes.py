@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clfa.model.batch import NO_LABEL, Batch, Inputs
 from clfa.model.classifier import Classifier, Output
 from clfa.training.modality_dropout import forward
-from clfa.training.sharded import clip_gradients, exchange_gradients, is_sharded, shard_encoders
+from clfa.training.sharded import clip_gradients, shard_encoders
 
 PATIENCE = timedelta(hours=2)
 """How long one process waits for another, such as for one that computes a cache."""
@@ -132,6 +132,8 @@ class Passes(nn.Module):
     def __init__(self, model: Classifier, hide: bool):
         super().__init__()
         self.model, self.hide = model, hide
+        self.sharded = False
+        """Whether the encoders are spread over the processes."""
 
     def forward(self, batch: Batch) -> tuple[Output, list[Output]]:
         return forward(self.model, batch, self.hide)
@@ -140,22 +142,27 @@ class Passes(nn.Module):
 def distributed(passes: Passes, processes: Processes, sharded: bool) -> nn.Module:
     """The same, with gradients that are those of all processes; `sharded` spreads the encoders over them."""
     if processes and sharded:
-        shard_encoders(passes.model, processes.count, _device())
+        passes.sharded = shard_encoders(passes.model, processes.count, _device())
+    if passes.sharded:
         return passes
     return DistributedDataParallel(passes, find_unused_parameters=True) if processes else passes
 
 
 def without_exchange(passes: nn.Module, last: bool) -> AbstractContextManager:
     """Of several batches of one step, only the `last` needs the gradients of the others."""
-    exchange_gradients(passes, last)
     return nullcontext() if last or not isinstance(passes, DistributedDataParallel) else passes.no_sync()
 
 
-def clipped(model: nn.Module, most: float, processes: Processes) -> Tensor:
+def is_sharded(passes: nn.Module) -> bool:
+    """Whether the encoders are spread over the processes, so that all must take part in what is done with them."""
+    return isinstance(passes, Passes) and passes.sharded
+
+
+def clipped(passes: nn.Module, most: float, processes: Processes) -> Tensor:
     """The norm of the gradient, which is scaled to at most `most`."""
-    if is_sharded(model):
-        return clip_gradients(model, most, processes.count)
-    return torch.nn.utils.clip_grad_norm_(model.parameters(), most)
+    if is_sharded(passes):
+        return clip_gradients(passes, most, processes.count)
+    return torch.nn.utils.clip_grad_norm_(passes.parameters(), most)
 
 
 def gathered(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -105,6 +105,8 @@ def set_up(config: RunConfig, processes: Processes = Processes()) -> Setup:  # n
     if settings.gradient_checkpointing:
         _checkpoint_gradients(model)
     passes = distributed(Passes(model, settings.modality_dropout > 0), processes, settings.sharded)
+    if settings.workers:  # what is read once is read here, and handed down to all of them
+        batches.collate_fn([cast(Any, batches.dataset)[0]])
     optimizer = torch.optim.AdamW(parameter_groups(model, settings), betas=(0.9, 0.999), fused=True)
     weights = _class_weights(rows.labels, len(class_names), config).to(pipeline.device)
     aligned = [rows] if unlabelled is None else [rows, unlabelled]
@@ -157,7 +159,7 @@ def _with_caches(config: RunConfig, rows: Rows, engine: Engine = "plain") -> tup
     pipeline = Pipeline(model, config.train.batch_size * 4)
     _log_misreadings(pipeline, rows)
     pipeline.cache(dataset, splits, engine)
-    pipeline.cache_inputs(dataset, splits)
+    pipeline.cache_inputs(dataset, splits, again=config.train.epochs > 1)
     return pipeline, _teacher_embeds(config, splits, engine)
 
 

@@ -5,7 +5,7 @@ layer are put together for its pass, and dropped behind it. Of a model of w weig
 instead of 16 w. Frozen encoders, projections, fusion and classifier are whole in each process.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,35 +17,31 @@ from clfa.model.classifier import Classifier
 from clfa.model.layers import find_layers
 
 
-def shard_encoders(model: Classifier, count: int, device: str) -> None:
-    """Leave each of `count` processes its share of the encoders that are trained. Before an optimizer is made."""
+def shard_encoders(model: Classifier, count: int, device: str) -> bool:
+    """Leave each of `count` processes its share of the encoders that are trained. Before an optimizer is made.
+
+    Gradients are summed over the processes in each backward pass, also of several in one step: whole ones would not fit.
+
+    Returns:
+        Whether there are any.
+    """
     # imported here, as this takes most of a second
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(device, (count,))
-    for encoder in model.encoders.values():
-        if any(parameter.requires_grad for parameter in encoder.parameters()):
-            encoder.to(memory_format=torch.contiguous_format)  # the only layout that can be shared out
-            for layer in find_layers(encoder.backbone) or []:
-                fully_shard(layer, mesh=mesh)
-            fully_shard(encoder, mesh=mesh)
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether any of its weights is spread over processes."""
-    return any(_shards(model))
+    trained = [one for one in model.encoders.values() if any(p.requires_grad for p in one.parameters())]
+    mesh = init_device_mesh(device, (count,)) if trained else None
+    for encoder in trained:
+        encoder.to(memory_format=torch.contiguous_format)  # the only layout that can be shared out
+        for layer in find_layers(encoder.backbone) or []:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(encoder, mesh=mesh)
+    return bool(trained)
 
 
 def is_spread(value: Tensor) -> bool:
     """Whether this is a share of a tensor: PyTorch's `DTensor`, which takes half a second to import."""
     return hasattr(value, "full_tensor")
-
-
-def exchange_gradients(model: nn.Module, wanted: bool) -> None:
-    """Whether the next backward pass sums the encoders' gradients over the processes, or keeps each its own."""
-    for module in _shards(model):
-        module.set_requires_gradient_sync(wanted)
 
 
 def clip_gradients(model: nn.Module, most: float, count: int) -> Tensor:
@@ -89,8 +85,3 @@ def share_of(value: Tensor, like: Tensor) -> Tensor:
 def own_parts(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What this process holds of each, as plain tensors that share its memory."""
     return {name: value.to_local() if is_spread(value) else value for name, value in values.items()}  # type: ignore[attr-defined]
-
-
-def _shards(model: nn.Module) -> Iterator[Any]:
-    """The modules that `fully_shard` has changed, which have one more class."""
-    return (module for module in model.modules() if any(one.__name__ == "FSDPModule" for one in type(module).__mro__))

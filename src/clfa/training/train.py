@@ -37,9 +37,8 @@ from clfa.training.modality_dropout import expected_terms
 from clfa.training.objective import aligns_alone, objective
 from clfa.training.optimizer import learning_rate
 from clfa.training.probe import train_probe
-from clfa.training.processes import Passes, Processes, clipped, gathered, processes, without_exchange
+from clfa.training.processes import Passes, Processes, clipped, gathered, is_sharded, processes, without_exchange
 from clfa.training.setup import Setup, one_pass, set_up
-from clfa.training.sharded import is_sharded
 from clfa.training.stopping import Stop, stoppable
 
 NOT_FINITE = 3
@@ -165,7 +164,7 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float, several: 
             setup.sampler.set_epoch(state.epoch, state.batch)
             with one_pass(setup.batches) as batches:
                 epoch = partial(_train_epoch, setup, config, state, batches, between_steps)
-                trial = None if is_sharded(setup.model) else partial(_trial, setup, config)
+                trial = None if is_sharded(setup.passes) else partial(_trial, setup, config)
                 losses = explained(epoch, trial, settings, on_cpu, stop)
             seconds, skipped = state.seconds - state.seconds_before, state.skipped
             try:
@@ -201,14 +200,14 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float, several: 
 
     if board:
         board.close()
-    if several.leads or is_sharded(setup.model):
+    if several.leads or is_sharded(setup.passes):
         _finish(setup, run, state, settings)
 
 
 def _save(setup: Setup, run: Run, state: State) -> None:
     """Add a checkpoint; of several processes the first one does so."""
     leads = setup.processes.leads
-    if leads or is_sharded(setup.model):
+    if leads or is_sharded(setup.passes):
         save_checkpoint(run.checkpoints, setup.model, setup.optimizer, asdict(state), setup.average, leads)
 
 
@@ -300,7 +299,7 @@ def _train_epoch(
             (terms["loss"] * (setup.processes.count / settings.accumulation)).backward()
         computed.append({name: value.detach() for name, value in terms.items()})
         if stepped:
-            norm = clipped(model, settings.clip, setup.processes)
+            norm = clipped(setup.passes, settings.clip, setup.processes)
             if not _count(state, computed, norm):
                 _skip_step(setup, state, number - number % settings.accumulation, number)
             else:

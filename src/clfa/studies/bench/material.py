@@ -14,6 +14,8 @@ from clfa.config import RunConfig, build_config, override
 from clfa.data.records import Record
 from clfa.data.writing import write_dataset
 from clfa.studies.tiny import word_tokenizer, write_encoder
+from clfa.training.sampler import LengthBuckets
+from clfa.training.setup import Setup
 
 WORDS, MEDIAN, SPREAD = 30_518, 21, 0.42
 """Of BERT's vocabulary; of the number of words of a text: MMSD's, without special tokens."""
@@ -64,12 +66,29 @@ def write_posts(folder: Path, count: int) -> None:
         generator = np.random.default_rng(0)
         for split, size in {"train": count, "validation": 8, "test": 8}.items():
             for number in range(size):
-                length = int(np.clip(generator.lognormal(math.log(MEDIAN), SPREAD), 1, FIXED - 2))
-                words = " ".join(f"w{word}" for word in generator.integers(0, WORDS, length))
+                words = " ".join(f"w{word}" for word in generator.integers(0, WORDS, words_of_a_text(generator)))
                 yield split, Record(f"{split}-{number}", words, photograph(generator), "ab"[number % 2], {})
 
     about = {"reader": "bench", "name": "bench", "filters": [], "columns": {}}
     write_dataset(rows(), folder, ["a", "b"], about)
+
+
+def words_of_a_text(generator: np.random.Generator) -> int:
+    """As many as MMSD's texts have."""
+    return int(np.clip(generator.lognormal(math.log(MEDIAN), SPREAD), 1, FIXED - 2))
+
+
+def padded_lengths(setup: Setup, batches: list[list[int]], posts: int = 10_000) -> dict[str, float]:
+    """Mean tokens of a text with its padding: of the plain loop, of these batches, of the batches of a long epoch."""
+    taken = [setup.batches.collate_fn([setup.rows[place] for place in places]) for places in batches]
+    generator = np.random.default_rng(1)
+    lengths = np.array([2 + words_of_a_text(generator) for _ in range(posts)])
+    epoch = LengthBuckets(lengths, setup.sampler.batch_size, seed=0).all_batches()
+    return {
+        "plain": FIXED,
+        "ours": float(np.mean([batch.modalities["text"].length for batch in taken])),
+        f"ours, in an epoch of {posts:,} posts": float(np.mean([lengths[batch.numpy()].max() for batch in epoch])),
+    }
 
 
 def photograph(generator: np.random.Generator) -> bytes:

@@ -22,7 +22,7 @@ from clfa.errors import UserError
 from clfa.model.modalities import kind_of
 from clfa.model.pipeline import Pipeline
 from clfa.serving.onnx import OnnxPipeline
-from clfa.studies.bench.material import config_of
+from clfa.studies.bench.material import config_of, padded_lengths
 from clfa.studies.bench.measure import Suite, Way, alternate, matmul_rate
 from clfa.studies.bench.plain import PlainLoop
 from clfa.studies.export import quantise, write_export
@@ -76,7 +76,8 @@ def train_suite(rounds: int, layers: int, reference: Path | None = None) -> Suit
             **({"reference": ("reference", fastest)} if reference else {}),
         }
         goals = {"portable": 1.7, "fp32": 2.5, "bf16": 4.0, "frozen": 5.0}
-        further = {"fp32 is": fastest, **_floor(setup, config, loop, ours, plain, times, fastest)}
+        padded = {"tokens of a text, padded, mean": padded_lengths(setup, ours)}
+        further = {"fp32 is": fastest, **padded, **_floor(setup, config, loop, ours, plain, times, fastest)}
         return Suite(times, pairs, goals, further | _differences(setup, config, loop, ours))
 
 
