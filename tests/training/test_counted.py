@@ -128,7 +128,7 @@ def test_a_step_computes_what_its_lengths_ask_for(run_config, posts, monkeypatch
 def test_prepared_inputs_change_nothing(run_config, posts, tmp_path, monkeypatch):
     whole = train(run_config(data__path=str(posts), train__epochs=EPOCHS))
     assert len(list((posts / "inputs").glob("*/*.safetensors"))) == 4  # two modalities, two splits
-    monkeypatch.setattr("clfa.model.pipeline.Pipeline.cache_inputs", lambda *args: None)
+    monkeypatch.setattr("clfa.model.pipeline.Pipeline.cache_inputs", lambda *_, **__: None)
     anew = train(run_config(data__path=str(posts), train__epochs=EPOCHS, output=str(tmp_path / "anew")))
     one, other = (load_file(run / "model.safetensors") for run in (whole, anew))
     assert all(torch.equal(one[name], other[name]) for name in one)
