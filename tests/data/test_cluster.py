@@ -116,3 +116,28 @@ def until_shards(folder, count, child):
         assert child.poll() is None, child.stderr.read()[-3000:]
         time.sleep(0.01)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+LOST = """
+import os
+import clfa.data.cluster as cluster
+cluster.RETRIES = 1
+def begin():
+    def work(number, contents):
+        if contents == "b":
+            os._exit(1)
+        return contents
+    return work
+def upper(contents, error):
+    assert "a worker of the cluster" in str(error)
+    return contents.upper()
+with cluster.cluster() as workers:
+    print(*sorted(cluster.spread(enumerate("abcd"), workers, begin, lost=upper)))
+"""
+
+
+def test_a_job_whose_workers_die_costs_no_other_job():
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1].split() == ["B", "a", "c", "d"]  # Ray has said above that a worker died

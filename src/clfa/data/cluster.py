@@ -108,18 +108,20 @@ def spread(
             actor, job, tries = busy.pop(reference)
             try:
                 result = _result(reference)
-            except _Lost as error:
-                if lost is None:
-                    raise
-                yield lost(job[1], error)
-                continue
             except ActorUnavailableError:  # a machine that is busy, or has just died
-                if tries == RETRIES:
-                    raise UserError("a worker of the cluster does not answer: `ray status` says what is left") from None
-                busy[actor.work.remote(shared, *job)] = actor, job, tries + 1
+                if tries < RETRIES:
+                    busy[actor.work.remote(shared, *job)] = actor, job, tries + 1
+                    continue
+                error = _Lost("a worker of the cluster does not answer: `ray status` says what is left")
+            except _Lost as of_worker:
+                error = of_worker
+            else:
+                idle.append(actor)
+                yield result
                 continue
-            idle.append(actor)
-            yield result
+            if lost is None:
+                raise error from None
+            yield lost(job[1], error)
 
     for job in jobs:
         while not idle:
