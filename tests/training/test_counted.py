@@ -12,6 +12,7 @@ from clfa.data import cells
 from clfa.model import encoders, modalities
 from clfa.model.modalities import KINDS
 from clfa.model.teacher import HubTeacher
+from clfa.training.setup import fill_caches
 from clfa.training.train import train
 
 EPOCHS, POSTS, IMAGES = 3, 32, 31  # of train and validation
@@ -78,6 +79,20 @@ def test_cached_states_need_no_encoder(counted, run_config, posts, tmp_path):
     train(run_config(train__epochs=EPOCHS, output=str(tmp_path / "again"), **config))
     new = counted - first
     assert [new[name] for name in ("decoded", "tokenized", "text", "image", "hashed")] == [0, 0, 0, 0, 0]
+
+
+def test_a_training_finds_what_was_cached_for_it_even_of_weights_that_are_drawn(counted, run_config, posts):
+    own = {
+        f"model__modalities__{name}__{key}": value
+        for name in ("text", "image")
+        for key, value in {"frozen": True, "pretrained": False}.items()
+    }
+    config = run_config(data__path=str(posts), loss__alignment_weight=0, train__epochs=1, **own)
+    fill_caches(config)
+    first = counted.copy()
+    train(config)
+    new = counted - first
+    assert [new[name] for name in ("decoded", "text", "image")] == [0, 0, 0]
 
 
 def test_an_epoch_reads_each_cached_state_once(run_config, posts, tmp_path, monkeypatch):

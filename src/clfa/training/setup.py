@@ -136,6 +136,7 @@ def fill_caches(config: RunConfig, engine: Engine = "plain") -> dict[str, int]:
     Raises:
         UserError: data, teacher and configuration do not fit each other; there is no cluster.
     """
+    torch.manual_seed(config.seed)  # as the training does: encoders without weights draw the same ones
     with kept(engine):
         pipeline, teacher = _with_caches(config, load_rows(config.data, "train", config.seed), engine)
     caches = dict(pipeline.caches)
