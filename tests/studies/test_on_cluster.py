@@ -89,10 +89,10 @@ def test_a_fit_finds_what_one_process_finds(encoders, start, tmp_path):
         lines.append(f"{told} {text(number)},photos/{number}.png,{['no', 'yes'][number % 2]}")
     (tmp_path / "posts.csv").write_text("\n".join(lines))
     encoder = {"text_encoder": str(encoders / "bert"), "image_encoder": str(encoders / "mobilenet")}
-    here = fit(tmp_path / "posts.csv", tmp_path / "here", 2.0, **encoder)
+    here = fit(tmp_path / "posts.csv", tmp_path / "here", 10.0, **encoder)
     options = [f"--{name.replace('_', '-')}={value}" for name, value in encoder.items()]
     said_by(
-        start("fit", tmp_path / "posts.csv", "--out", tmp_path / "there", "--minutes", 2, *options, "--engine", "ray")
+        start("fit", tmp_path / "posts.csv", "--out", tmp_path / "there", "--minutes", 10, *options, "--engine", "ray")
     )
     there = read_result(Fit, tmp_path / "there" / "leaderboard.json")
     assert [one.name for one in there.tried][:1] == [one.name for one in here.tried][:1]
