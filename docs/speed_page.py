@@ -31,7 +31,7 @@ def speed_values(found: dict[str, Any]) -> dict[str, Any]:
         "goal_rows": goal_rows(found),
         "million_rows": million_rows(found["million"]["steps"]),
         "process_rows": process_rows(found["processes"]["batches"]),
-        "answer_rows": answer_rows(found["quality"]),
+        "answer_rows": answer_rows(found["quality"]) if found["quality"] else [],
         "cost_rows": cost_rows(found["cost"]),
     }
 
@@ -131,7 +131,7 @@ def goal_rows(found: dict[str, Any]) -> list[list[str]]:
             f"rounds: {rounds}",
             "processes",
         )
-    return rows
+    return [rows[0], *sorted(rows[1:], key=lambda row: row[0].split()[0])]
 
 
 def process_rows(batches: dict[str, dict[str, Any]]) -> list[list[str]]:
@@ -189,7 +189,7 @@ def million_rows(steps: dict[str, dict[str, dict[str, float]]]) -> list[list[str
             *(f"{int(size):,} posts, s" for size in sizes),
         ]
     ]
-    for step in steps[sizes[0]]:
+    for step in ("import", "cache", "train, encoders frozen", "train, text encoder too", "predict"):
         if all(step in steps[size] for size in sizes):
             peaks = [steps[size][step]["peak_mb"] for size in sizes]
             seconds = [f"{steps[size][step]['seconds']:,.0f}" for size in sizes]

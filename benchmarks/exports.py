@@ -1,6 +1,6 @@
 """What an exported model costs: size of its install, memory, first answer of a fresh process, each further one.
 
-python benchmarks/onnx.py EXPORT [EXPORT …] --posts POSTS.csv --json docs/results/onnx.json
+python benchmarks/exports.py EXPORT [EXPORT …] --posts POSTS.csv --json docs/results/onnx.json
 
 In a fresh virtual environment with `clfa[onnx]` alone, on one core. POSTS.csv has the columns text and image (a path).
 """
