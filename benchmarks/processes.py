@@ -54,7 +54,7 @@ def main() -> None:
                     losses[batch, count] = [line["loss"] for line in lines]
                     print(batch, count, rates[batch, count], flush=True)
     middle = {key: sorted(each)[len(each) // 2] for key, each in rates.items()}
-    found = {
+    result = {
         "date": date.today().isoformat(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
@@ -72,9 +72,9 @@ def main() -> None:
             for batch in options.batch
         },
     }
-    print(json.dumps(found, indent=1))
+    print(json.dumps(result, indent=1))
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def run(folder: Path, layers: int, batch: int, count: int, number: int) -> list[dict]:

@@ -37,14 +37,14 @@ def main() -> None:
     logits: dict[str, list[np.ndarray]] = {way: [] for way in WAYS}
     for run in runs:
         rows = load_rows(run.config().data, "test")
-        for way, found in answers(run, rows).items():
-            logits[way].append(found)
-        print(run, *(f"{way} {np.abs(found[-1] - logits['fp32'][-1]).max():.2g}" for way, found in logits.items()))
+        for way, result in answers(run, rows).items():
+            logits[way].append(result)
+        print(run, *(f"{way} {np.abs(result[-1] - logits['fp32'][-1]).max():.2g}" for way, result in logits.items()))
     names = Pipeline.load(runs[0].path).class_names
     ids, labels, seeds = list(rows["id"]), rows.labels, [run.config().seed for run in runs]
     systems = [System(way, ids, names, labels, np.stack([one.argmax(1) for one in logits[way]]), seeds) for way in WAYS]
     compared = differences(systems[0], systems[1:], "macro_f1")
-    found = {
+    result = {
         "date": date.today().isoformat(),
         "posts": len(ids),
         "systems": [as_dict(system_scores(system)) for system in systems],
@@ -60,7 +60,7 @@ def main() -> None:
             for way in WAYS
         },
     }
-    write_json(options.json, found)
+    write_json(options.json, result)
     for one in compared:
         print(one.verdict)
 
@@ -68,19 +68,19 @@ def main() -> None:
 def answers(run: Run, rows) -> dict[str, np.ndarray]:
     """Way -> logits of all rows, each encoded anew."""
     pipeline = Pipeline.load(run.path)
-    found = {"fp32": pipeline.logits(rows).numpy()}
+    result = {"fp32": pipeline.logits(rows).numpy()}
     with torch.autocast("cpu", torch.bfloat16):
-        found["bf16"] = pipeline.logits(rows).numpy()
+        result["bf16"] = pipeline.logits(rows).numpy()
     for way in WAYS[2:]:
         folder = Path(tempfile.mkdtemp())
         try:
             write_export(pipeline, [dict(row) for row in rows[:32]], folder)
             if way == "ONNX int8":
                 quantise(folder)
-            found[way] = np.asarray(OnnxPipeline(folder).logits([dict(row) for row in rows], ""))
+            result[way] = np.asarray(OnnxPipeline(folder).logits([dict(row) for row in rows], ""))
         finally:
             shutil.rmtree(folder)
-    return found
+    return result
 
 
 if __name__ == "__main__":

@@ -153,9 +153,11 @@ def answer_rows(quality: dict[str, Any]) -> list[list[str]]:
         way = one["system"]
         gap = gaps.get(way)
         scores = [f"{100 * one['metrics'][name]['value']:.1f}" for name in ("accuracy", "macro_f1")]
-        told = "" if gap is None else f"{100 * gap['value']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+        gap_text = (
+            "" if gap is None else f"{100 * gap['value']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+        )
         off = [_number(quality["largest_difference_of_a_logit"][way]), f"{quality['labels_that_differ'][way]:.1%}"]
-        rows.append([way, *scores, told, *(off if gap is not None else ["", ""])])
+        rows.append([way, *scores, gap_text, *(off if gap is not None else ["", ""])])
     return rows
 
 

@@ -3,6 +3,8 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +100,24 @@ def dataset(tmp_path_factory) -> Path:
 def checkpoints_stay(monkeypatch):
     """Runs that are finished keep their checkpoints, to be looked at."""
     monkeypatch.setattr("clfa.training.train.clear_checkpoints", lambda folder: None)
+
+
+@pytest.fixture
+def start_process():
+    """`start_process(*arguments, **environment)`: Python with these, as a process without a Ray cluster around it."""
+    children = []
+
+    def start(*arguments, **environment):
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | environment
+        piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        child = subprocess.Popen([sys.executable, *map(str, arguments)], env=environment, **piped)
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.kill()
+        child.communicate()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, get_args, get_origin
 
@@ -83,6 +84,7 @@ def run() -> None:
     signal.signal(signal.SIGTERM, end)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in the background of a shell
         signal.signal(signal.SIGINT, end)
+    logging.getLogger("clfa").propagate = False  # libraries that set up the root logger would write each line once more
     # nothing is downloaded unless a hub name is given; usage statistics never
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
@@ -112,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser.instantiate(parser.parse_args(given))
         for word in words:
             options = options[word]
-        result = command(**_values(command, options))
+        with redirect_stdout(sys.stderr):  # results alone go to stdout, whatever libraries print
+            result = command(**_values(command, options))
         if result is not None:  # one of several processes speaks
             _print(result, options.json)
     except ArgumentError as error:

@@ -1,10 +1,7 @@
 """Predictions on a Ray cluster: the rows of this process alone, each once, whatever is killed."""
 
 import csv
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -39,23 +36,14 @@ def posts(tmp_path):
 
 
 @pytest.fixture
-def start(run, posts):
+def start(start_process, run, posts):
     """`start(output, engine)`: the command, in shards of 128 rows, as a process."""
-    children = []
 
     def begin(output, engine="ray", **environment):
         command = ["predict", run, "--input", posts, "--output", output, "--on-bad", "mask", "--engine", engine]
-        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | environment
-        child = subprocess.Popen(
-            [sys.executable, "-c", SMALL, *map(str, command)], stderr=subprocess.PIPE, text=True, env=environment
-        )
-        children.append(child)
-        return child
+        return start_process("-c", SMALL, *command, **environment)
 
-    yield begin
-    for child in children:
-        child.kill()
-        child.communicate()
+    return begin
 
 
 def finished(child):

@@ -1,11 +1,9 @@
 """`clfa sweep` and `clfa fit` on a Ray cluster: what one process finds."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -21,21 +19,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def start():
-    """`start(*arguments)`: clfa without a cluster around it."""
-    children = []
-
-    def begin(*arguments):
-        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        command = [sys.executable, "-m", "clfa", *map(str, arguments)]
-        child = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
-        children.append(child)
-        return child
-
-    yield begin
-    for child in children:
-        child.kill()
-        child.communicate()
+def start(start_process):
+    """`start(*arguments)`: clfa with these."""
+    return partial(start_process, "-m", "clfa")
 
 
 def said_by(child, code=0):

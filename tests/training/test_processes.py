@@ -120,10 +120,10 @@ def step(config, several, places):
 def whole_gradients(setup, several):
     """Those of all processes, and their norm."""
     from clfa.training.processes import clipped
-    from clfa.training.sharded import entire
+    from clfa.training.sharded import put_together
 
     norm = clipped(setup.passes, 1e9, several)
-    own = {name: entire(one.grad) for name, one in setup.model.named_parameters() if one.grad is not None}
+    own = {name: put_together(one.grad) for name, one in setup.model.named_parameters() if one.grad is not None}
     assert torch.stack([one.norm() for one in own.values()]).norm() == pytest.approx(norm.item(), rel=1e-4)
     return own | {"norm": norm.detach().reshape(1)}
 

@@ -89,7 +89,7 @@ class Cache:
 
     def find_all(self, keys: Keys) -> NDArray[np.int32]:
         """The same for so many that an index of all would take more memory than they do: some shards at a time."""
-        found = np.full(len(keys), -1, dtype=np.int32)
+        entries = np.full(len(keys), -1, dtype=np.int32)
         number = first = 0
         while number < len(self.shards):
             some: list[Keys] = []
@@ -103,14 +103,9 @@ class Cache:
                 asked = keys[start : start + SOUGHT]
                 places = np.searchsorted(known, asked).clip(max=len(known) - 1)
                 there = known[places] == asked
-                found[start : start + SOUGHT][there] = first + order[places[there]]
+                entries[start : start + SOUGHT][there] = first + order[places[there]]
             first += len(own)
-        return found
-
-    def items(self) -> Iterator[tuple[bytes, Tensor]]:
-        """Key and rows of each entry."""
-        keys = [key.tobytes() for shard in self.shards for key in shard.keys().view(np.dtype(("V", 16)))]
-        yield from ((key, self.read(entry)) for entry, key in enumerate(keys))
+        return entries
 
     def get(self, key: bytes) -> Tensor | None:
         """(length, D) rows of one content, see `read`; `None` if it is not here."""

@@ -88,6 +88,7 @@ def spread(
     idle: list[Any] = []
     starting: dict[Any, Any] = {}
     busy: dict[Any, tuple[Any, Any, int]] = {}
+    failures: list[Exception] = []  # of those that died before they were ready
 
     def change() -> Iterator[Any]:
         """Until an actor is ready, or a job done."""
@@ -102,8 +103,15 @@ def spread(
             )
         for reference in changed:
             if reference in starting:
-                _result(reference)
-                idle.append(starting.pop(reference))
+                actor = starting.pop(reference)
+                try:
+                    _result(reference)
+                except (ActorUnavailableError, _Lost) as failure:  # on a busy machine: another takes its place
+                    failures.append(failure)
+                    if len(failures) > RETRIES:
+                        raise _Lost(f"no worker of the cluster stays alive: {failure}") from None
+                else:
+                    idle.append(actor)
                 continue
             actor, job, tries = busy.pop(reference)
             try:

@@ -268,8 +268,8 @@ class _Split:
         with self._open() as file:
             groups = range(self.metadata.num_row_groups)
             chunks = (file.read_row_group(group, columns=[column]).column(0) for group in groups)
-            found = [np.array(pc.utf8_length(chunk).cast(pa.int32()).fill_null(0)) for chunk in chunks]
-        return np.concatenate([np.zeros(0, dtype=np.int32), *found])
+            lengths = [np.array(pc.utf8_length(chunk).cast(pa.int32()).fill_null(0)) for chunk in chunks]
+        return np.concatenate([np.zeros(0, dtype=np.int32), *lengths])
 
     def cell(self, column: str, number: int) -> Any:
         if column not in self.columns:

@@ -104,61 +104,6 @@ def read_table(
     return _rows(reading), classes.names, described
 
 
-class _Reading(NamedTuple):
-    """What the last pass over a source goes by."""
-
-    source: str
-    tables: list[Table]
-    columns: Mapping[str, str]
-    kept: Mapping[str, str]
-    stored: dict[str, str]  # further column -> `string` or `binary`
-    root: Place | None
-    unlabelled: bool  # whether rows without a label are kept
-    splits: NDArray[np.int8]
-    classes: "_Classes"
-    why: UserError | None  # why nothing can be used
-
-
-def _rows(reading: _Reading) -> Source:
-    """All rows; where nothing can be used, the bad ones and why."""
-    places = zip(reading.splits, reading.classes.labels)
-    for table in reading.tables:
-        for number, (line, row) in enumerate(table.lines(None)):
-            split, label = next(places)
-            where = table.where(line)
-            found = _row(reading, table, number, where, row, "all" if split < 0 else _PLACES[split], int(label))
-            if not reading.why or isinstance(found[1], Bad):
-                yield found
-    if reading.why:
-        yield "all", Bad("", "all", reading.why, reading.source)
-
-
-def _row(
-    reading: _Reading, table: Table, number: int, where: str, row: Row | UserError, split: str, label: int
-) -> tuple[str, Record | Dropped | Bad]:
-    columns, id = reading.columns, ""
-    try:
-        row = _whole(row)
-        id = _id(row, number, table, columns, where)
-        _answer(row, columns, where, table.split, reading.unlabelled)
-        cells = _cells(row, reading.kept, where, reading.stored)
-        if split != UNLABELLED and label < 0:
-            return split, _dropped(id, split, row, columns, where)
-        of_class = None if split == UNLABELLED else reading.classes.names[label]
-        return split, _record(id, row, columns, cells, where, reading.root, of_class)
-    except UserError as error:
-        return "all", Bad(id, "all", error, where)
-
-
-def _how_split(tables: list[Table], survey: "_Survey", columns: Mapping[str, str], seed: int, drawn: bool) -> str:
-    how = f"stratified 8:1:1, seed {seed}, repeated posts in one split"
-    if all(table.split for table in tables):
-        how = "given"
-    if columns["split"] in survey.names:
-        how = f"column {columns['split']}" + (f", empty cells {how}" if drawn else "")
-    return how
-
-
 def open_posts(path: Place, columns: Mapping[str, str], needed: Sequence[str] = ("text",)) -> Table:
     """A CSV, TSV, JSONL or Parquet file of posts to predict on (labels are not needed).
 
@@ -317,6 +262,61 @@ def _contents(
             except UserError:  # told of when the rows are read
                 text, image = "", None
             yield text, image
+
+
+class _Reading(NamedTuple):
+    """What the last pass over a source goes by."""
+
+    source: str
+    tables: list[Table]
+    columns: Mapping[str, str]
+    kept: Mapping[str, str]
+    stored: dict[str, str]  # further column -> `string` or `binary`
+    root: Place | None
+    unlabelled: bool  # whether rows without a label are kept
+    splits: NDArray[np.int8]
+    classes: _Classes
+    why: UserError | None  # why nothing can be used
+
+
+def _rows(reading: _Reading) -> Source:
+    """All rows; where nothing can be used, the bad ones and why."""
+    places = zip(reading.splits, reading.classes.labels)
+    for table in reading.tables:
+        for number, (line, row) in enumerate(table.lines(None)):
+            split, label = next(places)
+            where = table.where(line)
+            found = _row(reading, table, number, where, row, "all" if split < 0 else _PLACES[split], int(label))
+            if not reading.why or isinstance(found[1], Bad):
+                yield found
+    if reading.why:
+        yield "all", Bad("", "all", reading.why, reading.source)
+
+
+def _row(
+    reading: _Reading, table: Table, number: int, where: str, row: Row | UserError, split: str, label: int
+) -> tuple[str, Record | Dropped | Bad]:
+    columns, id = reading.columns, ""
+    try:
+        row = _whole(row)
+        id = _id(row, number, table, columns, where)
+        _answer(row, columns, where, table.split, reading.unlabelled)
+        cells = _cells(row, reading.kept, where, reading.stored)
+        if split != UNLABELLED and label < 0:
+            return split, _dropped(id, split, row, columns, where)
+        of_class = None if split == UNLABELLED else reading.classes.names[label]
+        return split, _record(id, row, columns, cells, where, reading.root, of_class)
+    except UserError as error:
+        return "all", Bad(id, "all", error, where)
+
+
+def _how_split(tables: list[Table], survey: _Survey, columns: Mapping[str, str], seed: int, drawn: bool) -> str:
+    how = f"stratified 8:1:1, seed {seed}, repeated posts in one split"
+    if all(table.split for table in tables):
+        how = "given"
+    if columns["split"] in survey.names:
+        how = f"column {columns['split']}" + (f", empty cells {how}" if drawn else "")
+    return how
 
 
 def _record(

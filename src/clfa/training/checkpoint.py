@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from clfa.data.seal import problem_of, seal
 from clfa.errors import UserError
-from clfa.training.sharded import entire, share_of
+from clfa.training.sharded import all_put_together, share_of
 
 KEPT = 2
 """Checkpoints that stay."""
@@ -51,7 +51,7 @@ def save_best(folder: Path, model: nn.Module, leads: bool = True) -> None:
 
     Of several processes the one that `leads` writes, and the others give their shares of what is spread over all.
     """
-    tensors = whole(trained_state(model), leads)
+    tensors = all_put_together(trained_state(model), leads)
     if not leads:
         return
     with _room_for(folder, tensors):
@@ -97,7 +97,7 @@ def save_checkpoint(
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
     parts = {"model": trained_state(model), "optimizer": moments, "average": average}
-    files = {name: whole(tensors, leads) for name, tensors in parts.items() if tensors or name != "average"}
+    files = {name: all_put_together(tensors, leads) for name, tensors in parts.items() if tensors or name != "average"}
     files["random"] = random
     if not leads:
         return
@@ -218,16 +218,6 @@ def _load(model: nn.Module, path: Path) -> None:
         model.load_state_dict(shares, strict=False)  # frozen ones are not in it
     except RuntimeError as error:
         raise UserError(f"{path} is not of this model: {str(error).splitlines()[-1].strip()}") from None
-
-
-def whole(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """Each put together from the shares of all processes, one at a time; nothing where it is not to be kept."""
-    found = {}
-    for name, value in tensors.items():
-        one = entire(value)
-        if keep:
-            found[name] = (one if one is value else one.cpu()).contiguous()
-    return found
 
 
 def _same_names(saved: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:

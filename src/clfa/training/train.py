@@ -31,7 +31,7 @@ from clfa.runs import Run
 from clfa.training.arithmetic import deterministic, has_bf16, precision, products
 from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.average import averaged, update_average
-from clfa.training.checkpoint import clear_checkpoints, load_best, load_checkpoint, save_best, save_checkpoint, whole
+from clfa.training.checkpoint import clear_checkpoints, load_best, load_checkpoint, save_best, save_checkpoint
 from clfa.training.memory import explained
 from clfa.training.modality_dropout import expected_terms
 from clfa.training.objective import aligns_alone, objective
@@ -39,6 +39,7 @@ from clfa.training.optimizer import learning_rate
 from clfa.training.probe import train_probe
 from clfa.training.processes import Passes, Processes, clipped, gathered, is_sharded, processes, without_exchange
 from clfa.training.setup import Setup, one_pass, set_up
+from clfa.training.sharded import all_put_together
 from clfa.training.stopping import Stop, stoppable
 
 NOT_FINITE = 3
@@ -227,7 +228,7 @@ def _finish(setup: Setup, run: Run, state: State, settings: TrainConfig) -> None
     """Save the model of the best epoch."""
     load_best(run.checkpoints, setup.model)
     setup.model.merge_adapters()
-    weights = whole(setup.model.state_dict(), setup.processes.leads)
+    weights = all_put_together(setup.model.state_dict(), setup.processes.leads)
     if not setup.processes.leads:
         return
     setup.model.save_with(run.path, weights)

@@ -191,7 +191,8 @@ def infer_suite(rounds: int, layers: int) -> Suite:
             )
 
         def ours(one: Any, size: int, bf16: bool = False) -> Tensor:
-            one.batch_size = size
+            if one is pipeline:  # an export has the batches that it is used with
+                one.batch_size = size
             chosen = posts if size > 1 else posts[:8]
             device = pipeline.device.type
             with torch.autocast(device, torch.bfloat16) if bf16 else nullcontext():
