@@ -28,7 +28,7 @@ MUTATIONS = {
     ),
     "no moments": (CHECKPOINT, '"optimizer": moments,', '"optimizer": {},'),
     "no random generators": (CHECKPOINT, 'torch.set_rng_state(random["cpu"])', "pass"),
-    "no averages": (CHECKPOINT, "value.copy_(saved[name])", "pass"),
+    "no averages": (CHECKPOINT, "value.copy_(share_of(saved[name], value))", "pass"),
     "the oldest first": (CHECKPOINT, "reverse=True)", "reverse=False)"),
     "a damaged one is taken": (CHECKPOINT, "        if not problem:", "        if True:"),
     "none whole is a start": (CHECKPOINT, "    if problems:", "    if False:"),
