@@ -117,7 +117,8 @@ def left(folder):
             found[name] = json.dumps([timeless(json.loads(line)) for line in lines]).replace(str(folder), "FOLDER")
         elif path.suffix in (".safetensors", ".csv", ".parquet"):
             found[name] = path.read_bytes().replace(str(folder).encode(), b"FOLDER")
-        assert ".partial" not in name
+        # a JSON file beside its place is of a process that was killed there; it is read by nobody
+        assert ".partial" not in name or ".json." in name
     return found
 
 

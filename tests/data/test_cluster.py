@@ -105,6 +105,28 @@ def until_shards(folder, count, child):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
+DEAD = """
+import psutil, ray
+import clfa.data.cluster as cluster
+init = ray.init
+def dies(**options):
+    ray.init = init
+    init(**options)
+    next(each for each in psutil.Process().children(recursive=True) if each.name() == "raylet").kill()
+ray.init = dies
+with cluster.cluster() as workers:
+    print(*sorted(cluster.spread(enumerate("abcd"), workers, lambda: lambda number, letter: letter)))
+"""
+
+
+def test_a_node_that_dies_while_it_starts_is_begun_again(start_process):
+    child = start_process("-c", DEAD)
+    out, said = child.communicate(timeout=300)
+    assert child.returncode == 0, said[-3000:]
+    assert "a b c d" in out.splitlines()
+    assert "did not start, and is begun again: The task's local raylet died" in said
+
+
 LOST = """
 import os
 import clfa.data.cluster as cluster

@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import SHARED, needs_shared, picture
 
 from clfa.commands import import_mmsd, import_mmsd2, import_mvsa, import_table
-from clfa.data.cache import Cache, fill
 from clfa.data.images import safe_image
 from clfa.data.published import MMSD_FILTER, read_mmsd, read_mvsa
 from clfa.data.records import Bad, Dropped
@@ -411,18 +409,3 @@ def test_knowledge_columns_by_other_names_and_rows_that_leave_columns_out(tmp_pa
     kept = [value for split in manifest["splits"] for value in load_split(tmp_path / "out", split)["attributes"]]
     assert sorted(kept, key=str) == [None, *["cat sofa"] * 39]
     assert sum(split["without_image"] for split in manifest["splits"].values()) == 1
-
-
-def test_what_was_computed_is_kept_when_a_fill_is_stopped(tmp_path):
-    def compute(batch):
-        if "text 70" in batch:
-            raise KeyboardInterrupt
-        return [torch.ones(1, 4) for _ in batch]
-
-    texts = [f"text {number}" for number in range(100)]
-    with pytest.raises(KeyboardInterrupt):
-        fill(tmp_path / "cache", "text", texts, compute, "computing", batch_size=10)
-    kept = len(Cache(tmp_path / "cache"))
-    assert 0 < kept < 100
-    count = fill(tmp_path / "cache", "text", texts, lambda batch: [torch.ones(1, 4) for _ in batch], "computing")
-    assert count == 100 - kept

@@ -160,7 +160,7 @@ def fill(
     # of two runs that start at once, the second waits and then finds everything there
     with FileLock(folder / ".lock"), progress(what, total) as bar:
         known = Cache(folder)
-        for path in known.broken:
+        for path in [*known.broken, *folder.glob("*.partial")]:  # the latter of a fill that was killed
             path.unlink()
         jobs, computed = _missing(known, kind, contents, bar), 0
         counts = (

@@ -5,6 +5,7 @@ A shard is written whole, under a number that its rows follow from, so one that 
 last byte) is the same file. All machines see the same file system.
 """
 
+import logging
 import os
 import re
 import socket
@@ -18,6 +19,8 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from clfa.errors import UserError
 
+log = logging.getLogger(__name__)
+
 ADDRESS = "RAY_ADDRESS"
 """Where a cluster is, in the environment, as for all of Ray."""
 Work = Callable[[int, Any], Any]
@@ -26,6 +29,9 @@ REACHED, READY, RETRIES = 10, 300, 3
 """Seconds within which it answers, and a first worker is ready; how often a job is tried again whose worker died."""
 PULSE = 10
 """Seconds between two calls of `waiting`."""
+STARTS, ANSWERS = 3, 90
+"""How often a cluster of this machine's own is begun, and seconds within which it does a first piece of work: on a busy
+machine its node may die while it starts (https://github.com/ray-project/ray/issues/65983)."""
 
 
 @contextmanager
@@ -44,7 +50,7 @@ def cluster() -> Iterator[int]:
             socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED).close()
         if own:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
-            ray.init(log_to_driver=False, configure_logging=False, include_dashboard=None if address else False)
+            _begin(address)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray cluster at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
     try:
@@ -54,6 +60,24 @@ def cluster() -> Iterator[int]:
     finally:
         if own:
             ray.shutdown()
+
+
+def _begin(address: str) -> None:
+    """Connect to the cluster there, or begin one."""
+    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    if address:
+        ray.init(**quiet)
+        return
+    for _ in range(STARTS):
+        try:
+            ray.init(**quiet, include_dashboard=False)
+            ray.get(ray.remote(num_cpus=0)(lambda: None).remote(), timeout=ANSWERS)
+            return
+        except Exception as error:  # a node that times out has no class of its own
+            problem = str(error).splitlines()[0]
+            ray.shutdown()
+            log.warning("the cluster of this machine did not start, and is begun again: %s", problem)
+    raise RuntimeError(problem)
 
 
 def spread(
@@ -108,6 +132,7 @@ def spread(
                     _result(reference)
                 except (ActorUnavailableError, _Lost) as failure:  # on a busy machine: another takes its place
                     failures.append(failure)
+                    log.warning("a worker did not start, and another takes its place: %s", failure)
                     if len(failures) > RETRIES:
                         raise _Lost(f"no worker of the cluster stays alive: {failure}") from None
                 else:

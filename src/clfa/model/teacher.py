@@ -172,7 +172,8 @@ def embed_dataset(
             computed[split] += fill_split(
                 folder, dataset, split, column, kind, here, what, batch_size, on_cluster=elsewhere
             )
-    write_json(folder / "teacher.json", {"teacher": name})
+    if not (folder / "teacher.json").is_file():
+        write_json(folder / "teacher.json", {"teacher": name})
     return Cache(folder), computed
 
 
