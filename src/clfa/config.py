@@ -180,6 +180,11 @@ class ModelConfig:
         """Whether nothing but the mean of the modality's token states is read."""
         return self.probe is not None or self.modalities[name].averaged
 
+    def empty_is_missing(self, name: str) -> bool:
+        """Whether a post with an empty text lacks it: where the model, or the member that reads it, has `missing: token`."""
+        own = [one for m, one in self.members.items() if name in {f"{m}_{each}" for each in one.modalities}]
+        return any(one.missing == "token" for one in own or [self])
+
     def side(self, name: str) -> str:
         """What a modality is about: `text` or `image`."""
         return self.modalities[name].about or self.modalities[name].kind

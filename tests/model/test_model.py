@@ -15,6 +15,7 @@ from clfa.errors import UserError
 from clfa.fusion import FUSIONS
 from clfa.losses import info_nce
 from clfa.model.batch import Batch, Collator
+from clfa.model.blend import Blend
 from clfa.model.classifier import Classifier, build_classifier
 from clfa.model.pipeline import Pipeline
 from clfa.training.objective import objective
@@ -248,6 +249,16 @@ def test_masked_there_is_no_stand_in_and_an_empty_text_is_a_text(encoders):
     model, collator = build(config(encoders))
     assert not any("stand_ins" in name for name in model.state_dict())
     assert collator([{**posts(1)[0], "text": ""}]).modalities["text"].present.all()
+
+
+def test_members_of_a_blend_read_an_empty_text_as_they_do_alone(encoders):
+    pairs = {one: build(replace(config(encoders), missing=one)) for one in ("masked", "token")}
+    blend = Blend({one: model for one, (model, _) in pairs.items()}).eval()
+    rows = [{**posts(1)[0], "text": ""}, posts(2)[1]]
+    batch = Pipeline(blend, device="cpu").collate(rows)
+    assert [batch.modalities[f"{one}_text"].present.tolist() for one in pairs] == [[True, True], [False, True]]
+    alone = [model(collate(rows)).logits.log_softmax(1) for model, collate in pairs.values()]
+    assert torch.allclose(blend(batch).logits, torch.stack(alone).mean(0), atol=1e-5)
 
 
 def test_an_empty_text_is_missing_with_cached_states_too(encoders, tmp_path):

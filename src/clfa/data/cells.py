@@ -155,11 +155,11 @@ def clean_post(post: Post, config: ModelConfig, text_cleaning: str) -> dict[str,
 def value_of(row: Post, name: str, config: ModelConfig) -> str | bytes | None:
     """The text or the undecoded bytes of a row that a modality reads; `None` where the post has none.
 
-    Of a model with stand-ins for what is missing, an empty text is missing, too.
+    An empty text may be missing, too: see `ModelConfig.empty_is_missing`.
     """
     modality = config.modalities[name]
     value = CELLS[modality.kind].read(row.get(config.column(name)), modality)
-    return None if config.missing == "token" and not value else value
+    return None if not value and config.empty_is_missing(name) else value
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:

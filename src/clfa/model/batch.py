@@ -169,7 +169,7 @@ class Collator:
     def _entries(self, cache: Cache, name: str, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """(B,) entries of what a modality reads of each row, or `UNKNOWN` or `NONE`."""
         modality, column = self.config.modalities[name], self.config.column(name)
-        filled = self.config.missing == "token"
+        filled = self.config.empty_is_missing(name)
 
         def entry(row: Mapping[str, Any]) -> int:
             if isinstance(row, Row) and modality.part == "all":
