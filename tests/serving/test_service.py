@@ -295,6 +295,14 @@ def test_keys(run, served, caplog):
             assert client.get("/metrics", headers=headers).status_code == status
         assert client.get("/health/live").status_code == 200
     assert not any(key in caplog.text for key in ("first-key", "second-key", "first-ke"))
+    schema = client.get("/openapi.json", headers={"X-API-Key": "first-key"}).json()
+    for path, methods in schema["paths"].items():
+        for method, told in methods.items():
+            needed = client.request(method, path.replace("{", "").replace("}", "")).status_code == 401
+            assert needed == ("security" in told), path
+    assert {way["type"] for way in schema["components"]["securitySchemes"].values()} == {"apiKey", "http"}
+    open_to_all = served(Slow()).get("/openapi.json").json()
+    assert not any("security" in told for methods in open_to_all["paths"].values() for told in methods.values())
     with pytest.raises(UserError, match="can be reached from other machines"):
         serve(run, "0.0.0.0", 0, [], Slow)
 

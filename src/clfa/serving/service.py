@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Security
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import generate_latest
 
@@ -38,6 +39,7 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """What the page may load: nothing from elsewhere."""
+NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Loading, or about to end."}}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -61,8 +63,11 @@ def build_app(service: Service, keys: list[str] | None = None, for_label_studio:
     )
     app.add_middleware(Guard, service=service, keys=[key.encode() for key in keys or ()])
     add_handlers(app)
+    # these tell the schema of the keys; the guard asks for them
+    ways = [Security(APIKeyHeader(name="X-API-Key", auto_error=False)), Security(HTTPBearer(auto_error=False))]
     for router in (predictions, words, inference, _operations, *([label_studio] if for_label_studio else [])):
-        app.include_router(router(service))
+        app.include_router(router(service), dependencies=ways if keys else [])
+    app.include_router(_health(service))
     app.mount("/static", StaticFiles(directory=STATIC))
 
     @app.get("/", include_in_schema=False)
@@ -74,10 +79,9 @@ def build_app(service: Service, keys: list[str] | None = None, for_label_studio:
     return app
 
 
-def _operations(service: Service) -> APIRouter:
-    """For whoever runs it: health, metrics, what the model reads."""
+def _health(service: Service) -> APIRouter:
+    """For whatever starts and watches it, without a key."""
     router = APIRouter()
-    not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "Loading, or about to end."}}
 
     @router.get("/health/live")
     @router.get("/v2/health/live")
@@ -85,12 +89,27 @@ def _operations(service: Service) -> APIRouter:
         """Whether the process answers."""
         return {"live": True}
 
-    @router.get("/health/ready", responses=not_ready)
-    @router.get("/v2/health/ready", responses=not_ready)
-    @router.get(f"/v2/models/{service.name}/ready", responses=not_ready)
+    @router.get("/health/ready", responses=NOT_READY)
+    @router.get("/v2/health/ready", responses=NOT_READY)
     async def ready() -> Any:
         """Whether posts are taken."""
-        return JSONResponse({"ready": service.ready}, 200 if service.ready else 503)
+        return _readiness(service)
+
+    return router
+
+
+def _readiness(service: Service) -> JSONResponse:
+    return JSONResponse({"ready": service.ready}, 200 if service.ready else 503)
+
+
+def _operations(service: Service) -> APIRouter:
+    """For whoever runs it: metrics, what the model reads."""
+    router = APIRouter()
+
+    @router.get(f"/v2/models/{service.name}/ready", responses=NOT_READY)
+    async def model_ready() -> Any:
+        """Whether posts are taken."""
+        return _readiness(service)
 
     @router.get("/info")
     async def info() -> Any:
