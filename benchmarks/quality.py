@@ -13,7 +13,6 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from clfa.data.atomic import write_json
 from clfa.data.splits import load_rows
@@ -69,8 +68,7 @@ def answers(run: Run, rows) -> dict[str, np.ndarray]:
     """Way -> logits of all rows, each encoded anew."""
     pipeline = Pipeline.load(run.path)
     result = {"fp32": pipeline.logits(rows).numpy()}
-    with torch.autocast("cpu", torch.bfloat16):
-        result["bf16"] = pipeline.logits(rows).numpy()
+    result["bf16"] = Pipeline.load(run.path, precision="bf16").logits(rows).numpy()
     for way in WAYS[2:]:
         folder = Path(tempfile.mkdtemp())
         try:

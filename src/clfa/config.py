@@ -12,6 +12,9 @@ from clfa.errors import UserError
 
 T = TypeVar("T")
 
+Precision = Literal["fp32", "fp32_by_bf16", "bf16"]
+"""Arithmetic of a forward pass: see `clfa.model.arithmetic`."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -242,7 +245,7 @@ class TrainConfig:
     with two modalities, 2/3 weighs whole posts, texts and images alike. The fusion then runs once more for each."""
     average: float = 0.0
     """Decay of an exponential moving average of the trained weights, which is what is validated and saved; 0 is none."""
-    precision: Literal["fp32", "fp32_by_bf16", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """Arithmetic of the forward pass in training; losses and evaluation are always fp32."""
     gradient_checkpointing: bool = False
     """Whether trained encoders keep the input of each layer alone for the gradient and compute the rest again: less memory

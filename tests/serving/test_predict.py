@@ -90,6 +90,22 @@ def test_predictor_takes_paths_bytes_and_images(run, tmp_path):
         Predictor(run).one({"text": "x", "image": tmp_path / "none.png"})
 
 
+def test_answers_in_bf16_are_those_of_autocast_with_weights_of_half_the_size(run, dataset):
+    rows = list(load_split(dataset, "test"))
+    whole = Pipeline.load(run)
+    expected = Pipeline(whole.model, precision="bf16").logits(rows)
+    pipelines = {precision: Predictor(run, precision=precision).pipeline for precision in ("fp32_by_bf16", "bf16")}
+    assert torch.equal(pipelines["bf16"].logits(rows), expected)
+    assert 0 < (expected - whole.logits(rows)).abs().max() < 0.05
+    assert torch.allclose(pipelines["fp32_by_bf16"].logits(rows), whole.logits(rows), atol=1e-5)
+    linear = [one for one in pipelines["bf16"].model.modules() if isinstance(one, torch.nn.Linear)]
+    assert {one.weight.dtype for one in linear} == {torch.bfloat16}
+    for name, embeds in pipelines["bf16"].embeds(rows).items():
+        assert np.allclose(embeds, whole.embeds(rows)[name], atol=0.05, equal_nan=True)
+    heatmap = Predictor(run, precision="bf16").alignment({"text": "word1 word2", "image": picture(1)})
+    assert np.isfinite(heatmap.similarity).all()
+
+
 def test_posts_of_any_form_are_answered_alike(run, dataset):
     """A list, an iterator, a DataFrame with gaps, a data set of `datasets`: in their order, past the end of a chunk."""
     import datasets

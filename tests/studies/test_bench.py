@@ -9,9 +9,10 @@ import torch
 
 from clfa.cli import main
 from clfa.errors import UserError
+from clfa.model import arithmetic
+from clfa.serving.predictor import Predictor
 from clfa.studies.bench import bench
 from clfa.studies.bench.measure import Suite, alternate
-from clfa.training import arithmetic
 
 
 def test_ratios_are_of_sums_and_spreads_of_rounds():
@@ -95,14 +96,13 @@ def test_the_infer_suite():
     assert {"ONNX, 1", "ONNX int8, 32", "ours, bf16, 32"} <= different.keys()
 
 
-def test_products_that_are_no_single_precision_are_refused(run_config, monkeypatch):
-    config = run_config(train__precision="fp32_by_bf16").train
+def test_products_that_are_no_single_precision_are_refused(run, monkeypatch):
     before = torch.backends.mkldnn.matmul.fp32_precision
-    with arithmetic.products(config):
+    with arithmetic.products("fp32_by_bf16"):
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
-        assert arithmetic.error_of_products() < arithmetic.EXACT
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
-    monkeypatch.setattr(arithmetic, "error_of_products", lambda: 3e-3)
-    with pytest.raises(UserError, match="no single precision"), arithmetic.products(config):
-        pass
+    assert arithmetic.error_by_bf16() < arithmetic.EXACT
+    monkeypatch.setattr(arithmetic, "error_by_bf16", lambda: 3e-3)
+    for refused in (lambda: Predictor(run, precision="fp32_by_bf16"), arithmetic.products("fp32_by_bf16").__enter__):
+        with pytest.raises(UserError, match="no single precision"):
+            refused()
     assert torch.backends.mkldnn.matmul.fp32_precision == before

@@ -12,7 +12,7 @@ from conftest import DIM, make_dataset
 from hostile import write_hostile
 from safetensors.torch import load_file
 
-import clfa.training.arithmetic as arithmetic
+import clfa.model.arithmetic as arithmetic
 import clfa.training.train as training
 from clfa.commands import import_table
 from clfa.config import TrainConfig

@@ -88,7 +88,12 @@ def teacher_train(config: TeacherConfig) -> object:
 
 
 def teacher_embed(
-    dataset: DatasetDir, *, teacher: str, splits: str = "all", engine: Literal["plain", "ray"] = "plain"
+    dataset: DatasetDir,
+    *,
+    teacher: str,
+    splits: str = "all",
+    engine: Literal["plain", "ray"] = "plain",
+    precision: Literal["fp32", "fp32_by_bf16"] = "fp32",
 ) -> object:
     """Cache a teacher's embeddings next to a dataset directory, keyed by the teacher and by each post's content.
 
@@ -96,6 +101,8 @@ def teacher_embed(
         teacher: Folder or hub name of a CLIP-like dual encoder.
         splits: `all`, or some of train,validation,test with commas.
         engine: `ray` uses the cluster of RAY_ADDRESS, or the cores of this machine where there is none.
+        precision: `fp32_by_bf16` is faster on some CPUs (`clfa bench --suite teacher`), though not on a cluster; the
+            embeddings are the same to six digits.
 
     Examples:
         clfa teacher embed data/posts --teacher openai/clip-vit-base-patch32
@@ -103,11 +110,12 @@ def teacher_embed(
     """
     from clfa.data.cache import kept
     from clfa.data.records import load_manifest
+    from clfa.model.arithmetic import products
     from clfa.model.teacher import embed_dataset, teacher_key
 
     all_splits = list(load_manifest(dataset)["splits"])
     chosen = all_splits if splits == "all" else splits.split(",")
-    with kept(engine):
+    with kept(engine), products(precision):
         _, computed = embed_dataset(Path(dataset), teacher, chosen, engine=engine)
     return {"teacher": teacher, "key": teacher_key(teacher), "computed": computed}
 

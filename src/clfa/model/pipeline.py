@@ -6,8 +6,9 @@ Validation in training, evaluation, probes, prediction and services all go throu
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from clfa.config import ModalityConfig, ModelConfig
+from clfa.config import ModalityConfig, ModelConfig, Precision
 from clfa.data.cache import Cache, Compute, Engine, OnCluster
 from clfa.data.cells import Post, by_length, clean_post
 from clfa.data.progress import progress
 from clfa.data.rows import Rows, fill_split, load_split
 from clfa.errors import UserError
 from clfa.fusion import Tokens
+from clfa.model.arithmetic import arithmetic, has_bf16, keep_in_bf16
 from clfa.model.batch import Collator
 from clfa.model.blend import load_classifier
 from clfa.model.classifier import Classifier, Output
@@ -64,6 +66,7 @@ class Pipeline:
         batch_size: posts per forward pass.
         device: a GPU if there is one.
         caches: modality -> states of its frozen encoder; see `cache`.
+        precision: of the model's arithmetic, but for what is cached; see `clfa.model.arithmetic`.
     """
 
     def __init__(
@@ -72,7 +75,9 @@ class Pipeline:
         batch_size: int = 64,
         device: str | torch.device | None = None,
         caches: dict[str, Cache] | None = None,
+        precision: Precision = "fp32",
     ):
+        self.precision = precision
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device)
         self.config: ModelConfig = model.config
@@ -83,13 +88,17 @@ class Pipeline:
         self.collate = Collator(self.config, self.preparers, self.caches, compact=self.compact)
 
     @classmethod
-    def load(cls, folder: str | Path, batch_size: int = 64) -> "Pipeline":
+    def load(cls, folder: str | Path, batch_size: int = 64, precision: Precision = "fp32") -> "Pipeline":
         """The model of a run directory, or of any folder written by `Classifier.save_pretrained`.
 
         Raises:
-            UserError: the folder holds no trained model.
+            UserError: the folder holds no trained model; this CPU has no such precision.
         """
-        return cls(load_classifier(folder), batch_size)
+        pipeline = cls(load_classifier(folder), batch_size, precision=precision)
+        if precision == "bf16" and has_bf16(pipeline.device):
+            keep_in_bf16(pipeline.model)
+        with pipeline._computing():  # what cannot be is told now
+            return pipeline
 
     def cache(self, dataset: Path, splits: Sequence[str], engine: Engine = "plain") -> dict[str, Cache]:
         """Compute the states of frozen encoders and layers for these splits where missing, and read them from now on.
@@ -170,7 +179,7 @@ class Pipeline:
         return clean_post(post, self.config, self.text_cleaning)
 
     def logits(self, rows: Sequence[Post], what: str = "predicting") -> Float[Tensor, "rows classes"]:
-        """Logits of all rows in their order, in fp32 and evaluation mode; posts of similar length share a batch.
+        """Logits of all rows in their order, in evaluation mode; posts of similar length share a batch.
 
         Args:
             rows: `Rows`, or a list of rows or dictionaries with the columns that the modalities read.
@@ -196,12 +205,10 @@ class Pipeline:
         """Logits or log probabilities -> class numbers, as `Classifier.decide`."""
         return self.model.decide(scores)
 
-    @torch.no_grad()
     def embeds(self, rows: Sequence[Post]) -> dict[str, Float[NDArray, "posts dim"]]:
         """Modality -> mean projected token of all rows in order (of a probe: the encoder's); NaN where it is missing."""
-        self.model.eval()
         found: dict[str, list[Tensor]] = {}
-        with progress("reading features", len(rows)) as bar:
+        with self._computing(), progress("reading features", len(rows)) as bar:
             for start in range(0, len(rows), self.batch_size):
                 chunk = [rows[number] for number in range(start, min(len(rows), start + self.batch_size))]
                 for name, one in self.model.project(self.collate(chunk).to(self.device)).items():
@@ -210,12 +217,17 @@ class Pipeline:
                 bar.add(len(chunk))
         return {name: torch.cat(blocks).numpy() for name, blocks in found.items()}
 
-    @torch.no_grad()
     def output(self, rows: Sequence[Post]) -> Output:
         """Everything that the model computes for one batch of rows."""
-        return self.model.eval()(self.collate(rows).to(self.device))
+        with self._computing():
+            return self.model(self.collate(rows).to(self.device))
 
-    @torch.no_grad()
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        self.model.eval()
+        with torch.no_grad(), arithmetic(self.precision, self.device):
+            yield
+
     def states(self, rows: Sequence[Post]) -> States:
         """Encode and project all posts once, to put them together anew.
 
@@ -227,9 +239,8 @@ class Pipeline:
             raise UserError(
                 f"the modality {biased[0]!r} has a polarity bias between two texts: such a run cannot be probed"
             )
-        self.model.eval()
         blocks: dict[str, dict[str, list[Tensor]]] = {"states": {}, "masks": {}, "edges": {}}
-        with progress("encoding posts", len(rows)) as bar:
+        with self._computing(), progress("encoding posts", len(rows)) as bar:
             for start in range(0, len(rows), self.batch_size):
                 chunk = [rows[number] for number in range(start, min(len(rows), start + self.batch_size))]
                 for name, found in self.model.project(self.collate(chunk).to(self.device)).items():
@@ -240,7 +251,6 @@ class Pipeline:
                 bar.add(len(chunk))
         return _stacked(blocks)
 
-    @torch.no_grad()
     def recombine(
         self, parts: States, texts: NDArray, images: NDArray, batch_size: int = 256
     ) -> Float[NDArray, "posts classes"]:
@@ -252,7 +262,6 @@ class Pipeline:
             images: (M,) the same for those about the image.
             batch_size: posts per pass of the fusion.
         """
-        self.model.eval()
         logits = []
         for start in range(0, len(texts), batch_size):
             tokens = {}
@@ -265,7 +274,8 @@ class Pipeline:
                 edges = parts.edges[name][places, :length, :length].to(self.device) if name in parts.edges else None
                 states = parts.states[name][places, :length].to(self.device)
                 tokens[name] = Tokens(states, mask[:, :length].to(self.device), edges)
-            logits.append(self.model.fuse(tokens).logits.double().cpu().numpy())
+            with self._computing():
+                logits.append(self.model.fuse(tokens).logits.double().cpu().numpy())
         return np.concatenate(logits)
 
 

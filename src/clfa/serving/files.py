@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from clfa.config import Precision
 from clfa.data.cache import Engine
 from clfa.data.cells import CELLS
 from clfa.data.columns import KNOWLEDGE_COLUMNS, as_text, knowledge_columns
@@ -87,6 +88,7 @@ def predict_file(
     image_dir: Path | None = None,
     on_bad: str = "fail",
     engine: Engine = "plain",
+    precision: Precision = "fp32",
 ) -> dict[str, int]:
     """Predict each post of a CSV, TSV, JSONL or Parquet file; every input row is one output row, in order.
 
@@ -102,6 +104,7 @@ def predict_file(
             the first 20 and predicts nothing; `mask` predicts from the text alone, `skip` leaves the prediction empty, as
             both do for lines that are no rows, and `problem` says so.
         engine: `plain`, this process; or `ray`, a cluster (see `clfa.data.cluster`).
+        precision: see `Predictor`.
 
     Returns:
         `{"rows", "predicted", "without_image", "bad_images", "bad_rows"}`.
@@ -112,7 +115,8 @@ def predict_file(
     _refuse_ending(output)
     if output.exists():
         raise UserError(f"{output} exists: choose another --output, or delete it first")
-    return _predict_one(Predictor(run), run, source, output, columns, image_dir, on_bad, engine)
+    predictor = Predictor(run, precision=precision)
+    return _predict_one(predictor, run, source, output, columns, image_dir, on_bad, engine)
 
 
 def predict_files(
@@ -123,6 +127,7 @@ def predict_files(
     image_dir: Path | None = None,
     on_bad: str = "fail",
     engine: Engine = "plain",
+    precision: Precision = "fp32",
 ) -> dict[str, int]:
     """Predict each file of a folder, or that a pattern names, to a file of the same name in another folder.
 
@@ -144,7 +149,7 @@ def predict_files(
         raise UserError(f"{folder} holds the posts themselves: choose another folder for --output")
     for path in sources:
         _refuse_ending(path)
-    predictor, total = Predictor(run), Counter[str](files=len(sources), finished_before=0)
+    predictor, total = Predictor(run, precision=precision), Counter[str](files=len(sources), finished_before=0)
     for number, path in enumerate(sources, 1):
         if (folder / path.name).exists():
             total["finished_before"] += 1
@@ -223,7 +228,17 @@ def _predict(posts: _Source, shards: Shards, run: str | Path, engine: Engine) ->
         if engine == "ray":
             from clfa.data.cluster import cluster, spread
 
-            given = (run, posts.path, posts.columns, posts.image_dir, posts.on_bad, shards, kept, added)
+            given = (
+                run,
+                predictor.precision,
+                posts.path,
+                posts.columns,
+                posts.image_dir,
+                posts.on_bad,
+                shards,
+                kept,
+                added,
+            )
             with cluster() as workers:
                 for rows in spread(jobs, workers, open_worker, *given):
                     bar.add(rows)
@@ -235,6 +250,7 @@ def _predict(posts: _Source, shards: Shards, run: str | Path, engine: Engine) ->
 
 def open_worker(
     run: str | Path,
+    precision: Precision,
     source: Place,
     columns: Mapping[str, str],
     image_dir: Place,
@@ -249,7 +265,7 @@ def open_worker(
             f"{shards.folder} is not on all machines of the cluster: choose an --output that they share; for object "
             "storage, set TMPDIR to such a folder"
         )
-    posts = _source(Predictor(run), source, columns, image_dir, on_bad)
+    posts = _source(Predictor(run, precision=precision), source, columns, image_dir, on_bad)
 
     def write(number: int, chunks: list[Chunk]) -> int:
         if not shards.has(number):
@@ -278,6 +294,7 @@ def _asked(run: str | Path, posts: _Source) -> dict[str, Any]:
         "columns": dict(posts.columns),
         "image_dir": str(posts.image_dir),
         "on_bad": posts.on_bad,
+        "precision": posts.predictor.precision,
     }
 
 

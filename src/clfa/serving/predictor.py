@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from clfa.config import Precision
 from clfa.data.cells import Post
 from clfa.errors import UserError
 from clfa.model.heatmap import Heatmap, alignment_heatmap, no_heatmap
@@ -51,15 +52,25 @@ class Predictor:
     Args:
         run: run directory, or any folder written by `Classifier.save_pretrained`, or by `clfa export`.
         batch_size: posts per forward pass; by default 32, and 8 with ONNX.
+        precision: `bf16` is several times faster where the hardware multiplies in it, and within a hundredth or so of the
+            same logits; `fp32_by_bf16` is single precision by other products, faster on some CPUs (`clfa bench --suite
+            infer` says which). With ONNX `fp32` alone.
         backend: `torch`; or `onnx` for what `clfa export` wrote, there or in the folder `onnx` of a run, without PyTorch
             and transformers. By default `onnx` for the folder of an export, else `torch`.
 
     Raises:
-        UserError: the folder holds no trained model.
+        UserError: the folder holds no trained model; a precision that this CPU or an export does not have.
     """
 
-    def __init__(self, run: str | Path, batch_size: int | None = None, backend: Literal["torch", "onnx"] | None = None):
-        self.pipeline: Any = _load(Path(run), batch_size, backend)
+    def __init__(
+        self,
+        run: str | Path,
+        batch_size: int | None = None,
+        backend: Literal["torch", "onnx"] | None = None,
+        precision: Precision = "fp32",
+    ):
+        self.precision = precision
+        self.pipeline: Any = _load(Path(run), batch_size, backend, precision)
         self.class_names = self.pipeline.class_names
         self.no_heatmap = no_heatmap(self.pipeline.config) if hasattr(self.pipeline, "states") else EXPORTED
         """Why no post has an alignment heatmap; empty if posts with a text and an image have one."""
@@ -193,15 +204,19 @@ def problem_of(error: UserError) -> str:
     return f"{error.code}: {error}" if error.code else str(error)
 
 
-def _load(run: Path, batch_size: int | None, backend: Literal["torch", "onnx"] | None) -> Any:
+def _load(run: Path, batch_size: int | None, backend: Literal["torch", "onnx"] | None, precision: Precision) -> Any:
     """A `Pipeline` or an `OnnxPipeline`; each is imported only if it is used."""
     if backend == "onnx" or (backend is None and (run / "model.onnx").is_file()):
         from clfa.serving.onnx import OnnxPipeline
 
+        if precision != "fp32":
+            raise UserError(
+                f"{run} is an exported model, which has no precision {precision}: use the run, or export it with --int8"
+            )
         return OnnxPipeline(run, batch_size or 8)
     from clfa.model.pipeline import Pipeline
 
-    return Pipeline.load(run, batch_size or 32)
+    return Pipeline.load(run, batch_size or 32, precision)
 
 
 def _softmax(logits: Float[NDArray, "posts classes"]) -> Float[NDArray, "posts classes"]:

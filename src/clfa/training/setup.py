@@ -22,6 +22,7 @@ from clfa.data.rows import Rows
 from clfa.data.splits import load_rows, load_unlabelled, source_splits
 from clfa.errors import UserError
 from clfa.metrics import metric_names
+from clfa.model.arithmetic import products
 from clfa.model.batch import Batch, Collator
 from clfa.model.classifier import Classifier, build_classifier
 from clfa.model.knowledge import with_graphs
@@ -137,7 +138,7 @@ def fill_caches(config: RunConfig, engine: Engine = "plain") -> dict[str, int]:
         UserError: data, teacher and configuration do not fit each other; there is no cluster.
     """
     torch.manual_seed(config.seed)  # as the training does: encoders without weights draw the same ones
-    with kept(engine):
+    with kept(engine), products(config.train.precision):
         pipeline, teacher = _with_caches(config, load_rows(config.data, "train", config.seed), engine)
     caches = dict(pipeline.caches)
     for cache in teacher.values():  # one for all modalities

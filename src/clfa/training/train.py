@@ -26,12 +26,13 @@ from clfa.data.lock import only_one
 from clfa.data.progress import track
 from clfa.errors import TimeUp, UserError
 from clfa.metrics import METRICS, all_scores
+from clfa.model.arithmetic import arithmetic, has_bf16, products
 from clfa.model.batch import NO_LABEL, Batch
 from clfa.runs import Run
-from clfa.training.arithmetic import deterministic, has_bf16, precision, products
 from clfa.training.auto import train_with_chosen_alignment
 from clfa.training.average import averaged, update_average
 from clfa.training.checkpoint import clear_checkpoints, load_best, load_checkpoint, save_best, save_checkpoint
+from clfa.training.deterministic import deterministic
 from clfa.training.memory import explained
 from clfa.training.modality_dropout import expected_terms
 from clfa.training.objective import aligns_alone, objective
@@ -116,7 +117,7 @@ def train(config: RunConfig, resume: bool = False, deadline: float = math.inf) -
     """
     check_ranges(config)
     run = Run(config.output)
-    with processes() as several, deterministic(config.train.deterministic), products(config.train):
+    with processes() as several, deterministic(config.train.deterministic), products(config.train.precision):
         if several and (config.model.probe or config.loss.alignment_weight == "auto"):
             raise UserError(
                 "a probe, and loss.alignment_weight: auto, are trained by one process: start `clfa train` without torchrun"
@@ -362,7 +363,7 @@ def loss_terms(setup: Setup, config: RunConfig, batch: Batch, done: float, count
     """The terms of the loss over the batches of all processes, which have `counts` posts each."""
     batch = batch.to(setup.pipeline.device)
     rate = config.train.modality_dropout
-    with precision(config.train, setup.pipeline.device):
+    with arithmetic(config.train.precision, setup.pipeline.device):
         whole, lacking = setup.passes(batch)
     if setup.processes:
         (whole, *lacking), batch = gathered([whole, *lacking], batch, counts, setup.processes)

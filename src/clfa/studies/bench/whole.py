@@ -5,20 +5,20 @@ import random
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from clfa.config import RunConfig
+from clfa.config import Precision, RunConfig
 from clfa.data.images import open_image
 from clfa.data.rows import Rows, load_split
 from clfa.errors import UserError
+from clfa.model.arithmetic import EXACT, arithmetic, error_by_bf16, products
 from clfa.model.modalities import kind_of
 from clfa.model.pipeline import Pipeline
 from clfa.serving.onnx import OnnxPipeline
@@ -26,7 +26,6 @@ from clfa.studies.bench.material import config_of, padded_lengths
 from clfa.studies.bench.measure import Suite, Way, alternate, matmul_rate
 from clfa.studies.bench.plain import PlainLoop
 from clfa.studies.export import quantise, write_export
-from clfa.training.arithmetic import precision, products
 from clfa.training.setup import Setup, set_up
 from clfa.training.train import loss_terms
 
@@ -54,10 +53,9 @@ def train_suite(rounds: int, layers: int, reference: Path | None = None) -> Suit
             return sum(loop.step(places) for places in plain)
 
         ways: dict[str, Way] = {"plain, fp32": partial(plainly, False), "plain, bf16": partial(plainly, True)}
-        for kind in ("fp32", "fp32_by_bf16", "bf16"):
+        for kind in _precisions():
             own = replace(config, train=replace(config.train, precision=kind))
-            if _works(own):
-                ways[f"ours, {kind}"] = partial(_train, setup, own, ours)
+            ways[f"ours, {kind}"] = partial(_train, setup, own, ours)
         frozen = {f"model.modalities.{side}.frozen": True for side in ("text", "image")}
         still = config_of(Path(name), layers, POSTS, **{"train.batch_size": BATCH, **frozen})
         cached = set_up(still)
@@ -77,21 +75,18 @@ def train_suite(rounds: int, layers: int, reference: Path | None = None) -> Suit
         }
         goals = {"portable": 1.7, "fp32": 2.5, "bf16": 4.0, "frozen": 5.0}
         padded = {"tokens of a text, padded, mean": padded_lengths(setup, ours)}
-        further = {"fp32 is": fastest, **padded, **_floor(setup, config, loop, ours, plain, times, fastest)}
+        further = {"fp32 is": fastest, **padded, **_floor(setup, config, loop, ours, plain, times)}
         return Suite(times, pairs, goals, further | _differences(setup, config, loop, ours))
 
 
-def _works(config: RunConfig) -> bool:
-    try:
-        with products(config.train):
-            return True
-    except UserError:
-        return False
+def _precisions() -> list[Precision]:
+    """Those that this machine has."""
+    return [kind for kind in get_args(Precision) if kind != "fp32_by_bf16" or error_by_bf16() <= EXACT]
 
 
 def _train(setup: Setup, config: RunConfig, batches: list[list[int]]) -> int:
     setup.model.train()
-    with products(config.train):
+    with products(config.train.precision):
         for places in batches:
             batch = setup.batches.collate_fn([setup.rows[place] for place in places])
             loss_terms(setup, config, batch, 0.5, [len(places)])["loss"].backward()
@@ -130,9 +125,8 @@ def _floor(
     ours: list[list[int]],
     plain: list[list[int]],
     times: dict[str, list[float]],
-    fastest: str,
 ) -> dict[str, Any]:
-    """Counted FLOPs of a post, the rate of one large product, and the share of it that a step reaches (P2)."""
+    """Counted FLOPs of a post, the rate of one large product in each precision, and the share of it that a step reaches."""
     loop.bf16 = False
     counts = {}
     for name, work in {
@@ -142,8 +136,11 @@ def _floor(
         with FlopCounterMode(display=False) as counter:
             posts = work()
         counts[name] = counter.get_total_flops() / posts / 1e9
-    rates = {"fp32": matmul_rate(torch.float32) / 1e9, "bf16": matmul_rate(torch.bfloat16) / 1e9}
-    ways = {"plain, fp32": ("plain", "fp32"), fastest: ("ours", "fp32"), "ours, bf16": ("ours", "bf16")}
+    rates: dict[str, float] = {}
+    for kind in _precisions():
+        with products(kind):
+            rates[kind] = matmul_rate(torch.bfloat16 if kind == "bf16" else torch.float32) / 1e9
+    ways = {"plain, fp32": ("plain", "fp32"), **{f"ours, {kind}": ("ours", kind) for kind in rates}}
     shares = {
         way: round(counts[of] / (sum(times[way]) / len(times[way]) / 1_000) / rates[kind], 2)
         for way, (of, kind) in ways.items()
@@ -160,14 +157,11 @@ def _differences(setup: Setup, config: RunConfig, loop: PlainLoop, batches: list
     """Largest difference of a logit from plain fp32."""
     loop.bf16, largest = False, {}
     expected = torch.cat([loop.logits(places) for places in batches])
-    for kind in ("fp32", "fp32_by_bf16", "bf16"):
-        settings = replace(config.train, precision=kind)
-        if not _works(replace(config, train=settings)):
-            continue
+    for kind in _precisions():
         logits = []
         for places in batches:
             batch = setup.batches.collate_fn([setup.rows[place] for place in places]).to(setup.pipeline.device)
-            with products(settings), precision(settings, setup.pipeline.device):
+            with arithmetic(kind, setup.pipeline.device):
                 logits.append(setup.model.eval()(batch).logits.float())
         largest[f"ours, {kind}"] = float((torch.cat(logits) - expected).abs().max())
     return {"logits differ from plain fp32 by at most": largest, "largest logit": float(expected.abs().max())}
@@ -180,7 +174,9 @@ def infer_suite(rounds: int, layers: int) -> Suite:
         config = config_of(folder, layers, 32, **{"loss.alignment_weight": 0, "train.epochs": 1})
         setup = set_up(config)
         loop = PlainLoop(setup, config, bf16=False)
-        pipeline = Pipeline(setup.model, 32)
+        setup.model.save_pretrained(folder / "saved")
+        pipelines = {kind: Pipeline.load(folder / "saved", 32, kind) for kind in _precisions()}
+        pipeline = pipelines["fp32"]
         posts = [setup.rows[place] for place in range(32)]
         exports = _exports(pipeline, [dict(post) for post in posts], folder)
 
@@ -190,21 +186,15 @@ def infer_suite(rounds: int, layers: int) -> Suite:
                 [loop.logits(range(at, at + size)) for at in range(0, len(posts) if size > 1 else 8, size)]
             )
 
-        def ours(one: Any, size: int, bf16: bool = False) -> Tensor:
-            if one is pipeline:  # an export has the batches that it is used with
-                one.batch_size = size
-            chosen = posts if size > 1 else posts[:8]
-            device = pipeline.device.type
-            with torch.autocast(device, torch.bfloat16) if bf16 else nullcontext():
-                each = [chosen] if size > 1 else [[post] for post in chosen]
-                return torch.cat([torch.as_tensor(one.logits(part, "")) for part in each])
+        def ours(one: Any, size: int) -> Tensor:
+            each = [posts] if size > 1 else [[post] for post in posts[:8]]
+            return torch.cat([torch.as_tensor(one.logits(part, "")) for part in each])
 
         answers: dict[str, Callable[[], Tensor]] = {}
         for size in (1, 32):
             answers |= {
                 f"plain, fp32, {size}": partial(plainly, False, size),
-                f"ours, fp32, {size}": partial(ours, pipeline, size),
-                f"ours, bf16, {size}": partial(ours, pipeline, size, True),
+                **{f"ours, {kind}, {size}": partial(ours, one, size) for kind, one in pipelines.items()},
                 **{f"{kind}, {size}": partial(ours, one, size) for kind, one in exports.items()},
             }
         ways: dict[str, Way] = {way: partial(_count, answer) for way, answer in answers.items()}
@@ -218,7 +208,13 @@ def infer_suite(rounds: int, layers: int) -> Suite:
             "int8, one by one": ("plain, fp32, 1", "ONNX int8, 1"),
             "ONNX, one by one": ("plain, fp32, 1", "ONNX, 1"),
             "bf16, batches of 32": ("plain, fp32, 32", "ours, bf16, 32"),
+            "bf16, one by one": ("plain, fp32, 1", "ours, bf16, 1"),
             "fp32, batches of 32": ("plain, fp32, 32", "ours, fp32, 32"),
+            **(
+                {"fp32_by_bf16, batches of 32": ("plain, fp32, 32", "ours, fp32_by_bf16, 32")}
+                if "fp32_by_bf16" in pipelines
+                else {}
+            ),
             "int8, batches of 32": ("plain, fp32, 32", "ONNX int8, 32"),
         }
         goals = {"int8, one by one": 5.0, "ONNX, one by one": 1.7, "bf16, batches of 32": 2.7}

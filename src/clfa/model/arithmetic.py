@@ -1,0 +1,83 @@
+"""How a model computes: in single precision, in single precision by products in bf16, or in bf16."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+from torch import nn
+
+from clfa.config import Precision
+from clfa.errors import UserError
+
+EXACT = 1e-6
+"""Largest relative error of a product of matrices that counts as single precision."""
+
+
+@contextmanager
+def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
+    """A forward pass in this precision: `products`, and with `bf16` PyTorch's autocast; fp32 where the device has no
+    instructions for bf16.
+
+    Raises:
+        UserError: see `products`.
+    """
+    bf16 = precision == "bf16" and has_bf16(device)
+    with products(precision), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        yield
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bf16; a CPU without instructions for it emulates them, many times slower than fp32."""
+    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@contextmanager
+def products(precision: Precision) -> Iterator[None]:
+    """With `fp32_by_bf16`, oneDNN multiplies matrices on a CPU as sums of products in bf16, which some CPUs do twice as fast
+    as in fp32, and some more slowly (`clfa bench --suite train`); of all threads.
+
+    Raises:
+        UserError: what this CPU computes is not single precision.
+    """
+    if precision != "fp32_by_bf16":
+        yield
+        return
+    if (error := error_by_bf16()) > EXACT:
+        raise UserError(
+            f"fp32_by_bf16 has a relative error of {error:.0e} on this CPU, which is no single precision: use fp32, or bf16"
+        )
+    with _by_bf16():
+        yield
+
+
+@cache
+def error_by_bf16() -> float:
+    """Relative error (Frobenius norm) of a product of two matrices, and of a linear map's gradient, against float64."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(size, generator=generator) for size in ((256, 512), (512, 256)))
+    errors = []
+    for one, other in ((left, right), (left.T, left)):
+        exact = one.double() @ other.double()
+        with _by_bf16():
+            errors.append(float(((one @ other).double() - exact).norm() / exact.norm()))
+    return max(errors)
+
+
+@contextmanager
+def _by_bf16() -> Iterator[None]:
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+def keep_in_bf16(model: nn.Module) -> None:
+    """Weights of linear maps and convolutions in bf16, as autocast would make them in each pass: the answers are the same,
+    and half the memory is enough. The model computes within `arithmetic("bf16", …)` alone from then on."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(torch.bfloat16)
