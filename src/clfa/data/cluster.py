@@ -106,66 +106,94 @@ def spread(
     Raises:
         UserError: what a job raised; an actor died `RETRIES` times over a job; none was ready within `READY` seconds.
     """
-    shared = [ray.put((os.getcwd(), begin, given))]  # for all actors, and their successors
-    gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
-    remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES)(_Worker)
-    idle: list[Any] = []
-    starting: dict[Any, Any] = {}
-    busy: dict[Any, tuple[Any, Any, int]] = {}
-    failures: list[Exception] = []  # of those that died before they were ready
+    crew = _Crew(workers, [ray.put((os.getcwd(), begin, given))], waiting, lost)
+    for job in jobs:
+        while not crew.idle:
+            crew.grow()
+            yield from crew.results()
+        crew.give(job)
+    while crew.busy:
+        yield from crew.results()
 
-    def change() -> Iterator[Any]:
-        """Until an actor is ready, or a job done."""
-        since, changed = time.monotonic(), list[Any]()
-        while not changed and (busy or time.monotonic() - since < READY):
-            changed, _ = ray.wait([*busy, *starting], num_returns=1, timeout=PULSE)
-            if not changed:
-                waiting()
-        if not changed:
-            raise UserError(
-                f"no worker of the cluster was ready within {READY} seconds: `ray status` says what is free"
-            )
-        for reference in changed:
-            if reference in starting:
-                actor = starting.pop(reference)
-                try:
-                    _result(reference)
-                except (ActorUnavailableError, _Lost) as failure:  # on a busy machine: another takes its place
-                    failures.append(failure)
-                    log.warning("a worker did not start, and another takes its place: %s", failure)
-                    if len(failures) > RETRIES:
-                        raise _Lost(f"no worker of the cluster stays alive: {failure}") from None
-                else:
-                    idle.append(actor)
+
+class _Crew:
+    """Actors: those that wait for a job, those that start, and those that have one."""
+
+    def __init__(
+        self,
+        workers: int,
+        shared: list[Any],
+        waiting: Callable[[], None],
+        lost: Callable[[Any, UserError], Any] | None,
+    ):
+        self.workers, self.shared, self.waiting, self.lost = workers, shared, waiting, lost
+        gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+        self.remote: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES)(_Worker)
+        self.idle: list[Any] = []
+        self.starting: dict[Any, Any] = {}
+        self.busy: dict[Any, tuple[Any, Any, int]] = {}
+        """Reference of a result -> actor, job, and how often it was asked for again."""
+        self.failures = 0
+        """Of actors that died before they were ready."""
+
+    def grow(self) -> None:
+        """Begin another actor, if there may be one."""
+        if len(self.busy) + len(self.starting) < self.workers:
+            actor = self.remote.remote()
+            self.starting[actor.ready.remote(self.shared)] = actor
+
+    def give(self, job: tuple[int, Any], actor: Any = None, tries: int = 0) -> None:
+        """A job to an actor that waits for one, or once more to the one that has it."""
+        actor = self.idle.pop() if actor is None else actor
+        self.busy[actor.work.remote(self.shared, *job)] = actor, job, tries
+
+    def results(self) -> Iterator[Any]:
+        """What is done when one is: a job, or the start of an actor, which has no result."""
+        for reference in self._changed():
+            if reference in self.starting:
+                self._started(reference)
                 continue
-            actor, job, tries = busy.pop(reference)
+            actor, job, tries = self.busy.pop(reference)
             try:
                 result = _result(reference)
             except ActorUnavailableError:  # a machine that is busy, or has just died
                 if tries < RETRIES:
-                    busy[actor.work.remote(shared, *job)] = actor, job, tries + 1
+                    self.give(job, actor, tries + 1)
                     continue
                 error = _Lost("a worker of the cluster does not answer: `ray status` says what is left")
             except _Lost as of_worker:
                 error = of_worker
             else:
-                idle.append(actor)
+                self.idle.append(actor)
                 yield result
                 continue
-            if lost is None:
+            if self.lost is None:
                 raise error from None
-            yield lost(job[1], error)
+            yield self.lost(job[1], error)
 
-    for job in jobs:
-        while not idle:
-            if len(busy) + len(starting) < workers:
-                actor = remote.remote()
-                starting[actor.ready.remote(shared)] = actor
-            yield from change()
-        actor = idle.pop()
-        busy[actor.work.remote(shared, *job)] = actor, job, 0
-    while busy:
-        yield from change()
+    def _changed(self) -> list[Any]:
+        since, changed = time.monotonic(), list[Any]()
+        while not changed and (self.busy or time.monotonic() - since < READY):
+            changed, _ = ray.wait([*self.busy, *self.starting], num_returns=1, timeout=PULSE)
+            if not changed:
+                self.waiting()
+        if not changed:
+            raise UserError(
+                f"no worker of the cluster was ready within {READY} seconds: `ray status` says what is free"
+            )
+        return changed
+
+    def _started(self, reference: Any) -> None:
+        actor = self.starting.pop(reference)
+        try:
+            _result(reference)
+        except (ActorUnavailableError, _Lost) as failure:  # on a busy machine
+            self.failures += 1
+            log.warning("a worker did not start, and another takes its place: %s", failure)
+            if self.failures > RETRIES:
+                raise _Lost(f"no worker of the cluster stays alive: {failure}") from None
+        else:
+            self.idle.append(actor)
 
 
 def _result(reference: Any) -> Any:

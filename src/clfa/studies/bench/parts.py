@@ -38,11 +38,9 @@ def teacher_suite(rounds: int, layers: int) -> Suite:
         write_encoder(folder, config, tokenizer, 224)
         teacher = load_teacher(str(folder)).to("cuda" if torch.cuda.is_available() else "cpu")
         generator = np.random.default_rng(0)
+        texts = [generator.integers(0, WORDS, generator.integers(5, 40)) for _ in range(PAIRS)]
         values: dict[str, list[Any]] = {
-            "text": [
-                " ".join(f"w{one}" for one in generator.integers(0, WORDS, generator.integers(5, 40)))
-                for _ in range(PAIRS)
-            ],
+            "text": [" ".join(f"w{word}" for word in words) for words in texts],
             "image": [photograph(generator) for _ in range(PAIRS)],
         }
 
