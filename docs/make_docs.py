@@ -113,6 +113,7 @@ COLLECTED: dict[str, Any] = {
     "processes": dict[str, Any],
     "quality": dict[str, Any],
     **{f"bench_{suite}": dict[str, Any] for suite in speed_page.TITLES},
+    **{f"bench_{suite}_slow_bf16": dict[str, Any] for suite in speed_page.ON_TWO},
     "reliability": dict[str, dict[str, Any]],
 }
 AUDITS = ("mmsd", "mmsd_raw", "mmsd_unfiltered", "mmsd_substrings", "mmsd2", "mvsa_single")

@@ -32,6 +32,7 @@ def speed_values(found: dict[str, Any]) -> dict[str, Any]:
         "million_rows": million_rows(found["million"]["steps"]),
         "process_rows": process_rows(found["processes"]["batches"]),
         "answer_rows": answer_rows(found["quality"]) if found["quality"] else [],
+        "cpu_rows": cpu_rows(found),
         "cost_rows": cost_rows(found["cost"]),
     }
 
@@ -58,6 +59,8 @@ def _bench(name: str, bench: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+ON_TWO = ("train", "infer", "teacher")
+"""Suites whose ratios depend on how fast a CPU multiplies in bf16: measured on one where that is slow, too."""
 COMMANDS = {
     "train": "clfa bench --suite train",
     "infer": "clfa bench --suite infer",
@@ -67,6 +70,19 @@ COMMANDS = {
 }
 GROWTH = 0.10
 """P6: how much more memory a million posts may take than ten thousand."""
+
+
+def cpu_rows(found: dict[str, Any]) -> list[list[str]]:
+    """Ratios with goals, and rates of products, on two CPUs."""
+    both = [(found[f"bench_{suite}"], found[f"bench_{suite}_slow_bf16"]) for suite in ON_TWO]
+    rows = [["", "goal", *(f"{one['environment']['device']}, {one['environment']['date']}" for one in both[0])]]
+    for kind in both[0][1]["further"]["GFLOPs a second of one product"]:
+        rates = [one["further"]["GFLOPs a second of one product"][kind] for one in both[0]]
+        rows.append([f"GFLOPs a second of one product, {kind}", "", *(f"{rate:,}" for rate in rates)])
+    for suite, benches in zip(ON_TWO, both):
+        for ratio, goal in benches[0]["goals"].items():
+            rows.append([f"{suite}: {ratio}", f"{goal:g}", *(f"{one['ratios'][ratio]:.2f}" for one in benches)])
+    return rows
 
 
 def goal_rows(found: dict[str, Any]) -> list[list[str]]:
