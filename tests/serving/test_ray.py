@@ -11,10 +11,10 @@ from conftest import picture, text
 
 ROWS, SHARDS = 3_000, 24
 SMALL = """
-import sys
+import os
 import clfa.data.cluster as cluster
 import clfa.serving.files as files
-files.CHUNK, files.SHARD, cluster.READY = 64, 2, 20
+files.CHUNK, files.SHARD, cluster.READY = 64, 2, int(os.environ.get("READY", cluster.READY))
 from clfa.cli import run
 run()
 """
@@ -133,7 +133,7 @@ def test_a_cluster_without_a_free_core_is_no_reason_to_wait_for_ever(start, tmp_
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        child = start(tmp_path / "out.csv", RAY_ADDRESS=cluster.address)
+        child = start(tmp_path / "out.csv", RAY_ADDRESS=cluster.address, READY="20")
         _, said = child.communicate(timeout=200)
         assert child.returncode == 2, said[-2000:]
         assert "no worker of the cluster was ready within 20 seconds" in said

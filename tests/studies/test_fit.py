@@ -105,7 +105,7 @@ def test_goes_on_after_a_stop(table, options, tmp_path, monkeypatch):
 
     module = sys.modules[clfa.fit.__module__]
 
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "evaluate", stop)
