@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from numpy.typing import NDArray
-from torch import Tensor
 
 from clfa.data.rows import Row, Rows
 
@@ -19,7 +18,7 @@ class LengthBuckets:
     """
 
     def __init__(self, lengths: Sequence[int] | NDArray, batch_size: int, seed: int, bucket: int = 50):
-        self.lengths = torch.from_numpy(np.asarray(lengths, dtype=np.int32))
+        self.lengths = np.asarray(lengths, dtype=np.int32)
         self.batch_size, self.seed = batch_size, seed
         self.epoch = self.done = 0
         self.bucket = bucket * batch_size
@@ -35,13 +34,16 @@ class LengthBuckets:
         for batch in self.all_batches()[self.done :]:
             yield batch.tolist()
 
-    def all_batches(self) -> list[Int[Tensor, " batch"]]:
-        """Places of the posts of each batch of the epoch, those that are done among them."""
+    def all_batches(self) -> list[Int[NDArray, " batch"]]:
+        """Places of the posts of each batch of the epoch, those that are done among them; parts of one array of the epoch's
+        order, 4 bytes a post."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        batches: list[Tensor] = []
-        for rows in torch.randperm(len(self.lengths), generator=generator).split(self.bucket):
-            rows = rows[self.lengths[rows].argsort(stable=True)]
-            batches += rows.split(self.batch_size)
+        order = torch.randperm(len(self.lengths), generator=generator, dtype=torch.int32).numpy()
+        batches: list[NDArray] = []
+        for start in range(0, len(order), self.bucket):
+            rows = order[start : start + self.bucket]
+            rows[:] = rows[self.lengths[rows].argsort(kind="stable")]
+            batches += [rows[at : at + self.batch_size] for at in range(0, len(rows), self.batch_size)]
         return [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
 
 

@@ -248,7 +248,7 @@ def _finish(setup: Setup, run: Run, state: State, settings: TrainConfig) -> None
 def _trial(setup: Setup, config: RunConfig, size: int) -> None:
     """Four steps of so many posts, of other lengths each time, as memory is in pieces after the first."""
     alone = replace(setup, passes=Passes(setup.model, config.train.modality_dropout > 0), processes=Processes())
-    longest = setup.sampler.lengths.argsort(descending=True).tolist()
+    longest = (-setup.sampler.lengths).argsort(kind="stable").tolist()
     posts: Any = setup.batches.dataset
     beside = tuple(islice(cycle(range(len(setup.rows), len(posts))), size))
     setup.optimizer.zero_grad()

@@ -87,7 +87,7 @@ def padded_lengths(setup: Setup, batches: list[list[int]], posts: int = 10_000) 
     return {
         "plain": FIXED,
         "ours": float(np.mean([batch.modalities["text"].length for batch in taken])),
-        f"ours, in an epoch of {posts:,} posts": float(np.mean([lengths[batch.numpy()].max() for batch in epoch])),
+        f"ours, in an epoch of {posts:,} posts": float(np.mean([lengths[batch].max() for batch in epoch])),
     }
 
 
