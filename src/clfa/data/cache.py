@@ -79,6 +79,13 @@ class Cache:
         """D; 0 for an empty cache."""
         return self.shards[0].width if self.shards else 0
 
+    def keys(self) -> Keys:
+        """(N,) keys of all entries, in their order."""
+        keys = np.empty(len(self), dtype="S16")
+        for shard, end in zip(self.shards, self.ends):
+            keys[end - shard.entries : end] = shard.keys()
+        return keys
+
     def find(self, keys: Keys) -> NDArray[np.int32]:
         """(N,) entry of each key, -1 where there is none."""
         if not len(self):
@@ -121,9 +128,7 @@ class Cache:
     def _sorted(self) -> tuple[Keys, NDArray[np.int32]]:
         """Keys in their order, and the entry of each."""
         if self._index is None:
-            keys = np.empty(len(self), dtype="S16")
-            for shard, end in zip(self.shards, self.ends):
-                keys[end - shard.entries : end] = shard.keys()
+            keys = self.keys()
             order = np.argsort(keys, kind="stable").astype(np.int32)
             self._index = keys[order], order
         return self._index
@@ -228,13 +233,10 @@ def open_worker(folder: Path, begin: Callable[..., Compute], given: tuple[Any, .
 
 def _missing(known: Cache, kind: str, contents: Iterable[Content], bar: Progress) -> Iterator[Job]:
     """What is to be computed, a window at a time."""
-    seen = Seen()
+    seen = Seen(known.keys())
     for window in _windows(contents):
         keys = [content_key(kind, value) for value in window]
-        there = known.find(np.array(keys, dtype="S16")) >= 0
-        missing = [
-            (key, value) for key, value, old, again in zip(keys, window, there, seen.add(keys)) if not (old or again)
-        ]
+        missing = [(key, value) for key, value, there in zip(keys, window, seen.add(keys)) if not there]
         # neighbours of similar length share a batch, so little is computed on padding
         missing.sort(key=lambda pair: len(pair[1]))
         bar.add(len(window) - len(missing))
@@ -246,8 +248,7 @@ def _written(writer: "_Writer", job: Job, compute: Compute, batch_size: int) -> 
     """The sizes of the batches of a job, each when it is with the writer."""
     for start in range(0, len(job), batch_size):
         batch = job[start : start + batch_size]
-        for (key, _), values in zip(batch, compute([value for _, value in batch])):
-            writer.add(key, values)
+        writer.add([key for key, _ in batch], compute([value for _, value in batch]))
         yield len(batch)
 
 
@@ -285,15 +286,18 @@ class _Writer:
     """Collects entries and writes a shard whenever there are enough of them, or, with a `number`, the one of that number."""
 
     def __init__(self, folder: Path, number: int | None = None):
-        self.folder, self.keys, self.values, self.size = folder, [], [], 0  # type: ignore[var-annotated]
+        self.folder, self.number = folder, _next(folder) if number is None else number
+        self.only = number is not None
+        self.keys, self.lengths, self.values, self.size = bytearray(), list[int](), list[Tensor](), 0
         self.written = time.monotonic()
-        self.only, self.number = number is not None, _next(folder) if number is None else number
 
-    def add(self, key: bytes, values: Tensor) -> None:
-        self.keys.append(key)
-        values = values.detach().cpu().contiguous()
+    def add(self, keys: Sequence[bytes], several: Sequence[Tensor]) -> None:
+        """A batch, in one piece: a tensor for each small content would take more memory than what is in it."""
+        values = torch.cat([one.detach() for one in several]).cpu()
         if values.is_floating_point():
             values = values.half() if _fits_half(values) else values.float()
+        self.keys += b"".join(keys)
+        self.lengths += map(len, several)
         self.values.append(values)
         self.size += values.nbytes
         full = self.size >= SHARD_BYTES or time.monotonic() - self.written >= SHARD_SECONDS
@@ -308,13 +312,14 @@ class _Writer:
         # one dtype a shard: single precision only where a value does not fit into half
         wide = any(values.dtype == torch.float32 for values in self.values)
         tensors = {
-            "keys": torch.frombuffer(bytearray(b"".join(self.keys)), dtype=torch.uint8).view(-1, 16),
-            "lengths": torch.tensor([len(values) for values in self.values]),
-            "values": torch.cat([values.float() if wide else values for values in self.values]).contiguous(),
+            "keys": torch.frombuffer(self.keys, dtype=torch.uint8).view(-1, 16),
+            "lengths": torch.tensor(self.lengths),
+            "values": torch.cat([values.float() if wide else values for values in self.values]),
         }
         with replacing(self.folder / f"{self.number:06d}.safetensors") as partial:
             save_file(tensors, partial)
-        self.number, self.keys, self.values, self.size = self.number + 1, [], [], 0
+        self.number += 1
+        self.keys, self.lengths, self.values, self.size = bytearray(), [], [], 0
 
 
 _DTYPES = {name: np.dtype(kind) for name, kind in (("F16", "f2"), ("F32", "f4"), ("U8", "u1"), ("I32", "i4"))}

@@ -7,10 +7,17 @@ from numpy.typing import NDArray
 
 
 class Seen:
-    """Keys of 16 bytes, in sorted arrays each of which is at least twice as long as the next."""
+    """Keys of 16 bytes, in sorted arrays each of which is at least twice as long as the next.
 
-    def __init__(self) -> None:
+    Args:
+        keys: of `S16`, which have come already; the array is sorted in its place.
+    """
+
+    def __init__(self, keys: NDArray | None = None) -> None:
         self.arrays: list[NDArray] = []
+        if keys is not None and len(keys):
+            keys.sort()
+            self.arrays.append(keys)
 
     def add(self, keys: Sequence[bytes]) -> list[bool]:
         """Some more, and whether each has come before, among these or earlier."""
@@ -24,7 +31,8 @@ class Seen:
         result = (before | repeated).tolist()
         fresh = new[~before[first]]
         while len(fresh) and self.arrays and len(self.arrays[-1]) < 2 * len(fresh):
-            fresh = np.sort(np.concatenate([self.arrays.pop(), fresh]))
+            fresh = np.concatenate([self.arrays.pop(), fresh])
+            fresh.sort()
         if len(fresh):
             self.arrays.append(fresh)
         return result
