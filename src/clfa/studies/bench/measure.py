@@ -52,15 +52,15 @@ def alternate(ways: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
         for number in range(rounds + 1):
             for name in list(ways)[:: -1 if number % 2 else 1]:
                 gc.collect()
-                began = _now()
+                began = now()
                 posts = ways[name]()
                 if number:
-                    times[name].append(1_000 * (_now() - began) / posts)
+                    times[name].append(1_000 * (now() - began) / posts)
                 bar.add()
     return times
 
 
-def _now() -> float:
+def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -74,7 +74,7 @@ def matmul_rate(dtype: torch.dtype) -> float:
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(8):
-        began = _now()
+        began = now()
         left @ right
-        best = min(best, _now() - began)
+        best = min(best, now() - began)
     return 2 * size**3 / best

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,7 +24,7 @@ from clfa.model.modalities import kind_of
 from clfa.model.pipeline import Pipeline
 from clfa.serving.onnx import OnnxPipeline
 from clfa.studies.bench.material import config_of, padded_lengths
-from clfa.studies.bench.measure import Suite, Way, alternate, matmul_rate
+from clfa.studies.bench.measure import Suite, Way, alternate, matmul_rate, now
 from clfa.studies.bench.plain import PlainLoop
 from clfa.studies.export import quantise, write_export
 from clfa.training.memory import memory_kept
@@ -79,6 +80,8 @@ def train_suite(rounds: int, layers: int, reference: Path | None = None) -> Suit
         goals = {"portable": 1.7, "fp32": 2.5, "bf16": 4.0, "frozen": 5.0}
         padded = {"tokens of a text, padded, mean": padded_lengths(setup, ours)}
         further = {"fp32 is": fastest, **padded, **_floor(setup, config, loop, ours, plain, times)}
+        in_bf16 = replace(config, train=replace(config.train, precision="bf16"))
+        further["ms a post of a step in bf16"] = _parts(setup, in_bf16, ours * 2)
         return Suite(times, pairs, goals, further | _differences(setup, config, loop, ours))
 
 
@@ -119,6 +122,29 @@ def _refer(step: Callable[..., object], rows: Rows, batches: list[list[int]]) ->
         images = [open_image(row["image"]["bytes"]) for row in chosen]
         step([row["text"] for row in chosen], images, [row["label"] for row in chosen])
     return sum(map(len, batches))
+
+
+def _parts(setup: Setup, config: RunConfig, batches: list[list[int]]) -> dict[str, float]:
+    """Milliseconds a post of each part of a step."""
+    setup.model.train()
+    laps = np.zeros(5)
+    with products(config.train.precision), memory_kept():
+        for places in batches:
+            marks = [now()]
+            batch = setup.batches.collate_fn([setup.rows[place] for place in places])
+            marks.append(now())
+            loss = loss_terms(setup, config, batch, 0.5, [len(places)])["loss"]
+            marks.append(now())
+            loss.backward()
+            marks.append(now())
+            torch.nn.utils.clip_grad_norm_(setup.model.parameters(), config.train.clip)
+            marks.append(now())
+            setup.optimizer.step()
+            setup.optimizer.zero_grad()
+            marks.append(now())
+            laps += np.diff(marks)
+    each = 1_000 * laps / sum(map(len, batches))
+    return dict(zip(("batch", "forward", "backward", "gradient norm", "optimizer"), each.round(1).tolist()))
 
 
 def _floor(
