@@ -21,7 +21,7 @@ def speed_values(found: dict[str, Any]) -> dict[str, Any]:
     slow = found["bench_train_slow_bf16"]
     return {
         "benches": {name: _bench(name, one) for name, one in benches.items()},
-        "step_parts": further.get("ms a post of a step in bf16", {}),
+        "step_parts": further["ms a post of a step in bf16"],
         "flops": further["GFLOPs a post"],
         "bench_rates": further["GFLOPs a second of one product"],
         "shares": further["share of it"],

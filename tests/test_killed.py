@@ -117,7 +117,7 @@ def left(folder):
             found[name] = json.dumps([timeless(json.loads(line)) for line in lines]).replace(str(folder), "FOLDER")
         elif path.suffix in (".safetensors", ".csv", ".parquet"):
             found[name] = path.read_bytes().replace(str(folder).encode(), b"FOLDER")
-        # a JSON file beside its place is of a process that was killed there; it is read by nobody
+        # a JSON file beside its place was left by a process that was killed; nobody reads it
         assert ".partial" not in name or ".json." in name
     return found
 

@@ -32,6 +32,8 @@ def test_a_damaged_file_is_computed_again_and_a_half_one_of_a_kill_is_removed(tm
     before = whole.read_bytes()
     whole.write_bytes(before[:50])
     (tmp_path / f"{whole.name}.17-1c869e91.partial").write_bytes(before[:50])
+    with pytest.raises(ValueError, match="9 tensors were computed of 10 contents"):
+        fill(tmp_path, "text", texts, lambda batch: ones(batch)[1:], "computing", batch_size=10)
     assert fill(tmp_path, "text", texts, ones, "computing") == 100
     assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == [whole.name]
     assert whole.read_bytes() == before

@@ -18,11 +18,14 @@ from clfa.data.rows import load_split
 from clfa.errors import UserError
 from clfa.evidence.alignment import worst_errors
 from clfa.evidence.evaluate import evaluate
+from clfa.model import arithmetic
+from clfa.model.arithmetic import has_bf16
 from clfa.model.heatmap import alignment_heatmap, words_of
 from clfa.model.pipeline import Pipeline
 from clfa.report import figures
 from clfa.report.page import write_evaluation
 from clfa.runs import Run
+from clfa.serving import files
 from clfa.serving.files import predict_file
 from clfa.training.train import train
 
@@ -90,20 +93,67 @@ def test_predictor_takes_paths_bytes_and_images(run, tmp_path):
         Predictor(run).one({"text": "x", "image": tmp_path / "none.png"})
 
 
-def test_answers_in_bf16_are_those_of_autocast_with_weights_of_half_the_size(run, dataset):
+def with_bf16():
+    if not has_bf16(torch.device("cpu")):
+        pytest.skip("this CPU has no instructions for bf16")
+
+
+def test_answers_in_bf16_are_those_of_autocast_with_smaller_weights(run, dataset):
+    with_bf16()
     rows = list(load_split(dataset, "test"))
     whole = Pipeline.load(run)
     expected = Pipeline(whole.model, precision="bf16").logits(rows)
     pipelines = {precision: Predictor(run, precision=precision).pipeline for precision in ("fp32_by_bf16", "bf16")}
     assert torch.equal(pipelines["bf16"].logits(rows), expected)
     assert 0 < (expected - whole.logits(rows)).abs().max() < 0.05
+    settings, seen = torch.backends.mkldnn.matmul, set()
+    pipelines["fp32_by_bf16"].model.register_forward_pre_hook(lambda *_: seen.add(settings.fp32_precision))
     assert torch.allclose(pipelines["fp32_by_bf16"].logits(rows), whole.logits(rows), atol=1e-5)
+    assert seen == {"bf16"} != {settings.fp32_precision}
     linear = [one for one in pipelines["bf16"].model.modules() if isinstance(one, torch.nn.Linear)]
     assert {one.weight.dtype for one in linear} == {torch.bfloat16}
     for name, embeds in pipelines["bf16"].embeds(rows).items():
         assert np.allclose(embeds, whole.embeds(rows)[name], atol=0.05, equal_nan=True)
     heatmap = Predictor(run, precision="bf16").alignment({"text": "word1 word2", "image": picture(1)})
     assert np.isfinite(heatmap.similarity).all()
+    with pytest.raises(UserError, match="single precision"):
+        pipelines["bf16"].cache(dataset, ["test"])
+    with pytest.raises(UserError, match="'fp16': allowed are fp32, fp32_by_bf16, bf16"):
+        arithmetic.available("fp16", torch.device("cpu"))
+
+
+def test_without_instructions_for_bf16_answers_are_in_fp32_and_say_so(run, dataset, monkeypatch, caplog):
+    monkeypatch.setattr(arithmetic, "has_bf16", lambda device: False)
+    predictor, rows = Predictor(run, precision="bf16"), list(load_split(dataset, "test"))
+    assert predictor.precision == "fp32"
+    assert torch.equal(predictor.pipeline.logits(rows), Pipeline.load(run).logits(rows))
+    assert caplog.text.count("no instructions for bf16") == 1
+
+
+def test_another_precision_begins_a_file_anew(run, posts, tmp_path, monkeypatch):
+    with_bf16()
+    monkeypatch.setattr(files, "CHUNK", 2)
+    monkeypatch.setattr(files, "SHARD", 1)
+    add, stopped = files.Shards.add, []
+
+    def stop(self, number, *rest):
+        if number == 3:
+            stopped.append(number)
+            raise KeyboardInterrupt
+        add(self, number, *rest)
+
+    options = {"columns": COLUMNS, "on_bad": "mask"}
+    monkeypatch.setattr(files.Shards, "add", stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(run, posts, tmp_path / "out.csv", **options)
+    assert stopped
+    monkeypatch.setattr(files.Shards, "add", add)
+    predict_file(run, posts, tmp_path / "out.csv", **options, precision="bf16")
+    command = ["predict", str(run), "--input", str(posts), "--output", str(tmp_path / "whole.csv")]
+    assert main([*command, "--on-bad", "mask", "--precision", "bf16"]) == 0
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    predict_file(run, posts, tmp_path / "fp32.csv", **options)
+    assert (tmp_path / "fp32.csv").read_bytes() != (tmp_path / "whole.csv").read_bytes()
 
 
 def test_posts_of_any_form_are_answered_alike(run, dataset):
@@ -452,4 +502,4 @@ def test_a_worker_that_does_not_see_the_folder_of_the_shards_says_so(run, tmp_pa
     from clfa.serving.output import Shards
 
     with pytest.raises(UserError, match="not on all machines of the cluster"):
-        open_worker(run, tmp_path / "posts.csv", {}, tmp_path, "mask", Shards(tmp_path / "out.csv", {}), {}, {})
+        open_worker(run, "fp32", tmp_path / "posts.csv", {}, tmp_path, "mask", Shards(tmp_path / "out.csv", {}), {}, {})

@@ -96,6 +96,18 @@ def test_the_infer_suite():
     assert {"ONNX, 1", "ONNX int8, 32", "ours, bf16, 32"} <= different.keys()
 
 
+def test_threads_that_overlap_leave_the_setting_as_it_was():
+    settings = torch.backends.mkldnn.matmul
+    before = settings.fp32_precision
+    one, other = (arithmetic.products("fp32_by_bf16") for _ in range(2))
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert settings.fp32_precision == "bf16"
+    other.__exit__(None, None, None)
+    assert settings.fp32_precision == before
+
+
 def test_products_that_are_no_single_precision_are_refused(run, monkeypatch):
     before = torch.backends.mkldnn.matmul.fp32_precision
     with arithmetic.products("fp32_by_bf16"):

@@ -102,7 +102,7 @@ def teacher_embed(
         splits: `all`, or some of train,validation,test with commas.
         engine: `ray` uses the cluster of RAY_ADDRESS, or the cores of this machine where there is none.
         precision: `fp32_by_bf16` is faster on some CPUs (`clfa bench --suite teacher`), though not on a cluster; the
-            embeddings are the same to six digits.
+            embeddings are the same before they are rounded to half precision.
 
     Examples:
         clfa teacher embed data/posts --teacher openai/clip-vit-base-patch32

@@ -45,8 +45,8 @@ def predict(
         knowledge_column: Column of further text.
         column: NAME=COLUMN: where a further column that the run reads is in the file; by default under its own name.
         engine: `ray` spreads files over the cluster of RAY_ADDRESS, or over the cores of this machine where there is none.
-        precision: `bf16` is several times faster where the hardware multiplies in it, with nearly the same probabilities;
-            `fp32_by_bf16` is faster on some CPUs with the same ones (`clfa bench --suite infer` says which).
+        precision: `bf16` changes probabilities a little, `fp32_by_bf16` does not; both are faster than `fp32` on some
+            hardware, and slower on other (`clfa bench --suite infer`).
 
     Examples:
         clfa predict runs/posts --text "what a lovely day" --image storm.jpg

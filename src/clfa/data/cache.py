@@ -165,8 +165,8 @@ def fill(
     # of two runs that start at once, the second waits and then finds everything there
     with FileLock(folder / ".lock"), progress(what, total) as bar:
         known = Cache(folder)
-        for path in [*known.broken, *folder.glob("*.partial")]:  # the latter of a fill that was killed
-            path.unlink()
+        for path in [*known.broken, *folder.glob("[0-9]*.partial")]:  # the latter of a fill that was killed
+            path.unlink(missing_ok=True)
         jobs, computed = _missing(known, kind, contents, bar), 0
         counts = (
             _here(folder, jobs, compute, batch_size)
@@ -293,6 +293,8 @@ class _Writer:
 
     def add(self, keys: Sequence[bytes], several: Sequence[Tensor]) -> None:
         """A batch, in one piece: a tensor for each small content would take more memory than what is in it."""
+        if len(keys) != len(several):
+            raise ValueError(f"{len(several)} tensors were computed of {len(keys)} contents")
         values = torch.cat([one.detach() for one in several]).cpu()
         if values.is_floating_point():
             values = values.half() if _fits_half(values) else values.float()
@@ -334,7 +336,8 @@ def _open_shard(path: Path) -> _Shard | None:
     try:
         with safe_open(path, "np") as file:
             lengths = file.get_tensor("lengths")
-            file.get_slice("keys")
+            if len(lengths) != file.get_slice("keys").get_shape()[0]:
+                return None
     except (SafetensorError, OSError):
         return None
     with open(path, "rb") as file:

@@ -68,16 +68,17 @@ def _begin(address: str) -> None:
     if address:
         ray.init(**quiet)
         return
-    for _ in range(STARTS):
+    for start in range(1, STARTS + 1):
         try:
             ray.init(**quiet, include_dashboard=False)
             ray.get(ray.remote(num_cpus=0)(lambda: None).remote(), timeout=ANSWERS)
             return
         except Exception as error:  # a node that times out has no class of its own
-            problem = str(error).splitlines()[0]
+            problem = (str(error) or type(error).__name__).splitlines()[0]
             ray.shutdown()
+            if start == STARTS:
+                raise RuntimeError(problem) from None
             log.warning("the cluster of this machine did not start, and is begun again: %s", problem)
-    raise RuntimeError(problem)
 
 
 def spread(
@@ -189,9 +190,9 @@ class _Crew:
             _result(reference)
         except (ActorUnavailableError, _Lost) as failure:  # on a busy machine
             self.failures += 1
-            log.warning("a worker did not start, and another takes its place: %s", failure)
             if self.failures > RETRIES:
                 raise _Lost(f"no worker of the cluster stays alive: {failure}") from None
+            log.warning("a worker did not start, and another takes its place: %s", failure)
         else:
             self.idle.append(actor)
 

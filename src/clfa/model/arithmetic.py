@@ -1,14 +1,19 @@
 """How a model computes: in single precision, in single precision by products in bf16, or in bf16."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
+from typing import get_args
 
 import torch
 from torch import nn
 
 from clfa.config import Precision
 from clfa.errors import UserError
+
+log = logging.getLogger(__name__)
 
 EXACT = 1e-6
 """Largest relative error of a product of matrices that counts as single precision."""
@@ -27,6 +32,22 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
         yield
 
 
+def available(precision: str, device: torch.device) -> Precision:
+    """The precision itself, or fp32, with a warning, where the device has no instructions for bf16.
+
+    Raises:
+        UserError: there is no such precision; `fp32_by_bf16` is none here.
+    """
+    for known in get_args(Precision):
+        if precision == known:
+            if known == "bf16" and not has_bf16(device):
+                log.warning("this CPU has no instructions for bf16, with which it would be many times slower: fp32")
+                return "fp32"
+            with products(known):
+                return known
+    raise UserError(f"precision {precision!r}: allowed are {', '.join(get_args(Precision))}")
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether the device computes in bf16; a CPU without instructions for it emulates them, many times slower than fp32."""
     return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -34,8 +55,8 @@ def has_bf16(device: torch.device) -> bool:
 
 @contextmanager
 def products(precision: Precision) -> Iterator[None]:
-    """With `fp32_by_bf16`, oneDNN multiplies matrices on a CPU as sums of products in bf16, which some CPUs do twice as fast
-    as in fp32, and some more slowly (`clfa bench --suite train`); of all threads.
+    """With `fp32_by_bf16`, oneDNN multiplies matrices on a CPU as sums of products in bf16, which some CPUs do faster
+    than in fp32, and some more slowly (`clfa bench --suite train`); of all threads.
 
     Raises:
         UserError: what this CPU computes is not single precision.
@@ -64,20 +85,32 @@ def error_by_bf16() -> float:
     return max(errors)
 
 
+class _Users:
+    """Who multiplies so: the setting is one of the process, and some threads may overlap."""
+
+    lock, count, before = Lock(), 0, "none"
+
+
 @contextmanager
 def _by_bf16() -> Iterator[None]:
     settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = settings.fp32_precision
-    settings.fp32_precision = "bf16"
+    with _Users.lock:
+        if not _Users.count:
+            _Users.before = settings.fp32_precision
+            settings.fp32_precision = "bf16"
+        _Users.count += 1
     try:
         yield
     finally:
-        settings.fp32_precision = before
+        with _Users.lock:
+            _Users.count -= 1
+            if not _Users.count:
+                settings.fp32_precision = _Users.before
 
 
 def keep_in_bf16(model: nn.Module) -> None:
     """Weights of linear maps and convolutions in bf16, as autocast would make them in each pass: the answers are the same,
-    and half the memory is enough. The model computes within `arithmetic("bf16", …)` alone from then on."""
+    and those weights take half the memory. The model computes within `arithmetic("bf16", …)` alone from then on."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(torch.bfloat16)

@@ -28,7 +28,7 @@ from clfa.data.progress import progress
 from clfa.data.rows import Rows, fill_split, load_split
 from clfa.errors import UserError
 from clfa.fusion import Tokens
-from clfa.model.arithmetic import arithmetic, has_bf16, keep_in_bf16
+from clfa.model.arithmetic import arithmetic, available, keep_in_bf16
 from clfa.model.batch import Collator
 from clfa.model.blend import load_classifier
 from clfa.model.classifier import Classifier, Output
@@ -66,7 +66,7 @@ class Pipeline:
         batch_size: posts per forward pass.
         device: a GPU if there is one.
         caches: modality -> states of its frozen encoder; see `cache`.
-        precision: of the model's arithmetic, but for what is cached; see `clfa.model.arithmetic`.
+        precision: of the model's arithmetic; see `clfa.model.arithmetic`.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class Pipeline:
         caches: dict[str, Cache] | None = None,
         precision: Precision = "fp32",
     ):
-        self.precision = precision
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.precision = available(precision, self.device)
         self.model = model.to(self.device)
         self.config: ModelConfig = model.config
         self.class_names, self.text_cleaning, self.batch_size = model.class_names, model.text_cleaning, batch_size
@@ -92,13 +92,12 @@ class Pipeline:
         """The model of a run directory, or of any folder written by `Classifier.save_pretrained`.
 
         Raises:
-            UserError: the folder holds no trained model; this CPU has no such precision.
+            UserError: the folder holds no trained model; there is no such precision, or not on this CPU.
         """
         pipeline = cls(load_classifier(folder), batch_size, precision=precision)
-        if precision == "bf16" and has_bf16(pipeline.device):
+        if pipeline.precision == "bf16":
             keep_in_bf16(pipeline.model)
-        with pipeline._computing():  # what cannot be is told now
-            return pipeline
+        return pipeline
 
     def cache(self, dataset: Path, splits: Sequence[str], engine: Engine = "plain") -> dict[str, Cache]:
         """Compute the states of frozen encoders and layers for these splits where missing, and read them from now on.
@@ -112,7 +111,12 @@ class Pipeline:
 
         Returns:
             Modality -> cache, for the modalities with a frozen encoder, or frozen layers, and a value in these splits.
+
+        Raises:
+            UserError: the model is in bf16.
         """
+        if self.precision == "bf16":
+            raise UserError("what is cached is in single precision: load the run without bf16")
         for name, modality in self.config.modalities.items():
             encoder: Encoder = self.model.encoders[self.config.owner(name)]
             owner = self.config.modalities[self.config.owner(name)]

@@ -265,7 +265,10 @@ def open_worker(
             f"{shards.folder} is not on all machines of the cluster: choose an --output that they share; for object "
             "storage, set TMPDIR to such a folder"
         )
-    posts = _source(Predictor(run, precision=precision), source, columns, image_dir, on_bad)
+    predictor = Predictor(run, precision=precision)
+    if predictor.precision != precision:
+        raise UserError(f"a machine of the cluster has no {precision}: choose another --precision")
+    posts = _source(predictor, source, columns, image_dir, on_bad)
 
     def write(number: int, chunks: list[Chunk]) -> int:
         if not shards.has(number):

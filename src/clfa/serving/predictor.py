@@ -52,9 +52,9 @@ class Predictor:
     Args:
         run: run directory, or any folder written by `Classifier.save_pretrained`, or by `clfa export`.
         batch_size: posts per forward pass; by default 32, and 8 with ONNX.
-        precision: `bf16` is several times faster where the hardware multiplies in it, and within a hundredth or so of the
-            same logits; `fp32_by_bf16` is single precision by other products, faster on some CPUs (`clfa bench --suite
-            infer` says which). With ONNX `fp32` alone.
+        precision: `bf16` changes a logit by a hundredth or so; `fp32_by_bf16` is single precision by other products.
+            Both are faster than `fp32` on some hardware, and slower on other (`clfa bench --suite infer`). With ONNX `fp32`
+            alone.
         backend: `torch`; or `onnx` for what `clfa export` wrote, there or in the folder `onnx` of a run, without PyTorch
             and transformers. By default `onnx` for the folder of an export, else `torch`.
 
@@ -69,8 +69,9 @@ class Predictor:
         backend: Literal["torch", "onnx"] | None = None,
         precision: Precision = "fp32",
     ):
-        self.precision = precision
         self.pipeline: Any = _load(Path(run), batch_size, backend, precision)
+        self.precision: Precision = getattr(self.pipeline, "precision", "fp32")
+        """In which it computes: fp32 where bf16 was asked for and the hardware has none."""
         self.class_names = self.pipeline.class_names
         self.no_heatmap = no_heatmap(self.pipeline.config) if hasattr(self.pipeline, "states") else EXPORTED
         """Why no post has an alignment heatmap; empty if posts with a text and an image have one."""

@@ -1,5 +1,5 @@
-"""Memory of a training: kept from step to step; and where it is exhausted, what would fit is said. The batch is never made
-smaller in silence, as it is part of the result."""
+"""The memory of a training is kept from step to step; where it is exhausted, the user is told what would fit. The batch is
+never made smaller in silence, as it is part of the result."""
 
 import ctypes
 import os
@@ -16,9 +16,11 @@ from clfa.config import TrainConfig
 from clfa.errors import UserError
 from clfa.training.stopping import Stop
 
-MAPPED_BLOCKS, TRIM_FROM = -4, -1
-"""Of glibc's `mallopt`: how many blocks are mapped one by one, and from how many free bytes on they are given back."""
-USUAL = {MAPPED_BLOCKS: 65_536, TRIM_FROM: 128 * 1024}
+MAPPED_BLOCKS, MAPPED_FROM, TRIM_FROM = -4, -3, -1
+"""Of glibc's `mallopt`: how many blocks are mapped one by one, from how many bytes on; and from how many free bytes on some
+are given back."""
+USUAL = {MAPPED_BLOCKS: 65_536, TRIM_FROM: 64 * 2**20, MAPPED_FROM: 32 * 2**20}
+"""What glibc itself comes to when large blocks are freed."""
 EXHAUSTED, OTHER = 3, 4
 """Exit codes of the child."""
 
@@ -28,7 +30,8 @@ def memory_kept() -> Iterator[None]:
     """Large blocks that are freed stay with this process for the next step.
 
     Each gradient is one, and glibc gives it back to the system after a step, from which it comes anew page by page: on a CPU
-    that was a sixth of a step in bf16. All of it is given back at the end. With another library nothing changes.
+    that was a seventh of a step in bf16. What is free at the end is given back. With another library, or where the
+    environment says how glibc is to do it, nothing changes.
     """
     library = _glibc()
     if library is None:
@@ -45,7 +48,8 @@ def memory_kept() -> Iterator[None]:
 
 
 def _glibc() -> Any:
-    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+    asked = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" and not asked else None
 
 
 def is_exhausted(error: BaseException) -> bool:
