@@ -127,7 +127,7 @@ def goal_rows(found: dict[str, Any]) -> list[list[str]]:
             add(
                 f"P6 memory of a million posts: {step}",
                 f"≤ {GROWTH:+.0%}",
-                f"{growth:+.0%}",
+                f"{growth:+.1%}",
                 growth <= GROWTH,
                 "counted",
                 "million",
