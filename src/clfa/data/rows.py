@@ -67,13 +67,13 @@ class Rows(Sequence[Row]):
         numbers: row numbers in the splits one after the other; all rows by default.
     """
 
-    def __init__(self, dataset: Path, splits: Sequence[str], numbers: NDArray[np.int64] | None = None):
+    def __init__(self, dataset: Path, splits: Sequence[str], numbers: NDArray[np.integer] | None = None):
         self.dataset, self.splits = dataset, list(splits)
         self.name = f"{dataset}/{'+'.join(splits)}"
         self.files = [_Split(dataset, split) for split in splits]
         counts = [file.count for file in self.files]
         self.ends = np.cumsum(counts)
-        self.numbers = np.arange(sum(counts)) if numbers is None else np.asarray(numbers, dtype=np.int64)
+        self.numbers = np.asarray(np.arange(sum(counts)) if numbers is None else numbers, dtype=np.int32)
         self.column_names = list(dict.fromkeys(name for file in self.files for name in file.columns))
         self._entries: dict[tuple[Cache, str, str, bool], NDArray[np.int32]] = {}
 
@@ -243,7 +243,7 @@ class _Split:
             self.arrays[column] = self.take(column, np.arange(self.count))
         return self.arrays[column]
 
-    def take(self, column: str, numbers: NDArray[np.int64]) -> pa.Array:
+    def take(self, column: str, numbers: NDArray[np.integer]) -> pa.Array:
         """Some rows of a column without bytes, by their numbers in order."""
         if column not in self.columns:
             return pa.nulls(len(numbers), pa.large_string())
