@@ -293,8 +293,7 @@ def test_diverging_loss_is_told(run_config):
 
 
 def test_without_instructions_for_bf16_it_is_fp32(run_config, tmp_path, monkeypatch, caplog):
-    for module in (training, arithmetic):
-        monkeypatch.setattr(module, "has_bf16", lambda device: False)
+    monkeypatch.setattr(arithmetic, "has_bf16", lambda device: False)
     settings = {"train__epochs": 1, "loss__alignment_weight": 0}
     runs = [
         train(run_config(**settings, train__precision=precision, output=str(tmp_path / precision)))

@@ -32,6 +32,12 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
         yield
 
 
+def precisions(device: torch.device) -> list[Precision]:
+    """Those that the device has."""
+    has = {"fp32": True, "fp32_by_bf16": error_by_bf16() <= EXACT, "bf16": has_bf16(device)}
+    return [known for known in get_args(Precision) if has[known]]
+
+
 def available(precision: str, device: torch.device) -> Precision:
     """The precision itself, or fp32, with a warning, where the device has no instructions for bf16.
 

@@ -26,7 +26,7 @@ from clfa.data.lock import only_one
 from clfa.data.progress import track
 from clfa.errors import TimeUp, UserError
 from clfa.metrics import METRICS, all_scores
-from clfa.model.arithmetic import arithmetic, has_bf16, products
+from clfa.model.arithmetic import arithmetic, available, products
 from clfa.model.batch import NO_LABEL, Batch
 from clfa.runs import Run
 from clfa.training.auto import train_with_chosen_alignment
@@ -154,8 +154,7 @@ def _train(config: RunConfig, run: Run, resume: bool, deadline: float, several: 
     better = METRICS[settings.monitor].higher_is_better
     board = _tensorboard(run.path) if settings.tensorboard and several.leads else None
     log.info(_opening_line(setup))
-    if settings.precision == "bf16" and not has_bf16(setup.pipeline.device):
-        log.warning("this CPU has no instructions for bf16, with which it would be many times slower: training in fp32")
+    available(settings.precision, setup.pipeline.device)
 
     on_cpu = setup.pipeline.device.type == "cpu"
     how = "stopping after this step: the same command with --resume goes on from there"

@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from clfa.config import Precision, RunConfig
+from clfa.config import RunConfig
 from clfa.data.images import open_image
 from clfa.data.rows import Rows, load_split
 from clfa.errors import UserError
-from clfa.model.arithmetic import EXACT, arithmetic, error_by_bf16, has_bf16, products
+from clfa.model.arithmetic import arithmetic, precisions, products
 from clfa.model.modalities import kind_of
 from clfa.model.pipeline import Pipeline
 from clfa.serving.onnx import OnnxPipeline
@@ -56,7 +56,7 @@ def train_suite(rounds: int, layers: int, reference: Path | None = None) -> Suit
 
         # each does its batches twice, as in its first step memory has to be got
         ways: dict[str, Way] = {"plain, fp32": partial(plainly, False), "plain, bf16": partial(plainly, True)}
-        for kind in _precisions():
+        for kind in precisions(setup.pipeline.device):
             own = replace(config, train=replace(config.train, precision=kind))
             ways[f"ours, {kind}"] = partial(_train, setup, own, ours * 2)
         frozen = {f"model.modalities.{side}.frozen": True for side in ("text", "image")}
@@ -86,13 +86,6 @@ def train_suite(rounds: int, layers: int, reference: Path | None = None) -> Suit
             in_bf16 = replace(config, train=replace(config.train, precision="bf16"))
             further["ms a post of a step in bf16"] = _parts(setup, in_bf16, ours * 2)
         return Suite(times, pairs, goals, further | _differences(setup, config, loop, ours))
-
-
-def _precisions() -> list[Precision]:
-    """Those that this machine has."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    has = {"fp32": True, "fp32_by_bf16": error_by_bf16() <= EXACT, "bf16": has_bf16(device)}
-    return [kind for kind in get_args(Precision) if has[kind]]
 
 
 def _train(setup: Setup, config: RunConfig, batches: list[list[int]]) -> int:
@@ -171,7 +164,7 @@ def _floor(
             posts = work()
         counts[name] = counter.get_total_flops() / posts / 1e9
     rates: dict[str, float] = {}
-    for kind in _precisions():
+    for kind in precisions(setup.pipeline.device):
         with products(kind):
             rates[kind] = matmul_rate(torch.bfloat16 if kind == "bf16" else torch.float32) / 1e9
     ways = {"plain, fp32": ("plain", "fp32"), **{f"ours, {kind}": ("ours", kind) for kind in rates}}
@@ -191,7 +184,7 @@ def _differences(setup: Setup, config: RunConfig, loop: PlainLoop, batches: list
     """Largest difference of a logit from plain fp32."""
     loop.bf16, largest = False, {}
     expected = torch.cat([loop.logits(places) for places in batches])
-    for kind in _precisions():
+    for kind in precisions(setup.pipeline.device):
         logits = []
         for places in batches:
             batch = setup.batches.collate_fn([setup.rows[place] for place in places]).to(setup.pipeline.device)
@@ -209,7 +202,7 @@ def infer_suite(rounds: int, layers: int) -> Suite:
         setup = set_up(config)
         loop = PlainLoop(setup, config, bf16=False)
         setup.model.save_pretrained(folder / "saved")
-        pipelines = {kind: Pipeline.load(folder / "saved", 32, kind) for kind in _precisions()}
+        pipelines = {kind: Pipeline.load(folder / "saved", 32, kind) for kind in precisions(setup.pipeline.device)}
         pipeline = pipelines["fp32"]
         posts = [setup.rows[place] for place in range(32)]
         exports = _exports(pipeline, [dict(post) for post in posts], folder)
