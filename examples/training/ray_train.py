@@ -5,17 +5,17 @@
 All machines see the same file system, and run.yaml names folders there.
 """
 
+import os
 import sys
 from pathlib import Path
 
+import ray
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 
 def work(given: dict[str, str]) -> None:
     """What each worker does; those of Ray Train are connected when it begins."""
-    import os
-
     import clfa
     from clfa.config import RunConfig, build_config, read_yaml
 
@@ -23,6 +23,7 @@ def work(given: dict[str, str]) -> None:
     clfa.train(build_config(RunConfig, read_yaml(given["config"])), resume=True)
 
 
+ray.init(os.environ.get("RAY_ADDRESS", "local"))
 config, workers = Path(sys.argv[1]).resolve(), int(sys.argv[2])
 trainer = TorchTrainer(
     work,

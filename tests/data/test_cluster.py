@@ -109,9 +109,9 @@ DEAD = """
 import psutil, ray
 import clfa.data.cluster as cluster
 init = ray.init
-def dies(**options):
+def dies(*address, **options):
     ray.init = init
-    init(**options)
+    init(*address, **options)
     next(each for each in psutil.Process().children(recursive=True) if each.name() == "raylet").kill()
 ray.init = dies
 with cluster.cluster() as workers:
@@ -127,6 +127,22 @@ def test_a_node_that_dies_while_it_starts_is_begun_again(start_process):
     assert "did not start, and is begun again: The task's local raylet died" in said
 
 
+def test_a_cluster_of_its_own_is_not_one_that_others_run_here(start_process):
+    from ray.cluster_utils import Cluster
+
+    others = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        out, said = start_process("-c", OWN).communicate(timeout=300)
+    finally:
+        others.shutdown()
+    assert "a b c d" in out.splitlines(), said[-3000:]
+
+
+OWN = """
+import clfa.data.cluster as cluster
+with cluster.cluster() as workers:
+    print(*sorted(cluster.spread(enumerate("abcd"), workers, lambda: lambda number, letter: letter)))
+"""
 LOST = """
 import os
 import clfa.data.cluster as cluster

@@ -63,14 +63,14 @@ def cluster() -> Iterator[int]:
 
 
 def _begin(address: str) -> None:
-    """Connect to the cluster there, or begin one."""
+    """Connect to the cluster there, or begin one: without an address Ray would join whatever runs on this machine."""
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address:
         ray.init(**quiet)
         return
     for start in range(1, STARTS + 1):
         try:
-            ray.init(**quiet, include_dashboard=False)
+            ray.init("local", **quiet, include_dashboard=False)
             ray.get(ray.remote(num_cpus=0)(lambda: None).remote(), timeout=ANSWERS)
             return
         except Exception as error:  # a node that times out has no class of its own
@@ -206,8 +206,9 @@ def _result(reference: Any) -> Any:
     except RayTaskError as error:
         raise error.cause if isinstance(error.cause, UserError) else error from None
     except RayError as error:
-        last = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()[-1]
-        raise _Lost(f"a worker of the cluster gave up: {last}") from None
+        said = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+        reason = [line for line in said if not line.startswith("The actor never ran")][-1]  # what Ray ends with
+        raise _Lost(f"a worker of the cluster gave up: {reason}") from None
 
 
 class _Lost(UserError):
