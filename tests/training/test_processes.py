@@ -157,12 +157,12 @@ def free_port():
 
 @pytest.fixture
 def start():
-    """`start(count, config, …)`: `clfa train` by so many processes."""
+    """`start(count, config, …)`: `clfa train` by so many processes; `program`: in place of `-m clfa`."""
     children = []
 
-    def begin(count, path, *more):
+    def begin(count, path, *more, program=("-m", "clfa")):
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
-        command = [sys.executable, *several, "-m", "clfa", "train", "--config", str(path), *more]
+        command = [sys.executable, *several, *program, "train", "--config", str(path), *more]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
         children.append(child)
@@ -273,6 +273,22 @@ def test_adapters_and_batch_norm_of_encoders_that_are_spread(run_config, encoder
     for name in names:
         same = torch.equal(fresh[name], two.state_dict()[f"encoders.text.backbone.{name}"])
         assert same == (name not in changed), name
+
+
+ABORTS = """
+import atexit, os
+if os.environ["RANK"] == "1":
+    atexit.register(os.abort)
+from clfa.cli import run
+run()
+"""
+
+
+def test_what_aborts_another_process_when_python_ends_does_not_end_the_run(run_config, start, tmp_path):
+    (tmp_path / "aborts.py").write_text(ABORTS)
+    (tmp_path / "run.yaml").write_text(dump_config(run_config(train__epochs=1, output=str(tmp_path / "run"))))
+    finished(start(2, tmp_path / "run.yaml", program=[str(tmp_path / "aborts.py")]))
+    assert (tmp_path / "run" / "report-validation.html").is_file()
 
 
 def held(rank, count, port, config, folder):

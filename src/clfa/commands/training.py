@@ -101,8 +101,8 @@ def teacher_embed(
         teacher: Folder or hub name of a CLIP-like dual encoder.
         splits: `all`, or some of train,validation,test with commas.
         engine: `ray` uses the cluster of RAY_ADDRESS, or the cores of this machine where there is none.
-        precision: `fp32_by_bf16` is faster on some CPUs (`clfa bench --suite teacher`), though not on a cluster; the
-            embeddings are the same before they are rounded to half precision.
+        precision: `fp32_by_bf16` is faster on some CPUs (`clfa bench --suite teacher`); the embeddings are the same before
+            they are rounded to half precision.
 
     Examples:
         clfa teacher embed data/posts --teacher openai/clip-vit-base-patch32
@@ -154,4 +154,8 @@ def train(config: RunConfig, *, resume: bool = False) -> object:
     if leads:
         log.info("loading PyTorch and the encoders")
     run = str(clfa.train(config, resume))
-    return evaluate(run, split="validation") if leads else None
+    if not leads:
+        # nothing is left to do; at the end of Python a thread of the group may abort the process, and with it all others
+        # (https://github.com/pytorch/pytorch/issues/190489)
+        os._exit(0)
+    return evaluate(run, split="validation")
