@@ -69,7 +69,7 @@ def test_a_teacher_embeds_on_a_cluster_although_a_worker_and_the_driver_die(enco
     shutil.copytree(posts, tmp_path / "there")
     command = ("teacher", "embed", "--teacher", encoders / "clip", "--splits", "train", "--json")
     done = finished(start(*command, posts))
-    command += (tmp_path / "there", "--engine", "ray")
+    command += (tmp_path / "there", "--engine", "ray", "--precision", "fp32_by_bf16")
     child = start(*command)
     until_shards(tmp_path / "there", 2, child)
     children = psutil.Process(child.pid).children(recursive=True)
@@ -91,6 +91,7 @@ def test_a_cluster_computes_the_states_of_frozen_layers(run_config, posts, start
     (tmp_path / "run.yaml").write_text(dump_config(config))
     command = ("cache", "--config", tmp_path / "run.yaml", "--json")
     counts = finished(start(*command, "--data.path", posts))
+    command += ("--train.precision", "fp32_by_bf16")
     assert counts["text"] == 120
     assert 90 < counts["image"] < 120
     assert finished(start(*command, "--data.path", tmp_path / "there", "--engine", "ray")) == counts

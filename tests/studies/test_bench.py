@@ -108,6 +108,17 @@ def test_threads_that_overlap_leave_the_setting_as_it_was():
     assert settings.fp32_precision == before
 
 
+def test_another_process_multiplies_as_the_one_that_asks():
+    settings = torch.backends.mkldnn.matmul
+    before = settings.fp32_precision
+    with arithmetic.products("fp32_by_bf16"):
+        told = arithmetic.products_in_use()
+    call = arithmetic.by_products(told, lambda one, two: (one, two, settings.fp32_precision))
+    assert call(1, 2) == (1, 2, "bf16")
+    assert settings.fp32_precision == before
+    assert arithmetic.products_in_use() == "fp32"
+
+
 def test_products_that_are_no_single_precision_are_refused(run, monkeypatch):
     before = torch.backends.mkldnn.matmul.fp32_precision
     with arithmetic.products("fp32_by_bf16"):

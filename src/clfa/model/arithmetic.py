@@ -1,11 +1,11 @@
 """How a model computes: in single precision, in single precision by products in bf16, or in bf16."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from threading import Lock
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -76,6 +76,21 @@ def products(precision: Precision) -> Iterator[None]:
         )
     with _by_bf16():
         yield
+
+
+def products_in_use() -> Precision:
+    """What `products` surrounds this call with, for processes that are to compute as this one does."""
+    return "fp32_by_bf16" if _Users.count else "fp32"
+
+
+def by_products(precision: Precision, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, each call of it within `products(precision)`."""
+
+    def call(*given: Any) -> Any:
+        with products(precision):
+            return function(*given)
+
+    return call
 
 
 @cache

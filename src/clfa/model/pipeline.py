@@ -28,7 +28,7 @@ from clfa.data.progress import progress
 from clfa.data.rows import Rows, fill_split, load_split
 from clfa.errors import UserError
 from clfa.fusion import Tokens
-from clfa.model.arithmetic import arithmetic, available, keep_in_bf16
+from clfa.model.arithmetic import arithmetic, available, by_products, keep_in_bf16, products_in_use
 from clfa.model.batch import Collator
 from clfa.model.blend import load_classifier
 from clfa.model.classifier import Classifier, Output
@@ -129,7 +129,8 @@ class Pipeline:
             folder = dataset / ("features" if means else "states") / _fingerprint(encoder, owner, *settings)
             part = None if modality.part == "all" else partial(kind.read, modality=modality)
             encode = partial(_encode, encoder, owner, modality.max_length, means)
-            elsewhere = OnCluster(open_encoder, (owner, modality.max_length, means, _fingerprint(encoder, owner)))
+            given = (owner, modality.max_length, means, _fingerprint(encoder, owner), products_in_use())
+            elsewhere = OnCluster(open_encoder, given)
             named = engine == "ray" and owner.pretrained and owner.words is None
             for split in splits:
                 what, where = f"encoding {name} of {split}", elsewhere if named else None
@@ -289,7 +290,9 @@ def _compact(kind: Kind, preparer: Any, max_length: int, values: list) -> list[T
         return kind.compact(preparer, list(pool.map(kind.decode, values)), max_length)
 
 
-def open_encoder(modality: ModalityConfig, max_length: int, means: bool, fingerprint: str) -> Compute:
+def open_encoder(
+    modality: ModalityConfig, max_length: int, means: bool, fingerprint: str, precision: Precision
+) -> Compute:
     """What computes the states of a frozen encoder, or of frozen layers, in a process of its own.
 
     Raises:
@@ -302,7 +305,8 @@ def open_encoder(modality: ModalityConfig, max_length: int, means: bool, fingerp
         raise UserError(
             f"the encoder {modality.encoder!r} is not the same on all machines: put one folder on all of them"
         )
-    return partial(_encode, encoder.to("cuda" if torch.cuda.is_available() else "cpu"), modality, max_length, means)
+    encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+    return by_products(precision, partial(_encode, encoder, modality, max_length, means))
 
 
 def _fingerprint(encoder: Encoder, modality: ModalityConfig, *settings: str) -> str:

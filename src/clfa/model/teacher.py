@@ -19,13 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from clfa.config import TeacherConfig, build_config
+from clfa.config import Precision, TeacherConfig, build_config
 from clfa.data.atomic import read_json, write_json
 from clfa.data.cache import Cache, Compute, Engine, OnCluster
 from clfa.data.rows import fill_split
 from clfa.data.seal import refuse_changed, seal
 from clfa.errors import UserError
 from clfa.fusion import pool
+from clfa.model.arithmetic import by_products, products_in_use
 from clfa.model.encoders import Encoder, fingerprint, load_encoder, resolve
 from clfa.model.modalities import KINDS
 
@@ -167,7 +168,7 @@ def embed_dataset(
     for split in splits:
         for column, kind in (columns or {"text": "text", "image": "image"}).items():
             what = f"the teacher's embeddings of {column} of {split}"
-            elsewhere = OnCluster(open_embedder, (name, kind)) if engine == "ray" else None
+            elsewhere = OnCluster(open_embedder, (name, kind, products_in_use())) if engine == "ray" else None
             here = partial(embed, kind)
             computed[split] += fill_split(
                 folder, dataset, split, column, kind, here, what, batch_size, on_cluster=elsewhere
@@ -177,9 +178,9 @@ def embed_dataset(
     return Cache(folder), computed
 
 
-def open_embedder(name: str, kind: str) -> Compute:
+def open_embedder(name: str, kind: str, precision: Precision) -> Compute:
     """What computes a teacher's embeddings of one kind of content in a process of its own."""
-    return partial(_embed, _ready(name), kind)
+    return by_products(precision, partial(_embed, _ready(name), kind))
 
 
 def _ready(name: str) -> Teacher:
