@@ -28,7 +28,7 @@ from clfa.data.atomic import replacing
 from clfa.data.progress import Progress, progress
 from clfa.data.seen import Seen
 
-SHARD_BYTES, SHARD_SECONDS = 16_000_000, 30  # a shard is written when it is full, or old
+SHARD_BYTES, SHARD_SECONDS = 4_000_000, 30  # a shard is written when it is full, or old; three times as much in memory
 SOUGHT = 100_000  # keys that are compared with as many others, at least
 WINDOW = 1_024  # contents that are sorted by length together
 WINDOW_BYTES = 16_000_000

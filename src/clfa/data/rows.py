@@ -303,14 +303,15 @@ class _Split:
         state = self.path.stat()
         version = f"{described}-{state.st_size:x}-{state.st_mtime_ns:x}"
         path = self.dataset / "keys" / f"{self.split}-{column}-{kind}-{version}.npy"
-        if not path.is_file():
-            keys = np.zeros(self.count, dtype="S16")
-            for number, value in enumerate(track(self.stream(column), f"reading {column} of {self.split}", self.count)):
-                if value is not None:
-                    keys[number] = content_key(kind, value)
-            with replacing(path) as partial, open(partial, "wb") as out:
-                np.save(out, keys)
-        return np.load(path, allow_pickle=False)
+        if path.is_file():
+            return np.load(path, allow_pickle=False)
+        keys = np.zeros(self.count, dtype="S16")
+        for number, value in enumerate(track(self.stream(column), f"reading {column} of {self.split}", self.count)):
+            if value is not None:
+                keys[number] = content_key(kind, value)
+        with replacing(path) as partial, open(partial, "wb") as out:
+            np.save(out, keys)
+        return keys
 
     def _holds_bytes(self, column: str) -> bool:
         kind = self.schema.field(column).type
